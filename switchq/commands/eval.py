@@ -1,0 +1,160 @@
+"""`switchq eval`: from a checkpoint or a plain model to a table and a JSON file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from switchq.bitmap import Bitmap, ladder
+from switchq.data.prompt import Prompt
+from switchq.data.scoring_set import ScoringSet
+from switchq.data.squad import read_squad
+from switchq.data.text import text_windows
+from switchq.data.training_data import subset
+from switchq.errors import UserError
+from switchq.evaluation import (
+    EvalResult,
+    check_writable,
+    evaluate,
+    results_table,
+    run_record,
+    write_predictions,
+    write_results,
+)
+from switchq.models import context_window, load_model, load_tokenizer, make_switchable, pick_device
+from switchq.nn import get_switch
+from switchq.training.checkpoint import load_checkpoint, read_checkpoint
+from switchq.training.identity import BaseIdentity
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is scored, and what its training says about how to score it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: BaseIdentity
+    widths: Sequence[int]
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
+
+
+def evaluate_command(
+    ckpt: str | None,
+    model: str | None,
+    bitmap: list[str] | None,
+    adapters: str,
+    data: str | None,
+    text: list[str] | None,
+    base: str | None,
+    limit: int | None,
+    batch_size: int,
+    max_new_tokens: int,
+    window: int | None,
+    device: str,
+    output: str | None,
+    predictions: str | None,
+) -> None:
+    """See `switchq.cli.eval_`, whose arguments these are.
+
+    Raises:
+        UserError: anything the user can mend, before the work starts where that is possible.
+    """
+    if (ckpt is None) == (model is None):
+        raise UserError("give either --ckpt (a trained checkpoint) or --model (a plain model)")
+    for name, value in {"batch_size": batch_size, "max_new_tokens": max_new_tokens}.items():
+        if value < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}")
+    if output is not None:
+        check_writable(output)
+    if predictions is not None:
+        check_writable(Path(predictions) / "predictions.json")
+    place = pick_device(device)
+    subject = _trained(str(ckpt), base) if ckpt is not None else _plain(str(model))
+    bitmaps = bitmap or ["16", *(rung for rung in ladder(subject.widths) if rung != "16")]
+    for written in bitmaps:
+        Bitmap.parse(written, get_switch(subject.model).names)
+    scoring_set = _scoring_set(subject, data, text, limit, batch_size, max_new_tokens, window)
+    subject.model.to(place)
+    results = []
+    for on in {"on": (True,), "off": (False,), "both": (True, False)}[adapters]:
+        record = run_record(
+            subject.model,
+            base=subject.identity.name,
+            base_hash=subject.identity.sha256,
+            checkpoint=ckpt,
+            data=scoring_set.source,
+            settings=dict(subject.settings),
+        )
+        options = {"adapters": on, "run": record, "keep_predictions": predictions is not None}
+        results += evaluate(subject.model, subject.tokenizer, scoring_set, bitmaps, **options)
+    if adapters == "both":
+        results = [results[i + j * len(bitmaps)] for i in range(len(bitmaps)) for j in range(2)]
+    _show(results, scoring_set, str(ckpt or model), output, predictions)
+
+
+def _trained(ckpt: str, base: str | None) -> _Subject:
+    module = load_checkpoint(ckpt, base)
+    data = read_checkpoint(ckpt).get("datamodule_hyper_parameters", {})
+    return _Subject(
+        module.model, module.tokenizer, module.identity, module.hparams["bits"], dict(module.hparams), dict(data)
+    )
+
+
+def _plain(name: str) -> _Subject:
+    model, tokenizer = load_model(name), load_tokenizer(name)
+    identity = BaseIdentity.of(name, model)
+    make_switchable(model, adapters=False)
+    return _Subject(model, tokenizer, identity, (8, 4, 2), {"grid": "symmetric, per row, absmax"}, {})
+
+
+def _scoring_set(
+    subject: _Subject,
+    data: str | None,
+    text: list[str] | None,
+    limit: int | None,
+    batch_size: int,
+    max_new_tokens: int,
+    window: int | None,
+) -> ScoringSet:
+    source = data if data is not None or text else subject.data.get("dev") or subject.data.get("test")
+    if source is None and not text:
+        raise UserError("nothing to score: give --data FILE (questions) or --text FILE (perplexity)")
+    asks = data is not None or (not text and "dev" in subject.data)
+    if source is not None and not asks:
+        text, source = [str(source)], None
+    length = window or context_window(subject.model)
+    if not 2 <= length <= context_window(subject.model):
+        raise UserError(f"--window must be 2 to {context_window(subject.model)}, not {window}")
+    questions = subset(read_squad(source, "validation"), limit, 0) if source is not None else []
+    texts = {Path(one).stem: text_windows(one, subject.tokenizer, length) for one in text or ()}
+    prompt = Prompt(**{name: subject.data[name] for name in ("template", "no_answer") if name in subject.data})
+    return ScoringSet(
+        name=Path(source or (text or [""])[0]).name,
+        source=source or (text or [None])[0],
+        questions=questions,
+        texts={name: windows[:limit] for name, windows in texts.items()},
+        prompt=prompt,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        max_length=subject.data.get("max_length"),
+    )
+
+
+def _show(
+    results: Sequence[EvalResult], scoring_set: ScoringSet, what: str, output: str | None, predictions: str | None
+) -> None:
+    console = Console()
+    device = "GPU" if torch.cuda.is_available() and results[0].peak_memory_of == "cuda" else "CPU"
+    console.print(results_table(results, title=f"{what} on {scoring_set.describe()}, {device}"))
+    if output is not None:
+        write_results(output, results)
+        console.print(f"Results {output}", soft_wrap=True, highlight=False, markup=False)
+    if predictions is not None:
+        for number, result in enumerate(results):
+            write_predictions(Path(predictions) / f"{number:02d}.json", result)
+        console.print(f"Answers {predictions}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,29 @@
+"""`switchq gendata`: a model writes its own training data."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from switchq.data.generate import Generation, generate_dataset
+from switchq.models import content_hash, load_model, load_tokenizer, pick_device
+
+
+def gendata_command(model: str, output: str, device: str, **settings: Any) -> None:
+    """See `switchq.cli.gendata`, whose arguments these are.
+
+    Raises:
+        UserError: anything the user can mend, before the work starts where that is possible.
+    """
+    Generation(**settings)
+    place = pick_device(device)
+    network = load_model(model)
+    generation = Generation(**settings, base_hash=content_hash(network))
+    folder = generate_dataset(network.to(place), load_tokenizer(model), Path(output), generation)
+    Console().print(
+        f"Wrote {settings['count']:,} sequences to {folder}\n"
+        f"Train on them with  switchq fit --config ... --data.train {folder}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,79 @@
+"""The folder of self-generated data: a `datasets` folder of token sequences, and a JSON file on how they were made.
+
+Columns: `input_ids` (T tokens: prompt, then what the model wrote), `prompt_length` (P, the tokens that are not the
+model's) and, where the teacher's distribution was kept, `topk_ids` and `topk_logprobs`, T - P rows of K: row i is the
+distribution of token P + i.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from switchq.data.batches import IGNORED, Example
+from switchq.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SETTINGS_FILE = "generation.json"
+
+
+def is_generated(source: str | Path) -> bool:
+    """Whether `source` is a folder written by `generate_dataset`."""
+    return (Path(source) / SETTINGS_FILE).is_file()
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """What a generated folder was made with."""
+    settings: dict[str, Any] = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
+    return settings
+
+
+class GeneratedExamples(Sequence[Example]):
+    """Training examples of a generated folder, read from disk when asked for; the loss is on the continuation only.
+
+    Args:
+        folder: written by `generate_dataset`.
+        max_length: sequences are cut at their end to this many tokens.
+
+    Raises:
+        UserError: not such a folder, damaged, or empty.
+    """
+
+    def __init__(self, folder: str | Path, max_length: int) -> None:
+        import datasets
+        import pyarrow.compute as pc
+
+        try:
+            self.table: Dataset = datasets.load_from_disk(str(folder))
+            full = pc.list_value_length(self.table.data.column("input_ids")).to_numpy()
+        except Exception as error:  # datasets and pyarrow raise many kinds for a damaged folder
+            reason = " ".join(str(error).split())
+            raise UserError(f"{folder} is not a readable folder of `switchq gendata` ({reason}).") from None
+        if len(self.table) == 0:
+            raise UserError(f"{folder} is an empty data set: it holds no sequences.")
+        self.max_length = max_length
+        self.lengths = np.minimum(full, max_length)
+        self.cut = int((full > max_length).sum())
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = self.table[index]
+        ids, prompt = row["input_ids"][: self.max_length], row["prompt_length"]
+        example: dict[str, Any] = {"input_ids": ids, "labels": [IGNORED] * min(prompt, len(ids)) + ids[prompt:]}
+        for key in ("topk_ids", "topk_logprobs"):
+            if key in row:
+                rows = np.asarray(row[key])
+                example[key] = np.concatenate([np.zeros((prompt, rows.shape[1]), rows.dtype), rows])[: len(ids)]
+        return example

@@ -1,0 +1,128 @@
+"""What the data modules share: a tokenizer, a limit on length, and the endless stream of training batches."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Dataset
+
+from switchq.data.batches import Example, LengthGroupedBatches, StreamLoader, TrainingCollator
+from switchq.data.generated import GeneratedExamples
+from switchq.data.scoring_set import ScoringSet
+from switchq.errors import UserError
+from switchq.models import context_window, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many sequences there are, their mean tokens, and how many were cut to fit `max_length` tokens."""
+
+    sequences: int
+    mean_tokens: float
+    cut: int
+    max_length: int
+
+    def __str__(self) -> str:
+        fit = f"{self.cut:,} of them cut to fit {self.max_length:,}" if self.cut else f"all fit {self.max_length:,}"
+        return f"{self.sequences:,} sequences of {self.mean_tokens:,.0f} tokens on average, {fit}"
+
+
+class TrainingData(LightningDataModule):
+    """What the two modules share: the tokenizer, the length limit, the stream of training batches.
+
+    A subclass has the hyper-parameters `tokenizer`, `batch_size`, `max_length`, `pad_multiple`, `seed` and
+    `num_workers`, and its `setup` sets `examples` and `lengths`.
+
+    Attributes:
+        examples: the training sequences.
+        lengths: tokens of each.
+        counts: what `setup` has read so far, by name (`training`, `held-out`, `dev`); each is also logged as one line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.examples: Sequence[Example] = ()
+        self.lengths: Sequence[int] | np.ndarray = ()
+        self.counts: dict[str, Counts] = {}
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer, with a pad token."""
+        return load_tokenizer(self.hparams["tokenizer"])
+
+    @cached_property
+    def max_length(self) -> int:
+        """Most tokens of a sequence."""
+        window, asked = context_window(self.hparams["tokenizer"]), self._asked_length
+        if asked is not None and not 2 <= asked <= window:
+            raise UserError(
+                f"A length of {asked} tokens is not between 2 and the model's context window of {window} tokens."
+            )
+        return asked or window
+
+    @property
+    def _asked_length(self) -> int | None:
+        length: int | None = self.hparams["max_length"]
+        return length
+
+    @property
+    def collator(self) -> TrainingCollator:
+        """Makes training batches, padded on the right."""
+        return TrainingCollator(int(self.tokenizer.pad_token_id), self.hparams["pad_multiple"])
+
+    def train_dataloader(self) -> StreamLoader:
+        """Length-grouped training batches, from the one on that the Trainer has not processed yet."""
+        sampler = LengthGroupedBatches(self.lengths, self.hparams["batch_size"], self.hparams["seed"])
+        position = None if self.trainer is None else self._batches_processed
+        return StreamLoader(self.examples, sampler, self.collator, position, self.hparams["num_workers"])
+
+    @abstractmethod
+    def scoring_set(self, split: Literal["val", "test"]) -> ScoringSet:
+        """What to watch the training with (`val`), and what to score before and after it (`test`); after `setup`."""
+
+    def val_dataloader(self) -> "DataLoader[ScoringSet] | list[ScoringSet]":
+        """One batch: the whole of `scoring_set("val")`, which is batched when it is scored; none if it is empty."""
+        return _whole(self.scoring_set("val"))
+
+    def test_dataloader(self) -> "DataLoader[ScoringSet] | list[ScoringSet]":
+        """One batch: the whole of `scoring_set("test")`; none if it is empty."""
+        return _whole(self.scoring_set("test"))
+
+    def _batches_processed(self) -> int:
+        assert self.trainer is not None
+        return int(cast(Any, self.trainer.fit_loop.epoch_loop.batch_progress.total).processed)
+
+    def _train_on_generated(self, folder: str) -> None:
+        generated = GeneratedExamples(folder, self.max_length)
+        self.examples, self.lengths = generated, generated.lengths
+        self._count("training", generated.lengths, generated.cut)
+
+    def _count(self, name: str, lengths: Sequence[int] | np.ndarray, cut: int = 0) -> None:
+        if len(lengths):
+            self.counts[name] = Counts(len(lengths), float(np.mean(lengths)), cut, self.max_length)
+            rank_zero_info(f"{name} data: {self.counts[name]}")
+
+
+def _whole(scoring_set: ScoringSet) -> "DataLoader[ScoringSet] | list[ScoringSet]":
+    if not scoring_set:
+        return []
+    return DataLoader(cast("Dataset[ScoringSet]", [scoring_set]), batch_size=None)
+
+
+def subset(items: list[Item], limit: int | None, seed: int) -> list[Item]:
+    """`limit` of the items, drawn at random, in their order."""
+    if limit is None or limit >= len(items):
+        return items
+    if limit < 1:
+        raise UserError(f"a limit of {limit} leaves no data: it must be at least 1.")
+    return [items[i] for i in sorted(np.random.default_rng(seed).permutation(len(items))[:limit])]

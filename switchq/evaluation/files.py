@@ -1,0 +1,66 @@
+"""Output files that are either whole or not there: written beside their place, flushed to disk, then renamed."""
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from switchq.errors import UserError
+
+
+def check_writable(path: str | Path) -> None:
+    """Make sure, before long work starts, that a file can be written at `path`; its folder is made if it is missing.
+
+    Raises:
+        UserError: `path` is a folder, or nothing can be created in its folder.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(target, error) from None
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` as indented UTF-8 JSON, atomically; numbers that are not finite become null.
+
+    Raises:
+        UserError: `path` cannot be written; a file that was there before is untouched.
+    """
+    target = Path(path)
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content
+
+
+def _unwritable(target: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {target} ({error.strerror}): give --output a place that you may write to")

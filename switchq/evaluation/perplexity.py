@@ -1,0 +1,95 @@
+"""Perplexity: exp of the mean negative log-likelihood (NLL) per token, teacher forced.
+
+Answer perplexity takes the tokens of the first gold answer and the eos token after it, given the prompt. Text
+perplexity takes every token of a window but the first, given those before it in the window. The head runs only at
+positions whose next token counts; log-likelihoods are taken in float32 and averaged in float64.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+from transformers import PreTrainedModel
+
+from switchq.data.batches import IGNORED, TrainingCollator, answer_example
+from switchq.data.prompt import Encoded
+from switchq.models import logits_at
+
+
+class TokenPerplexity(MeanMetric):
+    """Perplexity over all tokens it was updated with, across processes too; `update` takes NLLs per token (N,)."""
+
+    def __init__(self) -> None:
+        super().__init__(nan_strategy="disable")
+        self.set_dtype(torch.float64)
+
+    def compute(self) -> Tensor:
+        """exp of the mean NLL, a float64 scalar; inf or nan for a broken model."""
+        return super().compute().exp()
+
+
+@torch.no_grad()
+def token_nll(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+    """NLL (N,) float32 of the N tokens whose label is not -100, in row-major order.
+
+    Args:
+        model: a causal language model.
+        input_ids: (B, T) tokens, padded on the right.
+        attention_mask: (B, T), 1 at real tokens.
+        labels: (B, T), the token itself or -100 where it does not count; the first column never counts.
+    """
+    targets_BT = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    mask_BT = targets_BT != IGNORED
+    logits_NV = logits_at(model, {"input_ids": input_ids, "attention_mask": attention_mask}, mask_BT)
+    return F.cross_entropy(logits_NV.float(), targets_BT[mask_BT], reduction="none")
+
+
+def answer_perplexity(
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    *,
+    pad_id: int = 0,
+    batch_size: int = 16,
+    advance: Callable[[int], object] | None = None,
+) -> float:
+    """Perplexity per token of the first gold answers, eos included.
+
+    Args:
+        model: a causal language model in eval mode.
+        encoded: the tokens of the questions, in any order.
+        pad_id: token id to pad with; it has no influence.
+        batch_size: questions per batch.
+        advance: called after each batch with the number of questions done.
+    """
+    metric, collate = TokenPerplexity().to(model.device), TrainingCollator(pad_id)
+    examples = [answer_example(item) for item in sorted(encoded, key=len, reverse=True)]
+    for start in range(0, len(examples), batch_size):
+        batch = collate(examples[start : start + batch_size])
+        metric.update(token_nll(model, **{name: tensor.to(model.device) for name, tensor in batch.items()}))
+        if advance is not None:
+            advance(len(batch["input_ids"]))
+    return float(metric.compute())
+
+
+def text_perplexity(
+    model: PreTrainedModel,
+    windows: Iterable[Tensor | Sequence[int]],
+    advance: Callable[[int], object] | None = None,
+) -> float:
+    """Perplexity per token of running text.
+
+    Args:
+        model: a causal language model in eval mode.
+        windows: rows of T token ids, such as a tensor (N, T); each is read on its own, one at a time, because the
+            logits of a window, (T, V), are large.
+        advance: called after each window with 1.
+    """
+    metric = TokenPerplexity().to(model.device)
+    for window in windows:
+        ids_BT = torch.as_tensor(window, device=model.device)[None]
+        metric.update(token_nll(model, ids_BT, torch.ones_like(ids_BT), ids_BT))
+        if advance is not None:
+            advance(1)
+    return float(metric.compute())

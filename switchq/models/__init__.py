@@ -1,0 +1,25 @@
+"""`transformers` models: loading, one description per architecture, and the door to switchable modules."""
+
+from switchq.models.device import pick_device
+from switchq.models.load import (
+    architecture_of,
+    content_hash,
+    context_window,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from switchq.models.logits import logits_at
+from switchq.models.switchable import make_switchable
+
+__all__ = [
+    "architecture_of",
+    "content_hash",
+    "context_window",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "logits_at",
+    "make_switchable",
+    "pick_device",
+]

@@ -1,0 +1,21 @@
+"""Which device to run on."""
+
+import torch
+
+from switchq.errors import UserError
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """The device called `wanted`; `auto` is the GPU if there is one.
+
+    Raises:
+        UserError: if it is unknown or not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"no device {wanted!r} on this machine: use auto, cpu or cuda") from None
+    return device

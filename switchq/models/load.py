@@ -1,0 +1,122 @@
+"""Loading: a Hub name or a local folder becomes a causal language model, its tokenizer, its context window.
+
+No remote code is run and only safetensors are read. Every failure of the outside world is a `UserError`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from switchq.errors import UserError
+from switchq.models.architecture import Architecture
+from switchq.models.gpt2 import GPT2
+from switchq.models.llama import LLAMA
+from switchq.models.opt import OPT
+
+ARCHITECTURES = (GPT2, LLAMA, OPT)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def architecture_of(config: PreTrainedConfig) -> Architecture:
+    """The architecture that a configuration describes.
+
+    Raises:
+        UserError: for one that is not supported; the message names those that are.
+    """
+    for architecture in ARCHITECTURES:
+        if config.model_type in architecture.model_types:
+            return architecture
+    known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.model_types)
+    raise UserError(f"the architecture {config.model_type!r} is not supported; supported are {known}")
+
+
+def load_config(base: str) -> PreTrainedConfig:
+    """The configuration of a model, by Hub name or local folder."""
+    with _explained(base, "model"):
+        return AutoConfig.from_pretrained(base, trust_remote_code=False)
+
+
+def load_model(base: str, dtype: Dtype = "float32") -> PreTrainedModel:
+    """A causal language model in evaluation mode, by Hub name or local folder.
+
+    Raises:
+        UserError: unknown architecture, missing or damaged files, weights that are not finite, no connection.
+    """
+    architecture_of(load_config(base))
+    with _explained(base, "model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    model: PreTrainedModel
+    model, report = loaded
+    if report["missing_keys"]:  # `transformers` would go on with random values
+        raise UserError(f"the weights of {base} are incomplete: {min(report['missing_keys'])} is not there")
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"the weights of {base} are damaged: {name} has values that are not finite")
+    return model.eval()
+
+
+def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; one without a padding token pads with its end token (padding is always masked)."""
+    with _explained(base, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {base} has no end-of-text token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def context_window(model: str | PreTrainedConfig | PreTrainedModel) -> int:
+    """The most tokens that a model (given by name, configuration or itself) reads at once."""
+    if isinstance(model, str):
+        model = load_config(model)
+    config = model.config if isinstance(model, PreTrainedModel) else model
+    return int(config.max_position_embeddings)
+
+
+def content_hash(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes and float32 values of the parameters, in order of name.
+
+    It does not depend on the file format or the dtype that the values were stored in, as long as float32 holds them.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _explained(base: str, what: str) -> Iterator[Any]:
+    """Turn what `transformers` raises on a missing, damaged or unreachable source into one line."""
+    local = Path(base).expanduser()
+    if not local.is_dir() and (local.is_absolute() or base.startswith((".", "~")) or local.exists()):
+        raise UserError(f"no model folder {base}")
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if local.is_dir():
+            raise UserError(f"cannot load the {what} in {base}: {reason}") from error
+        raise UserError(
+            f"cannot load the {what} {base!r}: there is no such local folder, and the Hub did not give it ({reason}); "
+            f"without a connection, give the path of a local folder"
+        ) from error

@@ -1,0 +1,103 @@
+"""The door: block linears turn into `QuantLinear`, adapters go in, a switch goes on, and a model is switchable."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from switchq.bitmap import FULL, check_width
+from switchq.errors import UserError
+from switchq.models.load import architecture_of
+from switchq.nn import QuantEmbedding, QuantLinear, add_adapters, attach_switch, switch_layers
+from switchq.nn.adapters import Start, adapter_config
+from switchq.quant import Grid, Symmetric
+
+Extra = Literal["head", "embeddings"]
+
+
+def make_switchable(
+    model: PreTrainedModel,
+    bits: Sequence[int] = (8, 4, 2),
+    grid: Grid = Symmetric(),
+    *,
+    adapters: bool = True,
+    rank: Mapping[int, int] = {},
+    alpha: Mapping[int, int] = {},
+    dropout: float = 0.0,
+    start: Start = "zero",
+    extra: Sequence[Extra] = (),
+    train_base: bool = False,
+) -> PreTrainedModel:
+    """Make `model` switchable, in place.
+
+    Args:
+        model: a causal language model of a supported architecture.
+        bits: the widths to prepare and to give an adapter each.
+        grid: where weights are rounded to.
+        adapters: whether to add LoRA adapters.
+        rank: width -> LoRA rank; 16, 32 and 64 at 8, 4 and 2 bits by default.
+        alpha: width -> LoRA alpha; twice the rank by default.
+        dropout: LoRA dropout.
+        start: how adapters start, see `switchq.nn.add_adapters`.
+        extra: quantise the `head` and the `embeddings` too. A tied pair is one tensor and one entry of the bitmap, and
+            has to be named in full.
+        train_base: leave the block linears' own weights trainable, shared by all widths (straight-through).
+
+    Returns:
+        The same model, at 16 bits.
+
+    Raises:
+        UserError: a width out of range or named twice, an unsupported architecture, a group size that does not divide a
+            row, one half of a tied pair.
+    """
+    widths = [check_width(width) for width in bits]
+    if not widths or len(set(widths)) != len(widths):
+        raise UserError(f"bits must name each width once, not {list(bits)}")
+    architecture = architecture_of(model.config)
+    names = architecture.linear_names(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    linears = {name: _quant_linear(model.get_submodule(name), grid) for name in names}
+    for name, linear in linears.items():
+        model.set_submodule(name, linear)
+    _quantize_extra(model, tuple(extra), grid)
+    if adapters:
+        configs = {width: adapter_config(width, architecture.linears, rank, alpha, dropout) for width in widths}
+        add_adapters(model, configs, start)
+    for linear in linears.values():  # after peft, which freezes all that is not an adapter
+        linear.weight.requires_grad_(train_base)
+    attach_switch(model)
+    for layer in switch_layers(model):
+        for width in widths:
+            if width != FULL and not train_base:
+                layer.linear.prepare(width)
+    return model
+
+
+def _quant_linear(module: nn.Module, grid: Grid) -> QuantLinear:
+    """The door: past it every weight is (out, in). A Conv1D's (in, out) tensor is seen transposed, not copied, so that
+    the full-precision product stays bit for bit what `transformers` computes."""
+    if isinstance(module, Conv1D):
+        return QuantLinear(nn.Parameter(module.weight.detach().T), module.bias, grid)
+    if isinstance(module, nn.Linear):
+        return QuantLinear(cast(nn.Parameter, module.weight), module.bias, grid)
+    raise UserError(f"cannot quantise a {type(module).__name__}")
+
+
+def _quantize_extra(model: PreTrainedModel, extra: tuple[Extra, ...], grid: Grid) -> None:
+    if not extra:
+        return
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head.weight is embedding.weight
+    if tied and set(extra) != {"head", "embeddings"}:
+        raise UserError("this model's head and embeddings are one tensor: quantise both (extra: [head, embeddings])")
+    quantized_head = None
+    if "head" in extra:
+        quantized_head = _quant_linear(head, grid)
+        model.set_output_embeddings(quantized_head)
+    if "embeddings" in extra:
+        model.set_input_embeddings(
+            QuantEmbedding(cast(nn.Parameter, embedding.weight), grid, quantized_head if tied else None)
+        )

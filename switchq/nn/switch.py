@@ -1,0 +1,149 @@
+"""Switching: `set_bitmap` gives every quantised layer its width and the adapter that belongs to it.
+
+A switch writes two plain attributes per layer, the width and the list of active adapter names. It allocates no weights
+and leaves every `requires_grad` alone (peft's own `set_adapter` would flip them); only a width outside the prepared
+ones costs a rounding, once.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from switchq.bitmap import FULL, Bitmap
+from switchq.errors import UserError
+from switchq.nn.adapters import adapter_name
+from switchq.nn.linear import QuantLinear
+from switchq.nn.weight import QuantWeight
+
+
+@dataclass(eq=False)
+class SwitchLayer:
+    """One entry of a bitmap.
+
+    Attributes:
+        name: the dotted name in the model as `transformers` builds it.
+        linear: the quantised module.
+        lora: the peft layer around it, or None.
+    """
+
+    name: str
+    linear: QuantWeight
+    lora: LoraLayer | None = None
+    _adapters: dict[int, list[str]] = field(default_factory=dict)
+
+    @property
+    def bits(self) -> int:
+        """The current width."""
+        return self.linear.bits
+
+    def adapter_for(self, bits: int) -> str | None:
+        """The adapter that runs at `bits`: its own, else the next wider one, else the widest there is."""
+        if self.lora is None:
+            return None
+        trained = sorted(int(name.rpartition("_")[2]) for name in self.lora.lora_A)
+        return adapter_name(next((width for width in trained if width >= bits), trained[-1])) if trained else None
+
+    def switch(self, bits: int, adapters: bool) -> None:
+        """Run at `bits` from the next forward on."""
+        linear = self.linear
+        if not linear.is_prepared(bits):
+            linear.prepare(bits)
+        # Straight into __dict__: nn.Module's own __setattr__ costs more than all the rest of a switch.
+        linear.__dict__["bits"] = bits
+        if self.lora is not None:
+            names = self._adapters.get(bits)
+            if names is None:
+                names = self._adapters[bits] = [name for name in (self.adapter_for(bits),) if name]
+            self.lora.__dict__["_active_adapter"] = names if adapters else _NONE
+
+
+_NONE: list[str] = []
+
+
+@dataclass(eq=False)
+class Switch:
+    """What a switchable model carries: its layers in model order, and the state they are in."""
+
+    layers: tuple[SwitchLayer, ...]
+    bitmap: Bitmap
+    adapters: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers' names, in model order."""
+        return tuple(layer.name for layer in self.layers)
+
+
+def attach_switch(model: nn.Module) -> Switch:
+    """Find the quantised layers of `model`, and set all of them to full precision.
+
+    Raises:
+        UserError: if there are none.
+    """
+    layers = []
+    for name, module in model.named_modules():
+        parent = name.removesuffix(".base_layer")
+        if isinstance(module, QuantLinear) or (isinstance(module, QuantWeight) and module._source[0] is module):  # type: ignore[index]
+            lora = model.get_submodule(parent) if parent != name else None
+            layers.append(SwitchLayer(parent, module, lora))  # type: ignore[arg-type]
+    if not layers:
+        raise UserError("this model has no quantised layers: make it switchable first")
+    switch = Switch(tuple(layers), Bitmap.stripe([FULL], len(layers)))
+    model.__dict__["_switch"] = switch
+    set_bitmap(model, switch.bitmap)
+    return switch
+
+
+def get_switch(model: nn.Module) -> Switch:
+    """The switch of a switchable model.
+
+    Raises:
+        UserError: if the model is not switchable.
+    """
+    switch = model.__dict__.get("_switch")
+    if switch is None:
+        raise UserError("this model is not switchable: call make_switchable on it first")
+    return switch
+
+
+def switch_layers(model: nn.Module) -> tuple[SwitchLayer, ...]:
+    """The quantised layers, in model order."""
+    return get_switch(model).layers
+
+
+def set_bitmap(model: nn.Module, bitmap: Bitmap | str | int | Sequence[int], adapters: bool = True) -> Bitmap:
+    """Run `model` at `bitmap` from the next forward on.
+
+    Args:
+        model: a switchable model.
+        bitmap: a `Bitmap`, or anything that `Bitmap.parse` reads.
+        adapters: whether the LoRA adapters take part.
+
+    Returns:
+        The bitmap set.
+
+    Raises:
+        UserError: if the bitmap does not fit the model.
+    """
+    switch = get_switch(model)
+    if not isinstance(bitmap, Bitmap) or len(bitmap) != len(switch.layers):
+        written = bitmap if isinstance(bitmap, str | int) else Bitmap(bitmap)
+        bitmap = Bitmap.parse(written, switch.names)
+    for layer, bits in zip(switch.layers, bitmap):
+        layer.switch(bits, adapters)
+    switch.bitmap, switch.adapters = bitmap, adapters
+    return bitmap
+
+
+@contextmanager
+def at(model: nn.Module, bitmap: Bitmap | str | int | Sequence[int], adapters: bool = True) -> Iterator[Bitmap]:
+    """`set_bitmap` for the length of a `with` block; whatever was set before is set again after it."""
+    switch = get_switch(model)
+    before = switch.bitmap, switch.adapters
+    try:
+        yield set_bitmap(model, bitmap, adapters)
+    finally:
+        set_bitmap(model, *before)

@@ -1,0 +1,7 @@
+"""Quantisation of tensors: no modules, no models."""
+
+from switchq.quant.asymmetric import Asymmetric
+from switchq.quant.grid import Grid, Params
+from switchq.quant.symmetric import Symmetric
+
+__all__ = ["Asymmetric", "Grid", "Params", "Symmetric"]

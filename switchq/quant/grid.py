@@ -1,0 +1,159 @@
+"""Grids: the sets of values that a weight can be rounded to.
+
+A grid splits every output row of `weight_OI` into groups of S consecutive inputs, `weight_OGS` with G = I / S (G = 1:
+one scale a row), fits a few parameters per group, and maps weights to integer codes and back:
+
+    fit      weight_OI -> params        {"scale": (O, G), ...}
+    encode   weight_OI -> codes_OI      integers of b bits
+    decode   codes_OI  -> weight_OI     the value that each code stands for
+
+A subclass writes only the maths on grouped tensors; grouping, the scale search and the straight-through gradient are
+here. Grids hold no tensors, so one grid object serves every layer and every bit-width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from switchq.errors import UserError
+
+Params = dict[str, Tensor]
+
+ScaleSearch = Literal["absmax", "mse"]
+
+SHRINKS = tuple(i / 50 for i in range(50, 9, -1))
+"""Fractions of the absmax range that the MSE search tries: 1.00, 0.98, ... 0.20."""
+
+
+@dataclass(frozen=True)
+class Grid(ABC):
+    """Base class of all grids.
+
+    Args:
+        group_size: inputs that share one scale; None gives one scale per output row.
+        scale: `absmax` covers the largest weight of each group; `mse` tries narrower ranges and keeps, group by group,
+            the one with the least squared error.
+
+    Raises:
+        UserError: a group size below 1, an unknown scale search.
+    """
+
+    group_size: int | None = None
+    scale: ScaleSearch = "absmax"
+
+    def __post_init__(self) -> None:
+        if self.group_size is not None and self.group_size < 1:
+            raise UserError(f"group size {self.group_size}: use 32, 64 or 128, or none for one scale per output row")
+        if self.scale not in get_args(ScaleSearch):
+            raise UserError(f"no scale search {self.scale!r}: there are {', '.join(get_args(ScaleSearch))}")
+
+    @abstractmethod
+    def range_params(self, weight_OGS: Tensor, bits: int, shrink: float) -> Params:
+        """Parameters, each (O, G, 1), that cover `shrink` times the range of every group; scales as `stored_scale`."""
+
+    @abstractmethod
+    def encode_groups(self, weight_OGS: Tensor, params: Params, bits: int) -> Tensor:
+        """Codes (O, G, S) as a floating tensor of integers; `params` are (O, G, 1)."""
+
+    @abstractmethod
+    def decode_groups(self, codes_OGS: Tensor, params: Params) -> Tensor:
+        """Weights (O, G, S) that `codes_OGS` stand for; `params` are (O, G, 1)."""
+
+    @abstractmethod
+    def overhead_bits(self, shape: tuple[int, int], bits: int) -> int:
+        """Bits stored beside the codes of a weight of `shape` (O, I): scales at 16 bits, zero points at `bits`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The grid as plain values, in the form that a configuration file has it in."""
+        return {"class_path": type(self).__name__, "init_args": asdict(self)}
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> "Grid":
+        """The inverse of `to_dict`; only grids that are already imported can be named.
+
+        Raises:
+            UserError: an unknown grid or argument.
+        """
+        known = {grid.__name__: grid for grid in _subclasses(Grid)}
+        try:
+            return known[str(content["class_path"]).rpartition(".")[2]](**content.get("init_args", {}))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"no such grid: {error}; there are {', '.join(sorted(known))}") from None
+
+    def groups(self, inputs: int) -> int:
+        """Groups per output row.
+
+        Raises:
+            UserError: if the group size does not divide the row.
+        """
+        size = self.group_size or inputs
+        if inputs % size:
+            raise UserError(f"group size {size} does not divide a row of {inputs} inputs")
+        return inputs // size
+
+    def fit(self, weight_OI: Tensor, bits: int) -> Params:
+        """Fit this grid to a weight.
+
+        Args:
+            weight_OI: the float weight, (O, I).
+            bits: the width of a code, 2 to 8.
+
+        Returns:
+            The parameters, each (O, G), float32; scales hold float16 values, since 16 bits is what they are stored in.
+        """
+        weight_OGS = self._split(weight_OI.detach().float())
+        best = self.range_params(weight_OGS, bits, 1.0)
+        if self.scale == "mse":
+            best_error = self._error(weight_OGS, best, bits)
+            for shrink in SHRINKS[1:]:
+                params = self.range_params(weight_OGS, bits, shrink)
+                error = self._error(weight_OGS, params, bits)
+                better = error < best_error
+                best_error = torch.where(better, error, best_error)
+                best = {name: torch.where(better, params[name], value) for name, value in best.items()}
+        return {name: value.squeeze(-1) for name, value in best.items()}
+
+    def encode(self, weight_OI: Tensor, params: Params, bits: int) -> Tensor:
+        """Integer codes (O, I), int16, of the values nearest to `weight_OI` on the fitted grid."""
+        codes_OGS = self.encode_groups(self._split(weight_OI.float()), self._columns(params), bits)
+        return codes_OGS.reshape(weight_OI.shape).to(torch.int16)
+
+    def decode(self, codes_OI: Tensor, params: Params) -> Tensor:
+        """The weight (O, I), float32, that integer codes stand for."""
+        return self.decode_groups(self._split(codes_OI.float()), self._columns(params)).reshape(codes_OI.shape)
+
+    def fake_quantize(self, weight_OI: Tensor, params: Params, bits: int) -> Tensor:
+        """The rounded weight (O, I) in the weight's dtype, exactly, with a gradient that passes straight through.
+
+        The straight-through estimator of Bengio et al. 2013 (arXiv:1308.3432): rounding's derivative is taken as 1.
+        """
+        rounded_OI = self.decode(self.encode(weight_OI.detach(), params, bits), params).to(weight_OI.dtype)
+        return rounded_OI + (weight_OI - weight_OI.detach()) if weight_OI.requires_grad else rounded_OI
+
+    def _split(self, weight_OI: Tensor) -> Tensor:
+        rows, inputs = weight_OI.shape
+        return weight_OI.reshape(rows, self.groups(inputs), -1)
+
+    @staticmethod
+    def _columns(params: Params) -> Params:
+        return {name: value.unsqueeze(-1) for name, value in params.items()}
+
+    def _error(self, weight_OGS: Tensor, params: Params, bits: int) -> Tensor:
+        rounded_OGS = self.decode_groups(self.encode_groups(weight_OGS, params, bits), params)
+        return (rounded_OGS - weight_OGS).square().sum(-1, keepdim=True)
+
+
+def stored_scale(scale: Tensor) -> Tensor:
+    """`scale` as 16 bits hold it, with 1 in place of the zeros that constant-zero groups give."""
+    scale = scale.half().float()
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

@@ -1,0 +1,1 @@
+"""Training: a module that carries out plans of passes, and the callbacks that write them."""

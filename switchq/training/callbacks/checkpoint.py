@@ -1,0 +1,90 @@
+"""Saving: `last.ckpt` at regular steps, at the end, and when Ctrl-C asks for it between two steps.
+
+Lightning's own ModelCheckpoint saves when the step count is a multiple of its interval, which a schedule that takes several
+optimiser steps a batch can jump over, and it does not save the last step of a run. Writing goes through the Trainer, which
+replaces the file in one move.
+"""
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from rich.console import Console
+
+from switchq.errors import UserError
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt` in the run's folder up to date, and turns Ctrl-C into an orderly stop.
+
+    Args:
+        every_n_steps: optimiser steps between two saves.
+
+    Attributes:
+        stopped: whether Ctrl-C has asked this run to stop; a second Ctrl-C stops at once.
+        path: where the checkpoint is, once one was saved.
+    """
+
+    def __init__(self, every_n_steps: int = 100) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"checkpoint.every_n_steps must be at least 1, not {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self.stopped = False
+        self.path: Path | None = None
+        self._saved_at = 0
+        self._previous: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over SIGINT."""
+        self.stopped = False
+        try:
+            self._previous = signal.signal(signal.SIGINT, self._stop)
+        except ValueError:  # not in the main thread: Ctrl-C stays with whoever owns it
+            self._previous = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from where a resumed run starts."""
+        self._saved_at = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if the interval has passed; stop after this batch if asked to."""
+        if trainer.global_step // self.every_n_steps > self._saved_at // self.every_n_steps:
+            self._save(trainer)
+        if self.stopped:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last step."""
+        self._save(trainer)
+        if self.stopped:
+            Console(stderr=True).print(
+                f"\nStopped after step {trainer.global_step:,} and saved {self.path}.\n"
+                f"Run the same command with --ckpt_path last to go on.",
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give SIGINT back."""
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+    def _save(self, trainer: Trainer) -> None:
+        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        self._saved_at = trainer.global_step
+        try:
+            trainer.save_checkpoint(self.path)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror or error}; free some space or move the run") from error

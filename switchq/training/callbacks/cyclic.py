@@ -1,0 +1,94 @@
+"""Cyclic precision: bit-widths take turns, each with an optimiser step of its own.
+
+`cosine` is Cyclic Precision Training (Fu et al., ICLR 2021, arXiv:2101.09868, eq. 1): in each of N cycles of T steps the
+width rises from low to high along half a cosine, and drops back,
+
+    B(t) = round(low + (high - low) / 2 x (1 - cos(pi (t mod T) / T)))        T = steps / N
+
+The lower bound can be found with their precision range test, see `switchq.training.range_test`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from switchq.errors import UserError
+from switchq.training.callbacks.schedule import Schedule
+from switchq.training.passes import Pass, Plan
+from switchq.training.range_test import precision_range_test
+
+
+class Cyclic(Schedule):
+    """One optimiser step per bitmap.
+
+    Args:
+        mode: `each` runs every bitmap on every batch and steps after each; `cosine` runs one uniform bitmap per batch,
+            whose width follows a cosine.
+        bitmaps: for `each`; the trained widths and the stripes between them by default.
+        cycles: for `cosine`: cycles over the whole run.
+        low: for `cosine`: the narrowest width, or `auto` for the result of the precision range test.
+        high: for `cosine`: the widest width; the widest trained one by default.
+        range_test_steps: optimiser steps that the range test gives each width.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["each", "cosine"] = "each",
+        bitmaps: Sequence[str] | None = None,
+        cycles: int = 8,
+        low: int | Literal["auto"] | None = None,
+        high: int | None = None,
+        range_test_steps: int = 8,
+    ) -> None:
+        if cycles < 1:
+            raise UserError(f"cyclic needs at least one cycle, not {cycles}")
+        self.mode = mode
+        self.bitmaps = bitmaps
+        self.cycles = cycles
+        self.low = low
+        self.high = high
+        self.range_test_steps = range_test_steps
+        self.total_steps = 1
+        self.found_low: int | None = None
+
+    def passes(self, step: int) -> Plan:
+        """`each`: all bitmaps, widest first, a step after each. `cosine`: the width of this step."""
+        if self.mode == "each":
+            return tuple(replace(Pass(bitmap), step=True) for bitmap in self.resolve(self.bitmaps))
+        return (Pass(self.uniform(self.width(step))),)
+
+    def width(self, step: int) -> int:
+        """The width that the cosine has at optimiser step `step`.
+
+        Raises:
+            UserError: if the bounds are the wrong way round.
+        """
+        low = self.found_low if self.low == "auto" else self.low
+        low = self.widths[-1] if low is None else int(low)
+        high = self.widths[0] if self.high is None else self.high
+        if low > high:
+            raise UserError(f"cyclic's low ({low}) is above its high ({high})")
+        period = max(1.0, self.total_steps / self.cycles)
+        phase = (step % period) / period
+        return round(low + (high - low) / 2 * (1 - math.cos(math.pi * phase)))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Learn the length of the run, and find the lower bound if that was asked for and is not known yet."""
+        if self.mode == "cosine":
+            self.total_steps = pl_module.optimizer_steps()  # type: ignore[operator]
+            if self.low == "auto" and self.found_low is None:
+                batches = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+                self.found_low = precision_range_test(pl_module, batches, self.widths, self.range_test_steps)  # type: ignore[arg-type]
+                rank_zero_info(f"precision range test: the lower bound of the cycle is {self.found_low} bits")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The bound that the range test found, so that a resumed run goes on with it."""
+        return {"found_low": self.found_low}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.found_low = state_dict["found_low"]

@@ -1,0 +1,46 @@
+"""InstantNet's cascade distillation: each lower precision learns from every higher one of the same step.
+
+Fu et al. 2021, "InstantNet: Automated Generation and Deployment of Instantaneously Switchable-Precision Networks"
+(arXiv:2104.10853), eq. 1: the loss of width i is its cross-entropy plus the distance to the predictions of all wider
+ones, behind a stop-gradient. Here the distance is the KL divergence of softened predictions, averaged over the teachers.
+"""
+
+from collections.abc import Sequence
+
+from switchq.training.callbacks.schedule import Schedule
+from switchq.training.passes import Pass, Plan
+
+
+class InstantNet(Schedule):
+    """SPNet with a cascade of teachers.
+
+    Args:
+        bitmaps: what each step learns at; the trained widths and the stripes between them by default.
+        bare_teacher: let the unquantised model without adapters teach too (one more forward a step).
+        weight: of the distillation, against 1 for the cross-entropy.
+        temperature: of the distillation.
+        warmup_steps: optimiser steps over which the weight rises from 0; the first teachers know little.
+    """
+
+    def __init__(
+        self,
+        bitmaps: Sequence[str] | None = None,
+        bare_teacher: bool = False,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        warmup_steps: int = 0,
+    ) -> None:
+        self.bitmaps = bitmaps
+        self.bare_teacher = bare_teacher
+        self.weight = weight
+        self.temperature = temperature
+        self.warmup_steps = warmup_steps
+
+    def passes(self, step: int) -> Plan:
+        """All bitmaps, widest first, each taught by all before it."""
+        weight = self.weight * min(1.0, (step + 1) / (self.warmup_steps + 1))
+        plan = [self.bare()] if self.bare_teacher else []
+        for bitmap in self.resolve(self.bitmaps):
+            teachers = tuple(range(len(plan)))
+            plan.append(Pass(bitmap, teachers=teachers, kd=weight, temperature=self.temperature))
+        return tuple(plan)

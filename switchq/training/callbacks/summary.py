@@ -1,0 +1,95 @@
+"""The table at the end of a run: every bitmap before and after training, and what to do next."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.markup import escape
+
+from switchq.data.scoring_set import ScoringSet
+from switchq.evaluation import EvalResult, before_after_table, write_results
+from switchq.training.callbacks.checkpoint import LastCheckpoint
+
+
+class BeforeAfter(Callback):
+    """Scores the scoring set before the first and after the last step, shows one table, and logs the final figures.
+
+    The figures before training are kept in the run's folder and in the callback's state, so that a resumed run compares
+    with the true start.
+
+    Args:
+        enabled: set to false for runs whose result is scored elsewhere.
+        questions: score only the first so many questions; all of them by default.
+    """
+
+    def __init__(self, enabled: bool = True, questions: int | None = None) -> None:
+        self.enabled = enabled
+        self.questions = questions
+        self.before: list[EvalResult] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the untrained model, unless the run was resumed."""
+        if self.enabled and self.before is None and trainer.is_global_zero:
+            self.before = self._score(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score again, print the table, write `results.json`, log the final figures beside the hyper-parameters."""
+        if not self.enabled or not trainer.is_global_zero or _was_stopped(trainer) or self.before is None:
+            return
+        after = self._score(trainer, pl_module)
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        write_results(folder / "before.json", self.before)
+        write_results(folder / "results.json", after)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                figures = {f"final/{name}": value for result in after for name, value in result.figures().items()}
+                logger.log_hyperparams(dict(pl_module.hparams), figures, step=trainer.global_step)
+        console = Console()
+        title = f"Before → after {trainer.global_step:,} steps, {_set(trainer).describe()}"
+        console.print()
+        console.print(before_after_table(self.before, after, title=title))
+        checkpoint = _last_checkpoint(trainer)
+        if checkpoint is not None:
+            shown = escape(str(checkpoint))
+            console.print(f"Results    {escape(str(folder / 'results.json'))}", soft_wrap=True, highlight=False)
+            console.print(f"Checkpoint {shown}", soft_wrap=True, highlight=False)
+            console.print("\n[bold]Try next[/]")
+            for command in (
+                f"switchq eval --ckpt {shown} --bitmap 8 --bitmap attn=8,mlp=4 --bitmap 2 --output results.json",
+                f"switchq eval --ckpt {shown} --bitmap 16 --adapters both",
+                f"tensorboard --logdir {escape(str(trainer.default_root_dir))}/lightning_logs",
+            ):
+                console.print(f"  {command}", soft_wrap=True, highlight=False)
+
+    def _score(self, trainer: Trainer, pl_module: LightningModule) -> list[EvalResult]:
+        return pl_module.score(_set(trainer).first(self.questions))  # type: ignore[operator]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The figures before training."""
+        return {"before": None if self.before is None else [result.record() for result in self.before]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        before = state_dict["before"]
+        self.before = None if before is None else [EvalResult.from_record(record) for record in before]
+
+
+def _set(trainer: Trainer) -> ScoringSet:
+    return trainer.datamodule.scoring_set("test")  # type: ignore[attr-defined]
+
+
+def _was_stopped(trainer: Trainer) -> bool:
+    return any(callback.stopped for callback in _savers(trainer))
+
+
+def _last_checkpoint(trainer: Trainer) -> Path | None:
+    path = next((callback.path for callback in _savers(trainer)), None)
+    if path is None:
+        return None
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _savers(trainer: Trainer) -> list[LastCheckpoint]:
+    return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)]

@@ -1,0 +1,277 @@
+"""The LightningModule: carries out a plan of passes, whatever schedule wrote it.
+
+One training step, for every pass of the plan: set the bitmap, forward, cross-entropy plus distillation from the detached
+predictions of earlier passes, backward; then one optimiser step (or one after every pass that asks for it). Optimisation
+is manual, so clipping, accumulation and the learning-rate schedule are done here, from this module's own arguments.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import get_scheduler
+
+from switchq.bitmap import ladder
+from switchq.errors import UserError
+from switchq.models import load_model, load_tokenizer, logits_at, make_switchable
+from switchq.models.load import Dtype
+from switchq.models.switchable import Extra
+from switchq.nn import set_bitmap
+from switchq.nn.adapters import Start
+from switchq.quant import Grid, Symmetric
+from switchq.training.identity import BaseIdentity
+from switchq.training.passes import (
+    Pass,
+    Plan,
+    distillation,
+    non_finite,
+    shares,
+    targets,
+    top_k_distillation,
+)
+from switchq.training.scoring import ScoringMixin
+
+Decay = Literal["constant_with_warmup", "linear", "cosine"]
+
+
+class SwitchableModule(ScoringMixin, LightningModule):
+    """A causal language model that is trained at many bitmaps at once.
+
+    Args:
+        base: the pretrained model, by Hub name or local folder.
+        bits: the widths that get an adapter each; any of 2 to 8, and 16 for an adapter of the unquantised model.
+        grid: where weights are rounded to.
+        rank: width -> LoRA rank (16, 32 and 64 at 8, 4 and 2 bits by default).
+        alpha: width -> LoRA alpha (twice the rank by default).
+        adapter_dropout: LoRA dropout.
+        adapter_start: `zero`, or `loftq`: the SVD of what rounding to that width took away.
+        extra: also quantise the `head` and the `embeddings`.
+        train_base: train the block linears' own weights too (straight-through), shared by all widths.
+        dtype: of the frozen weights; adapters are float32.
+        lr: peak learning rate of the adapters (AdamW).
+        base_lr: peak learning rate of the base weights, if they are trained.
+        weight_decay: AdamW's.
+        decay: what the learning rate does after the warm-up.
+        warmup_steps: optimiser steps over which the learning rate rises.
+        max_grad_norm: the joint gradient norm is clipped to this; 0 turns clipping off.
+        accumulate: batches per optimiser step.
+        stored_kd: weight of the distillation from teacher predictions stored with the training data, if there are any.
+        compile: run the transformer through torch.compile; one compilation per bitmap, so for fixed sets of bitmaps.
+        bitmaps: the bitmaps that are scored during and after training; 16 and the ladder of `bits` by default.
+    """
+
+    def __init__(
+        self,
+        base: str = "gpt2",
+        bits: Sequence[int] = (8, 4, 2),
+        grid: Grid = Symmetric(),
+        rank: dict[int, int] | None = None,
+        alpha: dict[int, int] | None = None,
+        adapter_dropout: float = 0.0,
+        adapter_start: Start = "zero",
+        extra: Sequence[Extra] = (),
+        train_base: bool = False,
+        dtype: Dtype = "float32",
+        lr: float = 5e-4,
+        base_lr: float = 2e-5,
+        weight_decay: float = 0.0,
+        decay: Decay = "cosine",
+        warmup_steps: int = 20,
+        max_grad_norm: float = 1.0,
+        accumulate: int = 1,
+        stored_kd: float = 1.0,
+        compile: bool = False,
+        bitmaps: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if accumulate < 1:
+            raise UserError(f"accumulate must be at least 1, not {accumulate}")
+        self.save_hyperparameters(_plain(settings))
+        self.automatic_optimization = False
+        self.model = load_model(base, dtype)
+        self.tokenizer = load_tokenizer(base)
+        self.identity = BaseIdentity.of(base, self.model)
+        make_switchable(
+            self.model,
+            bits,
+            grid,
+            rank=rank or {},
+            alpha=alpha or {},
+            dropout=adapter_dropout,
+            start=adapter_start,
+            extra=extra,
+            train_base=train_base,
+        )
+        self.bitmaps = tuple(bitmaps or ("16", *(rung for rung in ladder(bits) if rung != "16")))
+        self.plan: Plan = ()
+
+    # Training
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over everything that is trainable, with a `transformers` learning-rate schedule per optimiser step."""
+        groups: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                groups[".bits_" in name].append(parameter)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": parameters, "lr": self.hparams["lr" if adapters else "base_lr"]}
+                for adapters, parameters in groups.items()
+                if parameters
+            ],
+            weight_decay=self.hparams["weight_decay"],
+        )
+        scheduler = get_scheduler(
+            self.hparams["decay"],
+            optimizer,
+            num_warmup_steps=self.hparams["warmup_steps"],
+            num_training_steps=self.optimizer_steps(),
+        )
+        return [optimizer], [scheduler]
+
+    def optimizer_steps(self) -> int:
+        """Optimiser steps of the whole run: the trainer's own estimate counts one a batch."""
+        per_batch = max(1, sum(one.step or one is self.plan[-1] for one in self.plan)) if self.plan else 1
+        batches = self.trainer.estimated_stepping_batches
+        if 0 < self.trainer.max_steps == batches:
+            return self.trainer.max_steps
+        return max(1, int(batches * per_batch / self.hparams["accumulate"]))
+
+    def on_fit_start(self) -> None:
+        """Refuse what manual optimisation over several passes cannot honour, and compile if asked to."""
+        if self.trainer.world_size > 1:
+            raise UserError("training runs on one device for now: use --trainer.devices 1")
+        if str(self.trainer.precision) == "16-mixed":
+            raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
+        if self.hparams["compile"]:
+            torch._dynamo.config.recompile_limit = 64
+            self.model.base_model.compile(dynamic=True)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Carry out the plan on one right-padded batch of `input_ids`, `attention_mask` and `labels`, each (B, T)."""
+        plan, weights = self.plan, shares(self.plan)
+        if not plan:
+            raise UserError("no schedule has set a plan: add one (--schedule SPNet)")
+        accumulate = self.hparams["accumulate"]
+        if accumulate > 1 and any(one.step for one in plan[:-1]):
+            raise UserError("a schedule that steps after every pass cannot accumulate: use --model.accumulate 1")
+        steps_now = (batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch
+        taught = {teacher for one in plan for teacher in one.teachers}
+        predictions: dict[int, Tensor] = {}
+        logs: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
+        watch_norms = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        inputs, mask_BT, targets_N = targets(batch)
+        seed = self.global_step * 1_000_003 + batch_idx
+        for index, one in enumerate(plan):
+            set_bitmap(self.model, one.bitmap, one.adapters)
+            torch.manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
+            with torch.set_grad_enabled(one.learns):
+                logits_NV = logits_at(self.model, inputs, mask_BT)
+            if index in taught:
+                predictions[index] = logits_NV.detach()
+            if one.learns:
+                loss, parts = self._loss(one, logits_NV, targets_N, batch, mask_BT, predictions)
+                before = self._gradients() if watch_norms else None
+                self.manual_backward(loss * (weights[index] / accumulate))
+                if before is not None:
+                    logs[f"gradient norm/{one.label}"] = self._added_norm(before) / weights[index]
+                logs |= {f"{part}/{one.label}": value for part, value in parts.items()}
+                losses.append(loss.detach())
+            if one.step or (index == len(plan) - 1 and steps_now):
+                self._step(batch_idx, [one.label for one in plan[: index + 1] if one.learns], losses, logs)
+        logs["loss"] = torch.stack(losses).mean()
+        self.log_dict(logs, batch_size=len(inputs["input_ids"]))
+
+    def _loss(
+        self,
+        one: Pass,
+        logits_NV: Tensor,
+        targets_N: Tensor,
+        batch: dict[str, Tensor],
+        mask_BT: Tensor,
+        predictions: dict[int, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        parts = {"ce": F.cross_entropy(logits_NV.float(), targets_N)}
+        loss = one.ce * parts["ce"]
+        if "topk_ids" in batch and self.hparams["stored_kd"] > 0 and one.ce > 0:
+            # Row t of the stored predictions belongs to token t, which position t - 1 predicts.
+            at_target = F.pad(mask_BT, (1, -1))
+            parts["stored kd"] = top_k_distillation(
+                logits_NV, batch["topk_ids"][at_target], batch["topk_logprobs"][at_target]
+            )
+            loss = loss + self.hparams["stored_kd"] * parts["stored kd"]
+        if one.teachers and one.kd > 0:
+            taught = [distillation(logits_NV, predictions[teacher], one.temperature) for teacher in one.teachers]
+            parts["kd"] = torch.stack(taught).mean()
+            loss = loss + one.kd * parts["kd"]
+        return loss, {part: value.detach() for part, value in parts.items()}
+
+    def _step(self, batch_idx: int, labels: list[str], losses: list[Tensor], logs: dict[str, Tensor]) -> None:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        limit = self.hparams["max_grad_norm"] or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self._trained(), limit)
+        bad = non_finite([*labels, "all"], [*losses, norm])
+        if bad:
+            what = "the gradient" if bad == "all" else f"the loss at bitmap {bad}"
+            raise UserError(
+                f"{what} is not a finite number at step {self.global_step} (batch {batch_idx}): lower --model.lr; "
+                f"the last good checkpoint is untouched"
+            )
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        logs["learning rate"] = torch.tensor(scheduler.get_last_lr()[0])  # type: ignore[union-attr]
+        logs["gradient norm/joint"] = norm.detach()
+        scheduler.step()  # type: ignore[union-attr, call-arg]
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _gradients(self) -> list[Tensor | None]:
+        return [None if parameter.grad is None else parameter.grad.clone() for parameter in self._trained()]
+
+    def _added_norm(self, before: list[Tensor | None]) -> Tensor:
+        """Norm of what one backward added to the gradients."""
+        added = [
+            parameter.grad if old is None else parameter.grad - old
+            for parameter, old in zip(self._trained(), before)
+            if parameter.grad is not None
+        ]
+        return torch.nn.utils.get_total_norm(added)
+
+    # Checkpoints: only what is trained
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop the frozen base from the checkpoint, and say which base it was."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["base"] = self.identity.to_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint belongs to this base and these adapters, and fill in the frozen weights."""
+        self.identity.check(checkpoint.get("base", {}))
+        own = self.state_dict()
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        saved = checkpoint["state_dict"]
+        wrong = sorted(trained ^ set(saved)) or [name for name in trained if own[name].shape != saved[name].shape]
+        if wrong:
+            raise UserError(
+                f"the checkpoint's adapters do not fit this model (first difference: {wrong[0]}); "
+                f"use the same bits, rank and train_base as in training"
+            )
+        checkpoint["state_dict"] = own | saved
+
+
+def _plain(value: Any) -> Any:
+    """`value` in types that a checkpoint can be read back with safely."""
+    if isinstance(value, Grid):
+        return value.to_dict()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

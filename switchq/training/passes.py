@@ -1,0 +1,116 @@
+"""A training step is a plan: a tuple of passes over one batch, each at a bitmap of its own.
+
+Schedules write plans, the module carries them out; nothing else is needed to state an algorithm:
+
+    spnet       one pass per bitmap, one optimiser step at the end
+    cyclic      one pass per bitmap, an optimiser step after each
+    instantnet  spnet, each pass taught by all wider ones
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from switchq.bitmap import Bitmap
+from switchq.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward (and, if it learns anything, one backward) of a step.
+
+    Attributes:
+        bitmap: the width of every layer.
+        ce: weight of the cross-entropy with the labels.
+        teachers: indices of earlier passes of the step whose (detached) predictions this one learns from.
+        kd: weight of the distillation, shared equally among the teachers.
+        temperature: softens both sides of the distillation.
+        step: take an optimiser step after this pass; the last pass of a plan always does.
+        adapters: whether the adapters take part.
+    """
+
+    bitmap: Bitmap
+    ce: float = 1.0
+    teachers: tuple[int, ...] = ()
+    kd: float = 1.0
+    temperature: float = 1.0
+    step: bool = False
+    adapters: bool = True
+
+    @property
+    def learns(self) -> bool:
+        """Whether the pass has a loss; one without only teaches, and takes no gradient."""
+        return self.ce > 0 or (bool(self.teachers) and self.kd > 0)
+
+    @property
+    def label(self) -> str:
+        """What the pass is called in logs: the bitmap if it is uniform or a stripe, else `mixed`."""
+        name = str(self.bitmap) if len(self.bitmap.period) <= 2 else "mixed"
+        return name if self.adapters else f"{name} bare"
+
+
+Plan = tuple[Pass, ...]
+
+
+def check_plan(plan: Plan) -> Plan:
+    """Return `plan`.
+
+    Raises:
+        UserError: if it is empty, learns nothing, or a teacher does not come before its pupil.
+    """
+    if not any(one.learns for one in plan):
+        raise UserError("the schedule's plan learns nothing: it needs a pass with a cross-entropy or a teacher")
+    for index, one in enumerate(plan):
+        if any(not 0 <= teacher < index for teacher in one.teachers):
+            raise UserError(f"pass {index} of the plan has a teacher that does not come before it: {one.teachers}")
+    return plan
+
+
+def shares(plan: Plan) -> list[float]:
+    """The weight of each pass's loss: 1 / (number of learning passes that share its optimiser step).
+
+    Without it the gradient would grow with the number of passes, and clipping and learning rates change meaning.
+    """
+    weights: list[float] = []
+    members: list[int] = []
+    for index, one in enumerate(plan):
+        weights.append(0.0)
+        if one.learns:
+            members.append(index)
+        if one.step or index == len(plan) - 1:
+            for member in members:
+                weights[member] = 1 / len(members)
+            members = []
+    return weights
+
+
+def targets(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The model's inputs, the mask (B, T) of positions that predict a label, and those labels (N)."""
+    labels_BT = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
+    mask_BT = labels_BT != -100
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    return inputs, mask_BT, labels_BT[mask_BT]
+
+
+def distillation(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over positions of T^2 KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv:1503.02531)."""
+    student = F.log_softmax(student_NV.float() / temperature, -1)
+    teacher = F.log_softmax(teacher_NV.float() / temperature, -1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def top_k_distillation(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor) -> Tensor:
+    """Cross-entropy (mean over positions, nats) with a stored teacher of which only the K likeliest tokens are known.
+
+    The teacher's K probabilities are renormalised to sum to 1, as in LLM-QAT (arXiv:2305.17888) with a truncated teacher.
+    """
+    student_NK = F.log_softmax(student_NV.float(), -1).gather(-1, ids_NK)
+    return -(logprobs_NK.float().softmax(-1) * student_NK).sum(-1).mean()
+
+
+def non_finite(labels: list[str], losses: list[Tensor]) -> str | None:
+    """The label of the first loss that is NaN or infinite, or None. Waits for the device once."""
+    finite = torch.isfinite(torch.stack([loss.detach() for loss in losses])).tolist()
+    return next((label for label, good in zip(labels, finite) if not good), None)

@@ -1,0 +1,48 @@
+"""Validation and test of a switchable module: one evaluation per bitmap, by the same `evaluate` as the command line.
+
+A loader gives one `ScoringSet`, the whole of what is to be scored; batching happens inside. Every switch is inside `at`, so
+nothing of it reaches the next training step.
+"""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from switchq.data.scoring_set import ScoringSet
+from switchq.evaluation import EvalResult, evaluate, run_record
+from switchq.training.identity import BaseIdentity
+
+
+class ScoringMixin(LightningModule):
+    """`validation_step` and `test_step`, which log `F1/8`, `EM/8`, `answer perplexity/8`, ...
+
+    Attributes:
+        bitmaps: what to score, as written by the user.
+        results: of the latest evaluation, one per bitmap.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: BaseIdentity
+    bitmaps: tuple[str, ...]
+    results: list[EvalResult] = []
+
+    def score(self, scoring_set: ScoringSet, **options: Any) -> list[EvalResult]:
+        """Evaluate at every bitmap; `options` are those of `evaluate`."""
+        record = run_record(
+            self.model,
+            base=self.identity.name,
+            base_hash=self.identity.sha256,
+            data=scoring_set.source,
+            settings=dict(self.hparams),
+        )
+        return evaluate(self.model, self.tokenizer, scoring_set, self.bitmaps, run=record, **options)
+
+    def validation_step(self, batch: ScoringSet, batch_idx: int) -> None:
+        """Score, and log every figure."""
+        self.results = self.score(batch, progress=False, keep_predictions=True)
+        for result in self.results:
+            self.log_dict(result.figures(), batch_size=1)
+
+    test_step = validation_step

@@ -1,0 +1,111 @@
+"""Windows of running text: every token in exactly one place, from every kind of source."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from switchq.data.batches import IGNORED
+from switchq.data.modules import TextData
+from switchq.data.text import text_windows, window_example
+from switchq.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.raw"
+    path.write_bytes("The Rhine rises\r\n in the Alps.\n\n é ".encode() * 20)
+    return path
+
+
+@given(window=st.integers(2, 700), data=st.data())
+def test_each_token_is_new_in_one_window(
+    text_file: Path, tokenizer: PreTrainedTokenizerFast, window: int, data: st.DataObject
+) -> None:
+    ids = tokenizer(text_file.read_bytes().decode())["input_ids"]
+    stride = data.draw(st.integers(1, window))
+    windows = text_windows(text_file, tokenizer, window, stride)
+    new = windows[0] + [token for later in windows[1:] for token in later[window - stride :]]
+    rest = len(ids) - len(new)
+    assert new == ids[: len(new)]
+    assert rest == 0 or (rest == 1 and stride == window)  # one token alone has nothing to be predicted from
+    assert all(len(one) == window for one in windows[:-1])
+    assert 2 <= len(windows[-1]) <= window
+
+
+def test_json_lines_are_joined_by_the_end_token(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in ("The Rhine", "rises\nin", "the Alps")) + "\n")
+    (window,) = text_windows(path, tokenizer, 100)
+    assert tokenizer.decode(window) == "The Rhine<eos>rises\nin<eos>the Alps"
+
+
+def test_hub_rows_are_joined_by_blank_lines(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    table = datasets.Dataset.from_dict({"text": ["The Rhine", "rises"]})
+    monkeypatch.setattr("switchq.data.text.load_hub", lambda name, split, advice: table)
+    (window,) = text_windows("owner/name:config", tokenizer, 100)
+    assert tokenizer.decode(window) == "The Rhine\n\nrises"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", "empty data set"),
+        ("a.jsonl", "", "empty data set"),
+        ("a.jsonl", '{"text": "a"}\n{"text"', "line 2 is not JSON"),
+        ("a.jsonl", '{"body": "a"}', "line 1 has no string field 'text'"),
+    ],
+    ids=["empty text", "empty jsonl", "cut off", "no text field"],
+)
+def test_a_bad_file_gives_one_line(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        text_windows(tmp_path / name, tokenizer, 8)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (8, 0), (8, 9)])
+def test_impossible_windows_are_refused(
+    text_file: Path, tokenizer: PreTrainedTokenizerFast, window: int, stride: int
+) -> None:
+    with pytest.raises(UserError, match="window"):
+        text_windows(text_file, tokenizer, window, stride)
+
+
+def test_wikitext_is_the_whole_file_in_order(shared: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "gpt2-mini")
+    path = shared / "data" / "wikitext-2-raw" / "wiki.valid.raw"
+    windows = text_windows(path, tokenizer, 1024)
+    assert tokenizer.decode([token for ids in windows for token in ids]) == path.read_bytes().decode()
+    assert {len(ids) for ids in windows[:-1]} == {1024}
+
+
+def test_module_trains_on_all_tokens_and_scores_each_once(text_file: Path, model_folder: str) -> None:
+    path = str(text_file)
+    data = TextData(model_folder, path, val=path, test=path, window=64, batch_size=2)
+    data.setup()
+    (whole,) = text_windows(text_file, data.tokenizer, 10_000)
+    trained = [batch["labels"][batch["labels"] != IGNORED] for batch in data.train_dataloader()]
+    assert sum(map(len, trained)) == len(whole)
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        (scoring_set,) = loader
+        (windows,) = scoring_set.texts.values()
+        assert [token for ids in windows for token in ids] == whole
+
+
+def test_module_without_texts_to_score_has_no_loaders(text_file: Path, model_folder: str) -> None:
+    data = TextData(model_folder, str(text_file), limit_train=3, window=32)
+    data.setup()
+    assert (data.val_dataloader(), data.test_dataloader()) == ([], [])
+    assert data.counts["training"].sequences == 3
+
+
+def test_window_example_ignores_what_was_scored_before() -> None:
+    assert window_example([1, 2, 3], scored_before=2) == {"input_ids": [1, 2, 3], "labels": [IGNORED, IGNORED, 3]}

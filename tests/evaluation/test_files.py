@@ -1,0 +1,48 @@
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from switchq.errors import UserError
+from switchq.evaluation.files import check_writable, write_json
+
+
+def test_round_trip_and_missing_folders(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "out.json"
+    check_writable(path)
+    assert not path.exists()
+    write_json(path, [{"a": 1.5, "name": "naïve"}])
+    assert json.loads(path.read_text(encoding="utf-8")) == [{"a": 1.5, "name": "naïve"}]
+    assert os.listdir(path.parent) == ["out.json"]
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "out.json", {"a": math.inf, "b": [math.nan, {"c": -math.inf}], "d": (1.0,)})
+    assert json.loads((tmp_path / "out.json").read_text()) == {"a": None, "b": [None, {"c": None}], "d": [1.0]}
+
+
+def test_an_old_file_survives_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.json"
+    write_json(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_json(path, "new")
+    assert json.loads(path.read_text()) == "old"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+@pytest.mark.parametrize("place", ["file/out.json", "file/deeper/out.json", "folder"])
+def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    for attempt in (lambda: check_writable(tmp_path / place), lambda: write_json(tmp_path / place, 1)):
+        with pytest.raises(UserError) as error:
+            attempt()
+        assert str(tmp_path / place) in str(error.value)
+        assert "\n" not in str(error.value)
