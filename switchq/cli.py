@@ -52,9 +52,10 @@ def eval_(
         output: JSON file for the results: a list with one record per bitmap, in the order given.
         predictions: folder for the answers, one file per row in the official format.
     """
+    settings = dict(locals())
     from switchq.commands.eval import evaluate_command
 
-    evaluate_command(**locals())
+    evaluate_command(**settings)
 
 
 def gendata(
@@ -89,9 +90,10 @@ def gendata(
         seed: of everything random.
         device: auto, cpu, cuda, cuda:1, ...
     """
+    settings = dict(locals())
     from switchq.commands.gendata import gendata_command
 
-    gendata_command(**locals())
+    gendata_command(**settings)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"eval": eval_, "gendata": gendata}
@@ -122,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"switchq: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except SystemExit as done:  # --help and --print_config of the parsers
+        return int(done.code or 0)
     except KeyboardInterrupt:
         print("switchq: stopped", file=sys.stderr)
         return 130
@@ -147,9 +151,16 @@ def _dispatch(args: list[str]) -> int:
     if args[0] not in COMMANDS:
         known = ", ".join([*TRAINER_COMMANDS, *COMMANDS])
         raise UserError(f"no command {args[0]!r}: there are {known}; switchq --help says what they do")
+    from argparse import ArgumentError
+
     from jsonargparse import auto_cli
 
-    auto_cli(COMMANDS, args=_repeatable(args), as_positional=False, prog="switchq")
+    try:
+        auto_cli(COMMANDS, args=_repeatable(args), as_positional=False, prog="switchq", exit_on_error=False)
+    except ArgumentError as error:
+        from switchq.commands.mistakes import explain
+
+        raise explain(error, args) from None
     return 0
 
 

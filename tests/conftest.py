@@ -20,6 +20,9 @@ ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "opt")
 
 BuildModel = Callable[..., PreTrainedModel]
 
+torch.set_num_threads(1)
+"""Models here are too small to share out, and threads that wait for each other on a busy machine cost minutes."""
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:

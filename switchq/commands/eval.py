@@ -10,6 +10,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.bitmap import Bitmap, ladder
+from switchq.commands.quiet import quiet
 from switchq.data.prompt import Prompt
 from switchq.data.scoring_set import ScoringSet
 from switchq.data.squad import read_squad
@@ -64,6 +65,7 @@ def evaluate_command(
     Raises:
         UserError: anything the user can mend, before the work starts where that is possible.
     """
+    quiet()
     if (ckpt is None) == (model is None):
         raise UserError("give either --ckpt (a trained checkpoint) or --model (a plain model)")
     for name, value in {"batch_size": batch_size, "max_new_tokens": max_new_tokens}.items():

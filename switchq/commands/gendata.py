@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from switchq.commands.quiet import quiet
 from switchq.data.generate import Generation, generate_dataset
 from switchq.models import content_hash, load_model, load_tokenizer, pick_device
 
@@ -15,6 +16,7 @@ def gendata_command(model: str, output: str, device: str, **settings: Any) -> No
     Raises:
         UserError: anything the user can mend, before the work starts where that is possible.
     """
+    quiet()
     Generation(**settings)
     place = pick_device(device)
     network = load_model(model)

@@ -3,17 +3,23 @@
 Every Trainer option works as usual. What is added: `schedule` (the training algorithm), `checkpoint` and `summary`.
 """
 
-import logging
-import warnings
+import tempfile
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
 
+from switchq.commands.mistakes import explain
+from switchq.commands.quiet import quiet
 from switchq.data.modules import SquadData, TextData
 from switchq.errors import UserError
+from switchq.nn import get_switch
+from switchq.quant import Grid
 from switchq.training.callbacks import BeforeAfter, LastCheckpoint, Schedule, SPNet, SwitchProgress, TensorBoardExtras
 from switchq.training.checkpoint import newest_checkpoint, read_checkpoint
 from switchq.training.module import SwitchableModule
@@ -52,18 +58,71 @@ class SwitchqCLI(LightningCLI):
         if config.get("ckpt_path"):
             read_checkpoint(config["ckpt_path"])
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
+    def instantiate_classes(self) -> None:
+        """Let a `UserError` of a class through, which jsonargparse wraps."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__ or cause.__context__
+            raise cause or error from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to TensorBoard unless another logger, or none, is asked for."""
         config = self.config[self.config["subcommand"]]["trainer"]
         if config.get("logger") in (None, True):
             root = config.get("default_root_dir") or str(Path.cwd())
             kwargs["logger"] = TensorBoardLogger(root, name="lightning_logs", default_hp_metric=False)
-        return super().instantiate_trainer(**kwargs)
+        if str(config.get("precision")) in ("16", "16-mixed"):  # on a CPU Lightning would take another one by itself
+            raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise UserError(f"the trainer's options do not work: {error}") from error
+
+    def before_fit(self) -> None:
+        """Find what is wrong before anything is written."""
+        trainer = self.trainer
+        self.model.check_trainer(trainer)
+        if trainer.max_steps == 0 or trainer.max_epochs == 0:
+            raise UserError("there is nothing to train: trainer.max_steps and trainer.max_epochs must not be 0")
+        if trainer.max_steps == -1 and trainer.max_epochs == -1:
+            raise UserError("give the run an end: set trainer.max_steps or trainer.max_epochs")
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Schedule):
+                callback.bind(get_switch(self.model.model).names, self.model.hparams["bits"])
+        self._check("fit")
+
+    def before_validate(self) -> None:
+        """Find what is wrong before anything is written."""
+        self._check("validate")
+
+    def before_test(self) -> None:
+        """Find what is wrong before anything is written."""
+        self._check("test")
+
+    def _check(self, stage: str) -> None:
+        """The checkpoint to start from, the place to write to, and the data, whose counts are shown."""
+        checkpoint = self.config[self.config["subcommand"]].get("ckpt_path")
+        if checkpoint:
+            self.model.on_load_checkpoint(read_checkpoint(checkpoint))
+        _check_folder(Path(self.trainer.log_dir or self.trainer.default_root_dir))
+        for name in ("batch_size", "eval_batch_size", "max_answer_tokens", "pad_multiple"):
+            if self.datamodule.hparams.get(name, 1) < 1:
+                raise UserError(f"data.{name} must be at least 1, not {self.datamodule.hparams[name]}")
+        self.datamodule.setup(stage)
+        for name, counts in self.datamodule.counts.items():
+            Console(stderr=True).print(f"{name} data: {counts}", soft_wrap=True, highlight=False, markup=False)
 
 
 def run(args: list[str]) -> None:
-    """Run `fit`, `validate` or `test` with the arguments after the program's name."""
-    _quiet()
+    """Run `fit`, `validate` or `test` with the arguments after the program's name.
+
+    Raises:
+        UserError: anything the user can mend, before the work starts where that is possible.
+    """
+    quiet()
     try:
         SwitchqCLI(
             SwitchableModule,
@@ -79,20 +138,35 @@ def run(args: list[str]) -> None:
                 "enable_model_summary": False,
             },
             save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False},
             args=args,
         )
-    except PermissionError as error:
-        raise UserError(f"cannot write {error.filename}: give --trainer.default_root_dir a place you may write to") from error
+    except ArgumentError as error:
+        raise explain(error, args, _choices()) from None
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+    except SystemExit as done:
+        if done.code == 1:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
 
 
-def _quiet() -> None:
-    """Silence what Lightning says about choices that are made on purpose here."""
-    for message in (
-        ".*does not have many workers.*",
-        ".*LightningCLI's args parameter.*",
-        ".*exists and is not empty.*",
-        ".*isinstance.treespec, LeafSpec.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+def _choices() -> dict[str, list[str]]:
+    """The short names that options for a class take."""
+    return {
+        "schedule": [schedule.__name__ for schedule in Schedule.__subclasses__()],
+        "model.grid": [grid.__name__ for grid in Grid.__subclasses__()],
+        "data": [SquadData.__name__, TextData.__name__],
+    }
+
+
+def _check_folder(folder: Path) -> None:
+    """Make sure that `folder` can be made and written to, without making it."""
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder} ({error.strerror}): give --trainer.default_root_dir a place that you may write to"
+        ) from None

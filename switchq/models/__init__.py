@@ -10,6 +10,7 @@ from switchq.models.load import (
     load_tokenizer,
 )
 from switchq.models.logits import logits_at
+from switchq.models.peft_format import save_adapters
 from switchq.models.switchable import make_switchable
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "logits_at",
     "make_switchable",
     "pick_device",
+    "save_adapters",
 ]

@@ -6,4 +6,5 @@ GPT2 = Architecture(
     model_types=("gpt2",),
     blocks="transformer.h",
     linears=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
+    transposed=True,
 )

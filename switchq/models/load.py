@@ -46,8 +46,8 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
 
 def load_config(base: str) -> PreTrainedConfig:
     """The configuration of a model, by Hub name or local folder."""
-    with _explained(base, "model"):
-        return AutoConfig.from_pretrained(base, trust_remote_code=False)
+    with _explained(base, "model") as source:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 def load_model(base: str, dtype: Dtype = "float32") -> PreTrainedModel:
@@ -57,9 +57,9 @@ def load_model(base: str, dtype: Dtype = "float32") -> PreTrainedModel:
         UserError: unknown architecture, missing or damaged files, weights that are not finite, no connection.
     """
     architecture_of(load_config(base))
-    with _explained(base, "model"):
+    with _explained(base, "model") as source:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            source, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     model: PreTrainedModel
     model, report = loaded
@@ -73,8 +73,8 @@ def load_model(base: str, dtype: Dtype = "float32") -> PreTrainedModel:
 
 def load_tokenizer(base: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; one without a padding token pads with its end token (padding is always masked)."""
-    with _explained(base, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    with _explained(base, "tokenizer") as source:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {base} has no end-of-text token")
     if tokenizer.pad_token_id is None:
@@ -103,13 +103,13 @@ def content_hash(model: nn.Module) -> str:
 
 
 @contextmanager
-def _explained(base: str, what: str) -> Iterator[Any]:
-    """Turn what `transformers` raises on a missing, damaged or unreachable source into one line."""
+def _explained(base: str, what: str) -> Iterator[str]:
+    """What to load from; turns what `transformers` raises on a missing, damaged or unreachable source into one line."""
     local = Path(base).expanduser()
     if not local.is_dir() and (local.is_absolute() or base.startswith((".", "~")) or local.exists()):
         raise UserError(f"no model folder {base}")
     try:
-        yield
+        yield str(local) if local.is_dir() else base
     except UserError:
         raise
     except Exception as error:

@@ -1,7 +1,7 @@
 """The door: block linears turn into `QuantLinear`, adapters go in, a switch goes on, and a model is switchable."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -50,11 +50,14 @@ def make_switchable(
 
     Raises:
         UserError: a width out of range or named twice, an unsupported architecture, a group size that does not divide a
-            row, one half of a tied pair.
+            row, an unknown extra, one half of a tied pair.
     """
     widths = [check_width(width) for width in bits]
     if not widths or len(set(widths)) != len(widths):
         raise UserError(f"bits must name each width once, not {list(bits)}")
+    unknown = set(extra) - set(get_args(Extra))
+    if unknown:
+        raise UserError(f"extra: no such part {min(unknown)!r}; there are {', '.join(get_args(Extra))}")
     architecture = architecture_of(model.config)
     names = architecture.linear_names(model)
     for parameter in model.parameters():

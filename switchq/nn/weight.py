@@ -47,20 +47,22 @@ class QuantWeight(nn.Module):
             self._versions[bits] = self.weight._version
 
     def is_prepared(self, bits: int) -> bool:
-        """Whether a switch to `bits` needs no rounding; a trainable weight is looked after in the forward."""
+        """Whether a switch to `bits` needs no rounding; a trainable weight is rounded in the forward."""
         if bits == FULL:
             return True
         weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
-        return bits in self._versions and (weight.requires_grad or self._versions[bits] == weight._version)
+        return weight.requires_grad or self._versions.get(bits) == weight._version
 
     def effective_weight(self) -> Tensor:
         """The weight (O, I) at the current width."""
         bits = self.bits
         if bits == FULL:
             return self.weight
-        if self.weight.requires_grad:
-            if torch.is_grad_enabled():
-                return self.round_weight(bits)
+        trainable = self.weight.requires_grad
+        if trainable and torch.is_grad_enabled():
+            self._versions = {}  # an optimiser step may follow, and fused optimisers do not raise the version
+            return self.round_weight(bits)
+        if trainable or bits not in self._versions:
             self.prepare(bits)
         return self._buffers[_buffer(bits)]  # type: ignore[return-value]
 

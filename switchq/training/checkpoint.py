@@ -19,7 +19,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"no checkpoint {file}; a run keeps its own under lightning_logs/version_N/checkpoints/last.ckpt")
+        raise UserError(
+            f"no checkpoint {file}; a run keeps its own under lightning_logs/version_N/checkpoints/last.ckpt"
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:

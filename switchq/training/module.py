@@ -5,21 +5,22 @@ predictions of earlier passes, backward; then one optimiser step (or one after e
 is manual, so clipping, accumulation and the learning-rate schedule are done here, from this module's own arguments.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import get_scheduler
 
-from switchq.bitmap import ladder
+from switchq.bitmap import Bitmap, ladder
 from switchq.errors import UserError
 from switchq.models import load_model, load_tokenizer, logits_at, make_switchable
 from switchq.models.load import Dtype
 from switchq.models.switchable import Extra
-from switchq.nn import set_bitmap
+from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.identity import BaseIdentity
@@ -57,10 +58,14 @@ class SwitchableModule(ScoringMixin, LightningModule):
         decay: what the learning rate does after the warm-up.
         warmup_steps: optimiser steps over which the learning rate rises.
         max_grad_norm: the joint gradient norm is clipped to this; 0 turns clipping off.
-        accumulate: batches per optimiser step.
+        accumulate: batches per optimiser step, counted on from one epoch to the next.
         stored_kd: weight of the distillation from teacher predictions stored with the training data, if there are any.
         compile: run the transformer through torch.compile; one compilation per bitmap, so for fixed sets of bitmaps.
         bitmaps: the bitmaps that are scored during and after training; 16 and the ladder of `bits` by default.
+
+    Attributes:
+        plan: what the coming training step does; set by a schedule.
+        waiting: batches whose gradients wait for the optimiser step; a run may stop only where there are none.
     """
 
     def __init__(
@@ -84,12 +89,20 @@ class SwitchableModule(ScoringMixin, LightningModule):
         accumulate: int = 1,
         stored_kd: float = 1.0,
         compile: bool = False,
-        bitmaps: Sequence[str] | None = None,
+        bitmaps: Sequence[str | int] | None = None,
     ) -> None:
         super().__init__()
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        if accumulate < 1:
-            raise UserError(f"accumulate must be at least 1, not {accumulate}")
+        for name, value, least in (
+            ("accumulate", accumulate, 1),
+            ("lr", lr, 0),
+            ("base_lr", base_lr, 0),
+            ("weight_decay", weight_decay, 0),
+            ("warmup_steps", warmup_steps, 0),
+            ("max_grad_norm", max_grad_norm, 0),
+        ):
+            if not value >= least:
+                raise UserError(f"model.{name} must be at least {least}, not {value}")
         self.save_hyperparameters(_plain(settings))
         self.automatic_optimization = False
         self.model = load_model(base, dtype)
@@ -106,8 +119,13 @@ class SwitchableModule(ScoringMixin, LightningModule):
             extra=extra,
             train_base=train_base,
         )
-        self.bitmaps = tuple(bitmaps or ("16", *(rung for rung in ladder(bits) if rung != "16")))
+        self.model.train()  # `load_model` gives it in evaluation mode, where its own dropout would stay off
+        scored = bitmaps or ("16", *(rung for rung in ladder(bits) if rung != "16"))
+        self.bitmaps = tuple(map(str, scored))
+        for written in self.bitmaps:
+            Bitmap.parse(written, get_switch(self.model).names)
         self.plan: Plan = ()
+        self.waiting = 0
 
     # Training
 
@@ -134,19 +152,34 @@ class SwitchableModule(ScoringMixin, LightningModule):
         return [optimizer], [scheduler]
 
     def optimizer_steps(self) -> int:
-        """Optimiser steps of the whole run: the trainer's own estimate counts one a batch."""
-        per_batch = max(1, sum(one.step or one is self.plan[-1] for one in self.plan)) if self.plan else 1
-        batches = self.trainer.estimated_stepping_batches
-        if 0 < self.trainer.max_steps == batches:
-            return self.trainer.max_steps
-        return max(1, int(batches * per_batch / self.hparams["accumulate"]))
+        """Optimiser steps of the whole run; the trainer's own estimate counts one a batch."""
+        trainer = self.trainer
+        limit = trainer.max_steps if trainer.max_steps > 0 else math.inf
+        if trainer.max_epochs not in (None, -1):
+            trainer.fit_loop.setup_data()
+            per_batch = max(1, sum(one.step or one is self.plan[-1] for one in self.plan))
+            batches = int(trainer.num_training_batches * trainer.max_epochs)  # type: ignore[operator]
+            limit = min(limit, batches * per_batch // self.hparams["accumulate"])
+        return max(1, int(limit))
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Refuse what manual optimisation over several passes cannot honour.
+
+        Raises:
+            UserError: see above; the message names what to use instead.
+        """
+        if trainer.world_size > 1:
+            raise UserError("training runs on one device for now: use --trainer.devices 1")
+        if str(trainer.precision) == "16-mixed":
+            raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
+        if trainer.gradient_clip_val:
+            raise UserError("clipping is up to the model here: use --model.max_grad_norm, not trainer.gradient_clip_val")
+        if trainer.accumulate_grad_batches != 1:
+            raise UserError("accumulation is up to the model here: use --model.accumulate, not the trainer's own")
 
     def on_fit_start(self) -> None:
-        """Refuse what manual optimisation over several passes cannot honour, and compile if asked to."""
-        if self.trainer.world_size > 1:
-            raise UserError("training runs on one device for now: use --trainer.devices 1")
-        if str(self.trainer.precision) == "16-mixed":
-            raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
+        """Check the trainer, and compile if asked to."""
+        self.check_trainer(self.trainer)
         if self.hparams["compile"]:
             torch._dynamo.config.recompile_limit = 64
             self.model.base_model.compile(dynamic=True)
@@ -159,14 +192,15 @@ class SwitchableModule(ScoringMixin, LightningModule):
         accumulate = self.hparams["accumulate"]
         if accumulate > 1 and any(one.step for one in plan[:-1]):
             raise UserError("a schedule that steps after every pass cannot accumulate: use --model.accumulate 1")
-        steps_now = (batch_idx + 1) % accumulate == 0 or self.trainer.is_last_batch
+        self.waiting += 1
+        steps_now = self.waiting == accumulate
         taught = {teacher for one in plan for teacher in one.teachers}
         predictions: dict[int, Tensor] = {}
         logs: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         watch_norms = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
         inputs, mask_BT, targets_N = targets(batch)
-        seed = self.global_step * 1_000_003 + batch_idx
+        seed = self.global_step * 1_000_003 + self.waiting
         for index, one in enumerate(plan):
             set_bitmap(self.model, one.bitmap, one.adapters)
             torch.manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
@@ -224,6 +258,7 @@ class SwitchableModule(ScoringMixin, LightningModule):
             )
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
+        self.waiting = 0
         logs["learning rate"] = torch.tensor(scheduler.get_last_lr()[0])  # type: ignore[union-attr]
         logs["gradient norm/joint"] = norm.detach()
         scheduler.step()  # type: ignore[union-attr, call-arg]

@@ -32,6 +32,7 @@ def parts(layer: Any, name: str) -> tuple[Tensor, Tensor]:
     return layer.lora_A[name].weight, layer.lora_B[name].weight
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("bits", [8, 2])
 def test_agrees_with_plain_peft(tiny: BuildModel, architecture: str, tokens_BT: Tensor, bits: int) -> None:
     """The same LoRA on the plain model gives the same logits: at full precision, and on the rounded base."""
@@ -157,7 +158,7 @@ def test_loftq_product_equals_the_truncated_svd(tiny_gpt2: BuildModel) -> None:
 
 
 def test_loftq_with_ranks_beyond_the_weight(tiny_gpt2: BuildModel, tokens_BT: Tensor) -> None:
-    """Default ranks on a model narrower than they are: the whole residual is taken up, the spare rows can still learn."""
+    """Default ranks on a narrower model: the whole residual is taken up, and the spare ranks can still learn."""
     model = make_switchable(tiny_gpt2(), start="loftq")
     layer = lora_layers(model)[0]
     with torch.no_grad():

@@ -69,9 +69,9 @@ def test_equals_conv1d_at_full_precision(shape: tuple[int, ...]) -> None:
 def test_is_a_linear_with_the_rounded_weight(grid: Grid, bits: int) -> None:
     linear = quant_linear(grid)
     x = torch.randn(3, 32)
-    expected = F.linear(
-        x, grid.decode(grid.encode(linear.weight, p := grid.fit(linear.weight, bits), bits), p), linear.bias
-    )
+    params = grid.fit(linear.weight, bits)
+    rounded_OI = grid.decode(grid.encode(linear.weight, params, bits), params)
+    expected = F.linear(x, rounded_OI, linear.bias)
     assert torch.equal(at_bits(linear, bits)(x), expected)
     assert not torch.equal(expected, F.linear(x, linear.weight, linear.bias))
 
@@ -134,6 +134,20 @@ def test_a_switch_rounds_no_trainable_weight(fits: list[int]) -> None:
         linear.weight.mul_(2)
     fits.clear()
     assert linear.is_prepared(4)
+    linear(torch.randn(2, 32))
+    assert fits == [4]
+
+
+def test_a_weight_that_is_frozen_after_training(fits: list[int]) -> None:
+    linear = at_bits(quant_linear(trainable=True), 4)
+    optimizer = torch.optim.AdamW([linear.weight], lr=0.1, fused=True)
+    linear(torch.randn(8, 32)).square().sum().backward()
+    optimizer.step()
+    linear.requires_grad_(False)
+    fits.clear()
+    grid = Symmetric()
+    expected_OI = grid.fake_quantize(linear.weight, grid.fit(linear.weight, 4), 4)
+    assert torch.equal(linear.effective_weight(), expected_OI)
     linear(torch.randn(2, 32))
     assert fits == [4]
 

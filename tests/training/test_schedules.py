@@ -19,7 +19,9 @@ def bound(schedule: Schedule, widths=(2, 8, 4)) -> Schedule:
 
 
 def subclasses(base=Schedule):
-    return [found for sub in base.__subclasses__() for found in (sub, *subclasses(sub)) if "switchq" in found.__module__]
+    return [
+        found for sub in base.__subclasses__() for found in (sub, *subclasses(sub)) if "switchq" in found.__module__
+    ]
 
 
 @pytest.mark.parametrize("schedule", subclasses(), ids=lambda schedule: schedule.__name__)

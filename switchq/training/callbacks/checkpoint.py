@@ -15,10 +15,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 
 from switchq.errors import UserError
+from switchq.models import save_adapters
 
 
 class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` in the run's folder up to date, and turns Ctrl-C into an orderly stop.
+
+    At the end of a run the adapters are also written as plain peft reads them, to `adapters/bits_N`.
 
     Args:
         every_n_steps: optimiser steps between two saves.
@@ -37,30 +40,31 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = 0
         self._previous: Any = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over SIGINT."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from where a resumed run starts, and take over SIGINT (after Lightning has noted whose it was)."""
+        self._saved_at = trainer.global_step
         self.stopped = False
         try:
             self._previous = signal.signal(signal.SIGINT, self._stop)
         except ValueError:  # not in the main thread: Ctrl-C stays with whoever owns it
             self._previous = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from where a resumed run starts."""
-        self._saved_at = trainer.global_step
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if the interval has passed; stop after this batch if asked to."""
-        if trainer.global_step // self.every_n_steps > self._saved_at // self.every_n_steps:
-            self._save(trainer)
-        if self.stopped:
-            trainer.should_stop = True
+        """Save if the interval has passed; stop if asked to, but not between the batches of one optimiser step."""
+        stopping = self.stopped and not pl_module.waiting
+        if stopping or trainer.global_step // self.every_n_steps > self._saved_at // self.every_n_steps:
+            self._save(trainer)  # at once: Lightning validates before it stops
+        trainer.should_stop |= stopping
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last step."""
-        self._save(trainer)
+        """Save the last step, and the adapters once more as plain peft reads them; give SIGINT back."""
+        if not self.stopped:  # or it was saved before Lightning closed an epoch that is not over
+            self._save(trainer)
+        self._give_back()
+        if not pl_module.hparams["train_base"] and trainer.is_global_zero:
+            save_adapters(pl_module.model, self._folder(trainer) / "adapters")  # type: ignore[arg-type]
         if self.stopped:
             Console(stderr=True).print(
                 f"\nStopped after step {trainer.global_step:,} and saved {self.path}.\n"
@@ -70,8 +74,11 @@ class LastCheckpoint(Checkpoint):
                 markup=False,
             )
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give SIGINT back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None
@@ -82,9 +89,15 @@ class LastCheckpoint(Checkpoint):
         self.stopped = True
 
     def _save(self, trainer: Trainer) -> None:
-        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        self.path = self._folder(trainer) / "checkpoints" / "last.ckpt"
         self._saved_at = trainer.global_step
         try:
             trainer.save_checkpoint(self.path)
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}; free some space or move the run") from error
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror or error}; free some space or move the run"
+            ) from error
+
+    @staticmethod
+    def _folder(trainer: Trainer) -> Path:
+        return Path(trainer.log_dir or trainer.default_root_dir)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from rich.console import Console
 
 from switchq.errors import UserError
 from switchq.training.callbacks.schedule import Schedule
@@ -38,7 +38,7 @@ class Cyclic(Schedule):
     def __init__(
         self,
         mode: Literal["each", "cosine"] = "each",
-        bitmaps: Sequence[str] | None = None,
+        bitmaps: Sequence[str | int] | None = None,
         cycles: int = 8,
         low: int | Literal["auto"] | None = None,
         high: int | None = None,
@@ -83,7 +83,9 @@ class Cyclic(Schedule):
             if self.low == "auto" and self.found_low is None:
                 batches = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
                 self.found_low = precision_range_test(pl_module, batches, self.widths, self.range_test_steps)  # type: ignore[arg-type]
-                rank_zero_info(f"precision range test: the lower bound of the cycle is {self.found_low} bits")
+                Console(stderr=True).print(
+                    f"precision range test: the lower bound of the cycle is {self.found_low} bits", highlight=False
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """The bound that the range test found, so that a resumed run goes on with it."""

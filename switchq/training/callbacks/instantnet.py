@@ -24,7 +24,7 @@ class InstantNet(Schedule):
 
     def __init__(
         self,
-        bitmaps: Sequence[str] | None = None,
+        bitmaps: Sequence[str | int] | None = None,
         bare_teacher: bool = False,
         weight: float = 1.0,
         temperature: float = 1.0,

@@ -52,7 +52,7 @@ class Schedule(Callback, ABC):
         """Publish the plan of the coming step."""
         pl_module.plan = self.passes(trainer.global_step)  # type: ignore[assignment]
 
-    def resolve(self, bitmaps: Sequence[str] | None) -> list[Bitmap]:
+    def resolve(self, bitmaps: Sequence[str | int] | None) -> list[Bitmap]:
         """Written bitmaps for this model, widest first; None gives the ladder of the trained widths.
 
         Raises:

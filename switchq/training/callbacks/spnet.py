@@ -27,7 +27,7 @@ class SPNet(Schedule):
 
     def __init__(
         self,
-        bitmaps: Sequence[str] | None = None,
+        bitmaps: Sequence[str | int] | None = None,
         sampler: Literal["fixed", "sandwich"] = "fixed",
         mixed: int = 2,
         distill: float = 0.0,

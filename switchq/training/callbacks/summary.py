@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from switchq.data.scoring_set import ScoringSet
-from switchq.evaluation import EvalResult, before_after_table, write_results
+from switchq.evaluation import EvalResult, before_after_table, results_table, write_results
 from switchq.training.callbacks.checkpoint import LastCheckpoint
 
 
@@ -21,35 +21,44 @@ class BeforeAfter(Callback):
 
     Args:
         enabled: set to false for runs whose result is scored elsewhere.
+        compare: set to false to score only after training, where the start is known from another run.
         questions: score only the first so many questions; all of them by default.
+
+    Attributes:
+        before: the figures before training, once they are known.
     """
 
-    def __init__(self, enabled: bool = True, questions: int | None = None) -> None:
+    def __init__(self, enabled: bool = True, compare: bool = True, questions: int | None = None) -> None:
         self.enabled = enabled
+        self.compare = compare
         self.questions = questions
         self.before: list[EvalResult] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the untrained model, unless the run was resumed."""
-        if self.enabled and self.before is None and trainer.is_global_zero:
+        if self.enabled and self.compare and self.before is None and trainer.is_global_zero:
             self.before = self._score(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score again, print the table, write `results.json`, log the final figures beside the hyper-parameters."""
-        if not self.enabled or not trainer.is_global_zero or _was_stopped(trainer) or self.before is None:
+        if not self.enabled or not trainer.is_global_zero or _was_stopped(trainer):
             return
         after = self._score(trainer, pl_module)
         folder = Path(trainer.log_dir or trainer.default_root_dir)
-        write_results(folder / "before.json", self.before)
         write_results(folder / "results.json", after)
+        if self.before is not None:
+            write_results(folder / "before.json", self.before)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 figures = {f"final/{name}": value for result in after for name, value in result.figures().items()}
                 logger.log_hyperparams(dict(pl_module.hparams), figures, step=trainer.global_step)
         console = Console()
-        title = f"Before → after {trainer.global_step:,} steps, {_set(trainer).describe()}"
+        subject = f"{trainer.global_step:,} steps, {_set(trainer).describe()}"
         console.print()
-        console.print(before_after_table(self.before, after, title=title))
+        if self.before is not None:
+            console.print(before_after_table(self.before, after, title=f"Before → after {subject}"))
+        else:
+            console.print(results_table(after, title=f"After {subject}"))
         checkpoint = _last_checkpoint(trainer)
         if checkpoint is not None:
             shown = escape(str(checkpoint))

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Every row of the SmolLM2 table at equal compute: 500 passes of 32 questions each, then all bitmaps on the dev set.
+#   bash configs/recipes/smollm2-squad.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED]
+# ROWS="spnet cyclic" runs some of them; PARALLEL=1 runs all at once on one GPU (the scores are the same, the speeds are not).
+set -euo pipefail
+model=$1 train=$2 dev=$3 out=$4 seed=${5:-0}
+mkdir -p "$out"
+row() { # name, optimiser steps, then options of fit
+  local name=$1 steps=$2
+  shift 2
+  switchq fit --config configs/recipes/smollm2-squad.yaml --seed_everything "$seed" --model.base "$model" \
+    --data.train "$train" --data.dev "$dev" --data.seed "$seed" --trainer.max_steps "$steps" \
+    --trainer.default_root_dir "$out/$name-seed$seed" "$@"
+}
+run() {
+  case $1 in
+    before) switchq eval --model "$model" --data "$dev" --batch_size 404 --max_new_tokens 24 --output "$out/before.json" ;;
+    spnet) row spnet 100 ;;
+    instantnet) row instantnet 100 --schedule InstantNet ;;
+    cyclic) row cyclic 500 --schedule Cyclic ;;
+    lora16) row lora16 500 --model.bits '[16]' --schedule.bitmaps '["16"]' ;;
+  esac
+}
+for name in ${ROWS:-before spnet instantnet cyclic lora16}; do
+  run "$name" > "$out/$name-seed$seed.log" 2>&1 &
+  [ -n "${PARALLEL:-}" ] || wait
+done
+wait

@@ -1,0 +1,54 @@
+"""jsonargparse explains a mistake in a tree of several lines; a user wants the leaf: the option, and what is wrong."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from switchq.errors import UserError
+
+LONGEST = 300
+"""Characters of an explanation that is passed on as it is."""
+
+
+def explain(error: Exception, args: Sequence[str], choices: Mapping[str, Sequence[str]] = {}) -> UserError:
+    """The one line that says what jsonargparse said.
+
+    Args:
+        error: its `ArgumentError`.
+        args: what was being parsed, the verb first.
+        choices: option -> short names of the classes that it takes, to be named when it was given another.
+    """
+    command, text = args[0], str(error)
+    keys = [key for key in re.findall(r'Parser key "([^"]+)"', text) if key != "init_args"]
+    option = "--" + ".".join(keys).removeprefix(f"{command}.") if keys else ""
+    see = f"switchq {command} --help lists the options"
+    if found := re.search(r"unrecognized arguments: (.*)", text):
+        return UserError(f"unknown option {found[1].split()[0]}; {see}")
+    if found := re.search(r"arguments are required: (.*)", text):
+        missing = ", ".join(f"--{name.removeprefix(f'{command}.')}" for name in found[1].split(", "))
+        return UserError(f"missing {missing}; {see}")
+    if "Problems parsing config" in text:
+        files = " ".join(after for before, after in zip(args, args[1:]) if before in ("-c", "--config"))
+        return UserError(f"{files} is not valid YAML: {' '.join(text.partition(': ')[2].split())[:LONGEST]}")
+    if found := re.search(r"class_path '([^']+)':\s*Option '([^']+)' is not accepted", text):
+        return UserError(f"{option}: {found[1].rpartition('.')[2]} has no option {found[2]!r}")
+    if found := re.search(r"does not accept option '([^']+)'", text):
+        return UserError(f"unknown key {found[1]!r} in the configuration; {see}")
+    if found := re.search(r"Expected a dot import path string: (\S+)", text):
+        known = choices.get(option.removeprefix("--"), ())
+        return UserError(f"{option}: there is no {found[1]!r}" + (f"; there are {', '.join(known)}" if known else ""))
+    wanted = [kind for kind in re.findall(r"Expected an? (.+?)(?:\. Got value|\n|$)", text) if "NoneType" not in kind]
+    given = re.search(r"(?:Got|Given) value: (.*)", text)
+    if wanted and given and option:
+        return UserError(f"{option} must be {_readable(wanted[0])}, not {given[1].strip()!r}")
+    reason = " ".join(re.sub(r'Parser key "[^"]+":', "", text).split())
+    return UserError(f"{option}: {reason[:LONGEST]}" if option else reason[:LONGEST])
+
+
+def _readable(kind: str) -> str:
+    """`<class 'float'>` -> `a float`, `typing.Literal['on', 'off']` -> `'on' or 'off'`."""
+    if literal := re.search(r"Literal\[(.*)\]", kind):
+        *most, last = literal[1].split(", ")
+        return f"{', '.join(most)} or {last}" if most else last
+    name = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", kind)
+    name = {"Sequence": "list", "int": "whole number", "float": "number", "str": "text"}.get(name, name)
+    return f"a {name}"

@@ -1,0 +1,54 @@
+"""Adapters as plain peft reads them: one folder per width, for the model as `transformers` builds it.
+
+peft knows a Conv1D weight, (in, out), by `fan_in_fan_out`; past the door our weights are (out, in), so the flag is put
+back here. The factors A (R, I) and B (O, R) are the same on both sides.
+"""
+
+from copy import copy
+from pathlib import Path
+
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from switchq.errors import UserError
+from switchq.models.load import architecture_of
+
+PREFIX = "base_model.model."
+"""What peft puts before the name of every parameter."""
+
+
+def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
+    """Write each adapter of a switchable model to `folder`/bits_N, for `peft.PeftModel.from_pretrained(base, ...)`.
+
+    Args:
+        model: a switchable model with a frozen base; adapters alone do not say what a trained base has become.
+        folder: where to put the folders; made if it is missing, files that are there are replaced.
+
+    Returns:
+        The folders, one per width.
+
+    Raises:
+        UserError: if `folder` cannot be written.
+    """
+    configs: dict[str, LoraConfig] = getattr(model, "peft_config", {})
+    written = []
+    for name, config in configs.items():
+        place = Path(folder) / name
+        plain = copy(config)
+        plain.fan_in_fan_out = architecture_of(model.config).transposed
+        plain.base_model_name_or_path = model.config.name_or_path
+        plain.inference_mode = True
+        weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            plain.save_pretrained(str(place))
+            save_file(
+                {PREFIX + key: value.detach().cpu().contiguous() for key, value in weights.items()},
+                place / "adapter_model.safetensors",
+                metadata={"format": "pt"},
+            )
+        except OSError as error:
+            raise UserError(f"cannot write adapters to {place}: {error.strerror or error}") from error
+        written.append(place)
+    return written

@@ -1,0 +1,142 @@
+"""`switchq fit | validate | test`, from configuration files to what a run leaves behind."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from workshop import Workshop
+
+from switchq.cli import main
+from switchq.training.checkpoint import load_checkpoint
+from switchq.training.module import SwitchableModule
+
+from .conftest import Outcome, Run, write_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LOCAL = ["quickstart.yaml", *sorted(f"local/{path.name}" for path in (CONFIGS / "local").glob("*.yaml"))]
+SMALL = [
+    "--model.rank", "{8: 2, 4: 2, 2: 2}", "--model.bitmaps", "[2]", "--trainer.max_steps", "1",
+    "--trainer.limit_val_batches", "0", "--summary.questions", "2", "--data.holdout", "0", "--data.batch_size", "2", "--data.limit_train", "20", "--data.limit_dev", "4",
+]  # fmt: skip
+GROUPS = ["--model.grid", "Asymmetric", "--model.grid.group_size", "16"]
+
+Switchq = Callable[..., Outcome]
+
+
+def test_a_run_leaves_a_checkpoint_results_logs_and_adapters(run: Run) -> None:
+    names = {path.relative_to(run.folder).as_posix().split(".tfevents")[0] for path in run.folder.rglob("*.*")}
+    assert {
+        "checkpoints/last.ckpt", "config.yaml", "hparams.yaml", "before.json", "results.json", "events.out",
+        "adapters/bits_8/adapter_model.safetensors", "adapters/bits_2/adapter_config.json",
+    } <= names  # fmt: skip
+    assert torch.load(run.checkpoint, weights_only=True)["global_step"] == 2
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config["schedule"]["class_path"].endswith("SPNet")
+    assert config["trainer"]["max_steps"] == 2
+
+
+def test_what_is_printed(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
+    done = switchq("fit", "--config", write_config(workshop, tmp_path))
+    assert done.code == 0
+    lines = done.err.splitlines()
+    assert [line for line in lines if " data: " in line] == [
+        "training data: 40 sequences of 33 tokens on average, all fit 96",
+        "held-out data: 4 sequences of 33 tokens on average, all fit 96",
+        "dev data: 6 sequences of 34 tokens on average, all fit 96",
+    ]
+    known = (" data: ", "eval ", "step 2  16: F1")
+    assert [line for line in lines if line.strip() and not any(part in line for part in known)] == []
+    for part in ("→", "Try next", "Checkpoint", "switchq eval --ckpt"):
+        assert part in done.out
+
+
+def test_ckpt_path_last_goes_on(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
+    config = write_config(workshop, tmp_path)
+    quick = ("--summary.enabled", "false", "--trainer.limit_val_batches", 0, "--model.decay", "constant_with_warmup")
+    assert switchq("fit", "--config", config, *quick, "--trainer.max_steps", 5).code == 0
+    whole = load_checkpoint(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt")
+    assert switchq("fit", "--config", config, *quick, "--trainer.max_steps", 2).code == 0
+    done = switchq("fit", "--config", config, *quick, "--trainer.max_steps", 5, "--ckpt_path", "last")
+    assert done.code == 0, done.err
+    again = load_checkpoint(tmp_path / "lightning_logs/version_2/checkpoints/last.ckpt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+
+
+@pytest.mark.parametrize("schedule", ["SPNet", "Cyclic", "InstantNet"])
+@pytest.mark.parametrize(
+    "grid", [[], ["--model.grid", "Asymmetric", "--model.grid.group_size", "16"]], ids=["rows", "groups"]
+)
+def test_schedules_and_grids_by_name(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, schedule: str, grid: list[str]
+) -> None:
+    config = write_config(workshop, tmp_path)
+    done = switchq("fit", "--config", config, "--schedule", schedule, *grid, "--summary.enabled", "false")
+    assert done.code == 0, done.err
+    loaded = load_checkpoint(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt")
+    assert type(loaded.model._switch.layers[0].linear.grid).__name__ == ("Asymmetric" if grid else "Symmetric")
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_checkpoint_is_scored(run: Run, tmp_path: Path, switchq: Switchq, command: str) -> None:
+    root = ("--trainer.default_root_dir", tmp_path)
+    done = switchq(command, "--config", run.folder / "config.yaml", "--ckpt_path", run.checkpoint, *root)
+    assert done.code == 0, done.err
+    assert "F1/8" in done.out
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.relative_to(CONFIGS).as_posix())
+def test_every_configuration_parses(path: Path, switchq: Switchq) -> None:
+    done = switchq("fit", "--config", path, "--print_config")
+    assert done.code == 0, done.err
+    written = yaml.safe_load(path.read_text())
+    parsed = yaml.safe_load(done.out)
+    assert parsed["model"]["base"] == written["model"]["base"]
+    assert parsed["trainer"]["max_steps"] == written["trainer"]["max_steps"]
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_the_local_configurations_train(
+    name: str, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    done = switchq("fit", "--config", CONFIGS / name, *SMALL, "--trainer.default_root_dir", tmp_path)
+    assert done.code == 0, done.err
+    (result,) = json.loads((tmp_path / "lightning_logs/version_0/results.json").read_text())
+    assert result["n_questions"] == 2
+    assert "training data: " in done.err
+
+
+def test_ctrl_c_during_the_run_says_how_to_go_on(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = SwitchableModule.training_step
+
+    def pressed(self: SwitchableModule, *arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        step(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SwitchableModule, "training_step", pressed)
+    config = write_config(workshop, tmp_path)
+    done = switchq("fit", "--config", config, "--summary.enabled", "false")
+    assert done.code == 0
+    assert "Stopped after step 1 and saved" in done.err
+    assert "--ckpt_path last" in done.err
+
+
+def test_help_of_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--help"]) == 0
+    out = capsys.readouterr().out
+    for option in (
+        "--model.base",
+        "--schedule",
+        "--checkpoint.every_n_steps",
+        "--summary.enabled",
+        "--trainer.max_steps",
+    ):
+        assert option in out

@@ -1,0 +1,101 @@
+"""The front door: help, version, unknown commands, exit codes, and what asking for help costs."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from switchq import cli
+from switchq.cli import COMMANDS, TRAINER_COMMANDS, main
+from switchq.errors import UserError
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]], ids=str)
+def test_help_names_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for name in (*TRAINER_COMMANDS, *COMMANDS):
+        assert f"\n  {name} " in out
+    assert "configs/quickstart.yaml" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("switchq 0.")
+
+
+def test_an_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evla"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "no command 'evla': there are fit, validate, test, eval, gendata" in err
+
+
+OPTIONS = {
+    "eval": [
+        "ckpt", "model", "bitmap", "adapters", "data", "text", "base", "limit", "batch_size", "max_new_tokens",
+        "window", "device", "output", "predictions",
+    ],
+    "gendata": [
+        "model", "output", "prompts", "source", "count", "max_new_tokens", "greedy_tokens", "temperature", "top_k",
+        "batch_size", "teacher_top_k", "seed", "device",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_options_of_a_command_are_these_and_all_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    offered = [line.split()[0].split(",")[0].strip("-") for line in out.splitlines() if line.startswith("  --")]
+    assert [name for name in offered if name not in ("config", "print_config")] == OPTIONS[command]
+    for name in OPTIONS[command]:
+        assert f"--{name}" in out
+    assert "(type" in out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "says"),
+    [
+        (UserError("no such\nthing"), 2, "switchq: error: no such thing\n"),
+        (KeyboardInterrupt(), 130, "switchq: stopped\n"),
+        (SystemExit(0), 0, ""),
+    ],
+    ids=["user error", "ctrl-c", "exit"],
+)
+def test_exit_codes(
+    raised: BaseException,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(args: list[str]) -> int:
+        raise raised
+
+    monkeypatch.setattr(cli, "_dispatch", fails)
+    assert main(["eval"]) == code
+    assert capsys.readouterr().err == says
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_dispatch", lambda args: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["eval"])
+
+
+@pytest.mark.parametrize(("arguments", "seconds"), [(["--help"], 1.0), (["eval", "--help"], 2.0)], ids=["all", "eval"])
+def test_help_is_quick_and_leaves_torch_alone(arguments: list[str], seconds: float) -> None:
+    code = (
+        "import sys; from switchq.cli import main; main(sys.argv[1:]); "
+        "sys.exit(sorted({'torch', 'lightning', 'transformers', 'datasets'} & set(sys.modules)) or 0)"
+    )
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        best = min(best, time.perf_counter() - start)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert best < seconds

@@ -1,0 +1,227 @@
+"""Checkpoints hold what was trained and nothing else; adapters go back to plain peft."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from workshop import Workshop, assert_same, trained
+
+from switchq.errors import UserError
+from switchq.models import make_switchable, save_adapters
+from switchq.nn import at, set_bitmap, switch_layers
+from switchq.training.callbacks import Cyclic, LastCheckpoint, SPNet
+from switchq.training.checkpoint import load_checkpoint, newest_checkpoint, read_checkpoint
+from switchq.training.module import SwitchableModule
+
+IDS = torch.arange(5, 45).view(2, 20)
+
+
+def last(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@torch.no_grad()
+def logits(module: SwitchableModule, bitmap: str) -> Tensor:
+    module.eval()
+    with at(module.model, bitmap):
+        return module.model(IDS).logits
+
+
+@pytest.fixture(scope="module")
+def run(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> tuple[SwitchableModule, Path]:
+    folder = tmp_path_factory.mktemp("run")
+    return workshop.fit(SPNet(), folder, 3), folder
+
+
+def test_only_what_was_trained_is_stored(run: tuple[SwitchableModule, Path]) -> None:
+    module, folder = run
+    content = torch.load(last(folder), weights_only=True)
+    assert content["state_dict"].keys() == trained(module).keys()
+    assert all(".bits_" in name for name in content["state_dict"])
+    numbers = sum(value.numel() for value in trained(module).values())
+    assert last(folder).stat().st_size < 3 * 4 * numbers + 150_000  # the weights and AdamW's two moments
+    assert content["base"] == module.identity.to_dict()
+    assert content["hyper_parameters"]["bits"] == [8, 4, 2]
+
+
+@pytest.mark.parametrize("train_base", [False, True], ids=["adapters", "base too"])
+def test_a_loaded_checkpoint_gives_the_same_logits(workshop: Workshop, tmp_path: Path, train_base: bool) -> None:
+    module = workshop.fit(SPNet(), tmp_path, 3, workshop.module(train_base=train_base, base_lr=1e-2))
+    loaded = load_checkpoint(last(tmp_path))
+    assert not loaded.training
+    assert_same(trained(loaded), trained(module))
+    for bitmap in ("16", "8", "8/4", "2"):
+        assert torch.equal(logits(loaded, bitmap), logits(module, bitmap))
+    untrained = workshop.module(train_base=train_base)
+    assert not torch.equal(logits(loaded, "2"), logits(untrained, "2"))
+    assert (tmp_path / "adapters").exists() != train_base
+
+
+def test_a_base_that_moved_is_found_where_it_is_now(
+    run: tuple[SwitchableModule, Path], workshop: Workshop, tmp_path: Path
+) -> None:
+    shutil.copytree(workshop.base, tmp_path / "moved")
+    assert torch.equal(logits(load_checkpoint(last(run[1]), str(tmp_path / "moved")), "2"), logits(run[0], "2"))
+
+
+def test_another_base_is_refused(run: tuple[SwitchableModule, Path], workshop: Workshop, tmp_path: Path) -> None:
+    other = AutoModelForCausalLM.from_pretrained(workshop.base)
+    other.transformer.h[1].mlp.c_fc.weight.data[0, 0] += 1e-3
+    shutil.copytree(workshop.base, tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="other weights") as caught:
+        load_checkpoint(last(run[1]), str(tmp_path / "other"))
+    assert str(caught.value).count("\n") == 0
+    module = workshop.module(base=str(tmp_path / "other"))
+    with pytest.raises(UserError, match="other weights"):
+        workshop.fit(SPNet(), tmp_path, 5, module, resume=last(run[1]))
+
+
+@pytest.mark.parametrize(
+    "options", [{"bits": (8, 2)}, {"rank": {8: 2, 4: 3, 2: 5}}, {"train_base": True}], ids=["bits", "rank", "base"]
+)
+def test_other_adapters_are_refused(
+    run: tuple[SwitchableModule, Path], workshop: Workshop, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match="do not fit this model"):
+        workshop.fit(SPNet(), tmp_path, 5, workshop.module(**options), resume=last(run[1]))
+
+
+def truncated(good: bytes) -> bytes:
+    return good[: len(good) // 2]
+
+
+def flipped(good: bytes) -> bytes:
+    """Bytes in the directory of the archive changed."""
+    return good[:-200] + bytes(byte ^ 255 for byte in good[-200:])
+
+
+@pytest.mark.parametrize(
+    "damage", [truncated, flipped, lambda good: b"", lambda good: b"hello"], ids=["half", "flipped", "empty", "text"]
+)
+def test_a_damaged_file_is_one_line(
+    run: tuple[SwitchableModule, Path], tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "bad.ckpt").write_bytes(damage(last(run[1]).read_bytes()))
+    with pytest.raises(UserError, match="damaged or not a checkpoint") as caught:
+        read_checkpoint(tmp_path / "bad.ckpt")
+    assert str(caught.value).count("\n") == 0
+    assert "bad.ckpt" in str(caught.value)
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return Path("pwned").touch, ()
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], torch.zeros(3)], ids=["no base", "list", "tensor"])
+def test_a_foreign_file_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "foreign.ckpt")
+    with pytest.raises(UserError, match="not a switchq checkpoint"):
+        read_checkpoint(tmp_path / "foreign.ckpt")
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "hyper_parameters": {}, "base": Evil()}, "evil.ckpt")
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
+        read_checkpoint("evil.ckpt")
+    assert not Path("pwned").exists()
+
+
+def test_a_missing_file_says_where_checkpoints_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lightning_logs/version_N"):
+        read_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(UserError, match="no checkpoint to resume from"):
+        newest_checkpoint(tmp_path)
+
+
+def test_the_newest_checkpoint_is_the_last_written(tmp_path: Path) -> None:
+    for version, age in ((0, 30), (1, 10), (2, 20)):
+        place = tmp_path / f"lightning_logs/version_{version}/checkpoints/last.ckpt"
+        place.parent.mkdir(parents=True)
+        place.touch()
+        os.utime(place, (1e9 - age, 1e9 - age))
+    assert newest_checkpoint(tmp_path).parts[-3] == "version_1"
+
+
+def test_saves_come_at_regular_steps_whatever_a_batch_takes(workshop: Workshop, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    class Watch(LastCheckpoint):
+        def _save(self, trainer: Any) -> None:
+            steps.append(trainer.global_step)
+            super()._save(trainer)
+
+    workshop.fit(Cyclic(bitmaps=["8", "4", "2"]), tmp_path, 24, callbacks=[Watch(every_n_steps=7)])
+    assert steps == [9, 15, 21, 24]
+    with pytest.raises(UserError, match="at least 1"):
+        LastCheckpoint(0)
+
+
+class TestLossThatIsNotFinite:
+    def test_a_diverging_run_names_step_and_bitmap_and_keeps_the_good_checkpoint(
+        self, workshop: Workshop, tmp_path: Path
+    ) -> None:
+        with pytest.raises(UserError, match=r"not a finite number at step \d+ \(batch \d+\).*--model.lr"):
+            workshop.fit(SPNet(), tmp_path, 30, workshop.module(lr=1e30), every=1)
+        with pytest.raises(UserError, match=r"loss at bitmap (8|8/4|4|4/2|2) "):
+            workshop.fit(SPNet(), tmp_path / "b", 30, workshop.module(lr=1e30), every=1)
+        step = torch.load(last(tmp_path), weights_only=True)["global_step"]
+        assert step >= 1
+        loaded = load_checkpoint(last(tmp_path))
+        assert all(torch.isfinite(value).all() for value in trained(loaded).values())
+
+    def test_the_bitmap_is_the_one_at_fault(self, workshop: Workshop, tmp_path: Path) -> None:
+        module = workshop.module()
+        poisoned = switch_layers(module.model)[3].lora
+        poisoned.lora_B["bits_4"].weight.data[0, 0] = float("nan")  # type: ignore[union-attr, operator, index]
+        with pytest.raises(UserError, match="loss at bitmap 8/4 is not a finite number at step 0"):
+            workshop.fit(SPNet(), tmp_path, 3, module)
+        assert not last(tmp_path).exists()
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+class TestPlainPeft:
+    @pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
+    def test_every_adapter_loads_and_gives_the_same_logits(
+        self, tiny: Callable[..., PreTrainedModel], name: str, tokens_BT: Tensor, tmp_path: Path
+    ) -> None:
+        model = make_switchable(tiny(name), rank={8: 2, 4: 3, 2: 4}, alpha={4: 5})
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(parameter, std=0.2)
+        folders = save_adapters(model, tmp_path)
+        assert [folder.name for folder in folders] == ["bits_8", "bits_4", "bits_2"]
+        set_bitmap(model, 16)
+        seen = []
+        for bits, folder in zip((8, 4, 2), folders):
+            assert {file.name for file in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+            plain = peft.PeftModel.from_pretrained(tiny(name), folder).eval()
+            for layer in switch_layers(model):
+                layer.lora.__dict__["_active_adapter"] = [f"bits_{bits}"]
+            with torch.no_grad():
+                seen.append(model(tokens_BT).logits)
+                torch.testing.assert_close(plain(tokens_BT).logits, seen[-1])
+        assert not torch.allclose(seen[0], seen[1])
+
+    def test_a_run_writes_them(self, run: tuple[SwitchableModule, Path], workshop: Workshop) -> None:
+        module, folder = run
+        base = AutoModelForCausalLM.from_pretrained(workshop.base)
+        plain = peft.PeftModel.from_pretrained(base, folder / "adapters" / "bits_8").eval()
+        with torch.no_grad():
+            torch.testing.assert_close(plain(IDS).logits, logits(module, "16"))
+
+    def test_an_unwritable_place_is_one_line(self, tiny: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match="cannot write adapters"):
+            save_adapters(make_switchable(tiny("gpt2")), tmp_path / "file")

@@ -1,0 +1,82 @@
+"""What a run leaves for its reader: TensorBoard's tags, the table before and after, the live display."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from workshop import Workshop
+
+from switchq.training.callbacks import BeforeAfter, InstantNet, SwitchProgress, TensorBoardExtras
+
+
+@pytest.fixture(scope="module")
+def run(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        shown = io.StringIO()
+        patch.setattr("switchq.training.callbacks.summary.Console", lambda: Console(file=shown, width=120))
+        progress = SwitchProgress()
+        progress.console = Console(file=shown, width=120)
+        workshop.fit(
+            InstantNet(bitmaps=["8", "2"]),
+            folder,
+            4,
+            callbacks=[TensorBoardExtras(), BeforeAfter(), progress],
+            validate=True,
+            enable_progress_bar=True,
+            logger=TensorBoardLogger(folder, name="lightning_logs", default_hp_metric=False),
+        )
+    return folder / "lightning_logs" / "version_0", shown.getvalue()
+
+
+def accumulated(folder: Path) -> dict[str, set[str]]:
+    tags: dict[str, set[str]] = {"scalars": set(), "tensors": set()}
+    for events in folder.rglob("events.out.*"):
+        reader = EventAccumulator(str(events))
+        reader.Reload()
+        for kind in tags:
+            tags[kind] |= set(reader.Tags()[kind])
+    return tags
+
+
+def test_the_event_files_hold_everything_that_is_promised(run: tuple[Path, str]) -> None:
+    tags = accumulated(run[0])
+    assert {
+        "ce/8", "ce/2", "kd/2", "loss", "gradient norm/8", "gradient norm/2", "gradient norm/joint", "learning rate",
+        "F1/8", "F1/2", "EM/8", "EM/2", "answer perplexity/8", "final/F1/8", "final/EM/2", "bit schedule",
+    } <= tags["scalars"]  # fmt: skip
+    assert "kd/8" not in tags["scalars"]
+    assert {"answers/8/text_summary", "answers/2/text_summary"} <= tags["tensors"]
+    plugins = EventAccumulator(str(run[0]))
+    plugins.Reload()
+    names = {name for events in run[0].glob("events.out.*") for name in _plugins(events)}
+    assert "hparams" in names
+
+
+def _plugins(events: Path) -> set[str]:
+    reader = EventAccumulator(str(events))
+    reader.Reload()
+    return set(reader.summary_metadata and [m.plugin_data.plugin_name for m in reader.summary_metadata.values()])
+
+
+def test_the_run_ends_with_a_table_and_the_next_commands(run: tuple[Path, str]) -> None:
+    folder, shown = run
+    before, after = (json.loads((folder / name).read_text()) for name in ("before.json", "results.json"))
+    assert [row["bitmap"] for row in after] == [row["bitmap"] for row in before] == ["8", "2"]
+    assert all({"F1", "EM", "answer_perplexity"} <= row.keys() for row in after)
+    assert before[1]["answer_perplexity"] != after[1]["answer_perplexity"]
+    assert "→" in shown
+    assert "switchq eval --ckpt" in shown
+    assert "tensorboard --logdir" in shown
+    assert "step 2  8: F1" in shown
+
+
+def test_hyperparameters_are_readable(run: tuple[Path, str]) -> None:
+    text = (run[0] / "hparams.yaml").read_text()
+    assert "lr: 0.01" in text
+    assert "bits:" in text
