@@ -1,11 +1,11 @@
-"""The command line. `fit`, `validate` and `test` belong to LightningCLI; every other verb is a typed function in COMMANDS.
+"""The command line. `fit`, `validate` and `test` belong to LightningCLI; the other verbs are functions in COMMANDS.
 
 Nothing heavy is imported before a verb is known to run, so that `--help` answers at once.
 """
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from switchq.errors import UserError
@@ -96,7 +96,7 @@ def gendata(
     gendata_command(**settings)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"eval": eval_, "gendata": gendata}
+COMMANDS: dict[str, Any] = {"eval": eval_, "gendata": gendata}
 
 REPEATABLE = ("--bitmap", "--text")
 """Options that may be given several times; jsonargparse spells that with a plus."""

@@ -81,7 +81,7 @@ def evaluate_command(
     for written in bitmaps:
         Bitmap.parse(written, get_switch(subject.model).names)
     scoring_set = _scoring_set(subject, data, text, limit, batch_size, max_new_tokens, window)
-    subject.model.to(place)
+    subject.model.to(place)  # type: ignore[arg-type]
     results = []
     for on in {"on": (True,), "off": (False,), "both": (True, False)}[adapters]:
         record = run_record(
@@ -92,7 +92,7 @@ def evaluate_command(
             data=scoring_set.source,
             settings=dict(subject.settings),
         )
-        options = {"adapters": on, "run": record, "keep_predictions": predictions is not None}
+        options: dict[str, Any] = {"adapters": on, "run": record, "keep_predictions": predictions is not None}
         results += evaluate(subject.model, subject.tokenizer, scoring_set, bitmaps, **options)
     if adapters == "both":
         results = [results[i + j * len(bitmaps)] for i in range(len(bitmaps)) for j in range(2)]
@@ -135,9 +135,10 @@ def _scoring_set(
     questions = subset(read_squad(source, "validation"), limit, 0) if source is not None else []
     texts = {Path(one).stem: text_windows(one, subject.tokenizer, length) for one in text or ()}
     prompt = Prompt(**{name: subject.data[name] for name in ("template", "no_answer") if name in subject.data})
+    named = str(source or (text or [""])[0])
     return ScoringSet(
-        name=Path(source or (text or [""])[0]).name,
-        source=source or (text or [None])[0],
+        name=Path(named).name,
+        source=named,
         questions=questions,
         texts={name: windows[:limit] for name, windows in texts.items()},
         prompt=prompt,
@@ -153,6 +154,11 @@ def _show(
     console = Console()
     device = "GPU" if torch.cuda.is_available() and results[0].peak_memory_of == "cuda" else "CPU"
     console.print(results_table(results, title=f"{what} on {scoring_set.describe()}, {device}"))
+    cut = results[0].n_cut
+    if cut:
+        console.print(
+            f"{cut:,} of {results[0].n_questions:,} contexts were cut to fit the model's window", highlight=False
+        )
     if output is not None:
         write_results(output, results)
         console.print(f"Results {output}", soft_wrap=True, highlight=False, markup=False)

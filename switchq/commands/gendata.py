@@ -21,7 +21,8 @@ def gendata_command(model: str, output: str, device: str, **settings: Any) -> No
     place = pick_device(device)
     network = load_model(model)
     generation = Generation(**settings, base_hash=content_hash(network))
-    folder = generate_dataset(network.to(place), load_tokenizer(model), Path(output), generation)
+    network.to(place)  # type: ignore[arg-type]
+    folder = generate_dataset(network, load_tokenizer(model), Path(output), generation)
     Console().print(
         f"Wrote {settings['count']:,} sequences to {folder}\n"
         f"Train on them with  switchq fit --config ... --data.train {folder}",

@@ -80,7 +80,9 @@ class SquadData(TrainingData):
     @cached_property
     def dev_questions(self) -> list[Question]:
         """The questions to score before and after training."""
-        questions = subset(read_squad(self.hparams["dev"], "validation"), self.hparams["limit_dev"], self.hparams["seed"])
+        questions = subset(
+            read_squad(self.hparams["dev"], "validation"), self.hparams["limit_dev"], self.hparams["seed"]
+        )
         self._check_fit(questions, "dev")
         return questions
 
@@ -204,4 +206,3 @@ def _split_paragraphs(questions: list[Question], count: int, seed: int) -> tuple
         room -= sizes[contexts[index]]
     held = [question for question in questions if question.context in drawn]
     return held[:count], [question for question in questions if question.context not in drawn]
-

@@ -62,9 +62,7 @@ def evaluate(
     names = [layer.name for layer in switch_layers(model)]
     parsed = [Bitmap.parse(bitmap, names) for bitmap in bitmaps]
     limit = scoring_set.max_length or context_window(model)
-    encoded = scoring_set.prompt.encode_all(
-        scoring_set.questions, tokenizer, limit, scoring_set.max_new_tokens
-    )
+    encoded = scoring_set.prompt.encode_all(scoring_set.questions, tokenizer, limit, scoring_set.max_new_tokens)
     record = dict(run) if run is not None else run_record(model, base=str(model.config.name_or_path))
     record["settings"] = {**record.get("settings", {}), "scoring": scoring_set.settings()}
     windows = sum(len(windows) for windows in scoring_set.texts.values())

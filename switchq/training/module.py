@@ -1,8 +1,9 @@
 """The LightningModule: carries out a plan of passes, whatever schedule wrote it.
 
-One training step, for every pass of the plan: set the bitmap, forward, cross-entropy plus distillation from the detached
-predictions of earlier passes, backward; then one optimiser step (or one after every pass that asks for it). Optimisation
-is manual, so clipping, accumulation and the learning-rate schedule are done here, from this module's own arguments.
+One training step, for every pass of the plan: set the bitmap, forward, cross-entropy plus distillation from the
+detached predictions of earlier passes, backward; then one optimiser step (or one after every pass that asks for it).
+Optimisation is manual, so clipping, accumulation and the learning-rate schedule are done here, from this module's own
+arguments.
 """
 
 import math
@@ -158,7 +159,7 @@ class SwitchableModule(ScoringMixin, LightningModule):
         if trainer.max_epochs not in (None, -1):
             trainer.fit_loop.setup_data()
             per_batch = max(1, sum(one.step or one is self.plan[-1] for one in self.plan))
-            batches = int(trainer.num_training_batches * trainer.max_epochs)  # type: ignore[operator]
+            batches = int(trainer.num_training_batches * trainer.max_epochs)
             limit = min(limit, batches * per_batch // self.hparams["accumulate"])
         return max(1, int(limit))
 
@@ -173,7 +174,9 @@ class SwitchableModule(ScoringMixin, LightningModule):
         if str(trainer.precision) == "16-mixed":
             raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
         if trainer.gradient_clip_val:
-            raise UserError("clipping is up to the model here: use --model.max_grad_norm, not trainer.gradient_clip_val")
+            raise UserError(
+                "clipping is up to the model here: use --model.max_grad_norm, not trainer.gradient_clip_val"
+            )
         if trainer.accumulate_grad_batches != 1:
             raise UserError("accumulation is up to the model here: use --model.accumulate, not the trainer's own")
 
@@ -198,7 +201,7 @@ class SwitchableModule(ScoringMixin, LightningModule):
         predictions: dict[int, Tensor] = {}
         logs: dict[str, Tensor] = {}
         losses: list[Tensor] = []
-        watch_norms = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        watch_norms = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         inputs, mask_BT, targets_N = targets(batch)
         seed = self.global_step * 1_000_003 + self.waiting
         for index, one in enumerate(plan):
@@ -257,11 +260,12 @@ class SwitchableModule(ScoringMixin, LightningModule):
                 f"the last good checkpoint is untouched"
             )
         optimizer.step()  # type: ignore[union-attr]
+        torch.clear_autocast_cache()  # it holds low-precision copies of what was just changed
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.waiting = 0
         logs["learning rate"] = torch.tensor(scheduler.get_last_lr()[0])  # type: ignore[union-attr]
         logs["gradient norm/joint"] = norm.detach()
-        scheduler.step()  # type: ignore[union-attr, call-arg]
+        scheduler.step()  # type: ignore[union-attr]
 
     def _trained(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

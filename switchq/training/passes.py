@@ -104,7 +104,8 @@ def distillation(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.
 def top_k_distillation(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor) -> Tensor:
     """Cross-entropy (mean over positions, nats) with a stored teacher of which only the K likeliest tokens are known.
 
-    The teacher's K probabilities are renormalised to sum to 1, as in LLM-QAT (arXiv:2305.17888) with a truncated teacher.
+    The teacher's K probabilities are renormalised to sum to 1, as in LLM-QAT (arXiv:2305.17888) with a truncated
+    teacher.
     """
     student_NK = F.log_softmax(student_NV.float(), -1).gather(-1, ids_NK)
     return -(logprobs_NK.float().softmax(-1) * student_NK).sum(-1).mean()

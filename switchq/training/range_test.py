@@ -1,8 +1,8 @@
 """CPT's precision range test: how few bits can still learn?
 
-Fu et al., ICLR 2021 (arXiv:2101.09868), section 3.3: start from the lowest precision and raise it step by step; the first
-one at which training accuracy, averaged over several iterations, grows by more than a threshold is the lower bound of the
-cycle. Accuracy is that of the tokens which take a loss. What the test trained is undone.
+Fu et al., ICLR 2021 (arXiv:2101.09868), section 3.3: start from the lowest precision and raise it step by step; the
+first one at which training accuracy, averaged over several iterations, grows by more than a threshold is the lower
+bound of the cycle. Accuracy is that of the tokens which take a loss. What the test trained is undone.
 """
 
 import itertools
@@ -23,7 +23,7 @@ class _Learner(Protocol):
     model: PreTrainedModel
 
     @property
-    def hparams(self) -> dict: ...  # type: ignore[type-arg]
+    def hparams(self) -> dict: ...
     @property
     def device(self) -> torch.device: ...
 

@@ -1,9 +1,10 @@
 """Validation and test of a switchable module: one evaluation per bitmap, by the same `evaluate` as the command line.
 
-A loader gives one `ScoringSet`, the whole of what is to be scored; batching happens inside. Every switch is inside `at`, so
-nothing of it reaches the next training step.
+A loader gives one `ScoringSet`, the whole of what is to be scored; batching happens inside. Every switch is inside
+`at`, so nothing of it reaches the next training step.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -26,7 +27,7 @@ class ScoringMixin(LightningModule):
     tokenizer: PreTrainedTokenizerBase
     identity: BaseIdentity
     bitmaps: tuple[str, ...]
-    results: list[EvalResult] = []
+    results: Sequence[EvalResult] = ()
 
     def score(self, scoring_set: ScoringSet, **options: Any) -> list[EvalResult]:
         """Evaluate at every bitmap; `options` are those of `evaluate`."""

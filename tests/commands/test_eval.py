@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workshop import Workshop
+from workshop import Workshop, questions, write_questions
+
+from switchq.data.squad import Question
 
 from .conftest import Outcome, Run
 
@@ -113,6 +115,13 @@ def test_limit_and_predictions(run: Run, tmp_path: Path, switchq: Switchq) -> No
     files = sorted((tmp_path / "answers").iterdir())
     assert [file.name for file in files] == ["00.json", "01.json"]
     assert all(len(json.loads(file.read_text())) == 3 for file in files)
+
+
+def test_cut_contexts_are_reported(run: Run, tmp_path: Path, switchq: Switchq) -> None:
+    long = Question("long", "It has a red door. " * 40, "What is red?", ("door",))
+    data = write_questions(tmp_path / "long.json", [long, *questions(3)])
+    done = switchq("eval", "--ckpt", run.checkpoint, "--bitmap", 8, "--data", data)
+    assert "1 of 4 contexts were cut" in done.out
 
 
 def test_a_plain_model_is_rounded_without_training(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:

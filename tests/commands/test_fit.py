@@ -21,7 +21,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 LOCAL = ["quickstart.yaml", *sorted(f"local/{path.name}" for path in (CONFIGS / "local").glob("*.yaml"))]
 SMALL = [
     "--model.rank", "{8: 2, 4: 2, 2: 2}", "--model.bitmaps", "[2]", "--trainer.max_steps", "1",
-    "--trainer.limit_val_batches", "0", "--summary.questions", "2", "--data.holdout", "0", "--data.batch_size", "2", "--data.limit_train", "20", "--data.limit_dev", "4",
+    "--trainer.limit_val_batches", "0", "--summary.questions", "2", "--data.holdout", "0", "--data.batch_size", "2",
+    "--data.limit_train", "20", "--data.limit_dev", "4",
 ]  # fmt: skip
 GROUPS = ["--model.grid", "Asymmetric", "--model.grid.group_size", "16"]
 

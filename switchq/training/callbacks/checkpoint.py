@@ -1,8 +1,8 @@
 """Saving: `last.ckpt` at regular steps, at the end, and when Ctrl-C asks for it between two steps.
 
-Lightning's own ModelCheckpoint saves when the step count is a multiple of its interval, which a schedule that takes several
-optimiser steps a batch can jump over, and it does not save the last step of a run. Writing goes through the Trainer, which
-replaces the file in one move.
+Lightning's own ModelCheckpoint saves when the step count is a multiple of its interval, which a schedule that takes
+several optimiser steps a batch can jump over, and it does not save the last step of a run. Writing goes through the
+Trainer, which replaces the file in one move.
 """
 
 import signal

@@ -1,7 +1,7 @@
 """Cyclic precision: bit-widths take turns, each with an optimiser step of its own.
 
-`cosine` is Cyclic Precision Training (Fu et al., ICLR 2021, arXiv:2101.09868, eq. 1): in each of N cycles of T steps the
-width rises from low to high along half a cosine, and drops back,
+`cosine` is Cyclic Precision Training (Fu et al., ICLR 2021, arXiv:2101.09868, eq. 1): in each of N cycles of T steps
+the width rises from low to high along half a cosine, and drops back,
 
     B(t) = round(low + (high - low) / 2 x (1 - cos(pi (t mod T) / T)))        T = steps / N
 

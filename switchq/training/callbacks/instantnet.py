@@ -2,7 +2,8 @@
 
 Fu et al. 2021, "InstantNet: Automated Generation and Deployment of Instantaneously Switchable-Precision Networks"
 (arXiv:2104.10853), eq. 1: the loss of width i is its cross-entropy plus the distance to the predictions of all wider
-ones, behind a stop-gradient. Here the distance is the KL divergence of softened predictions, averaged over the teachers.
+ones, behind a stop-gradient. Here the distance is the KL divergence of softened predictions, averaged over the
+teachers.
 """
 
 from collections.abc import Sequence

@@ -62,7 +62,7 @@ class SwitchProgress(ProgressBar):
         """Move the bar on; read the losses now and then, since reading them waits for the device."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._progress.update(self._task, completed=trainer.global_step)
-        if trainer.global_step % max(1, trainer.log_every_n_steps // 5) == 0:
+        if trainer.global_step % max(1, trainer.log_every_n_steps // 5) == 0:  # type: ignore[attr-defined]
             self._read_losses(trainer)
             self._redraw()
 

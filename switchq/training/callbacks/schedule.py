@@ -1,7 +1,8 @@
 """A schedule decides what each training step consists of; it computes nothing itself.
 
-Lightning drops what a callback returns, so a schedule publishes its plan on the module before every batch. `passes` is a
-pure function of the optimiser step: it can be tested without a Trainer, and a resumed run repeats the same plans.
+Lightning drops what a callback returns, so a schedule publishes its plan on the module before every batch. `passes`
+is a pure function of the optimiser step: it can be tested without a Trainer, and a resumed run repeats the same
+plans.
 """
 
 import random

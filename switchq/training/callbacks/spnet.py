@@ -1,7 +1,8 @@
 """SPNet: every step learns at a whole set of bitmaps, and takes one optimiser step on their mean loss.
 
-After Guerra et al. 2020, "Switchable Precision Neural Networks" (arXiv:2002.02815), which trains all widths jointly and lets
-the widest teach the others. The sandwich sampler follows slimmable networks (Yu & Huang 2019, arXiv:1903.05134).
+After Guerra et al. 2020, "Switchable Precision Neural Networks" (arXiv:2002.02815), which trains all widths jointly
+and lets the widest teach the others. The sandwich sampler follows slimmable networks (Yu & Huang 2019,
+arXiv:1903.05134).
 """
 
 from collections.abc import Sequence

@@ -5,6 +5,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from switchq.data.squad import Question
+
 
 class TensorBoardExtras(Callback):
     """Logs answers to a few held-out questions per bitmap after each validation, and the mean bits of each step.
@@ -21,8 +23,8 @@ class TensorBoardExtras(Callback):
     ) -> None:
         """Log the bit schedule: the mean width of every pass of the plan."""
         for logger in self._loggers(trainer):
-            if trainer.global_step % trainer.log_every_n_steps == 0:
-                widths = {str(i): sum(one.bitmap) / len(one.bitmap) for i, one in enumerate(pl_module.plan)}  # type: ignore[arg-type, union-attr]
+            if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                widths = {str(i): sum(one.bitmap) / len(one.bitmap) for i, one in enumerate(pl_module.plan)}  # type: ignore[arg-type]
                 logger.experiment.add_scalars("bit schedule", widths, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -32,7 +34,7 @@ class TensorBoardExtras(Callback):
             for result in pl_module.results:  # type: ignore[union-attr]
                 if result.predictions and trainer.state.fn == "fit":
                     rows = [
-                        f"| {_cell(one.question)} | {_cell(result.predictions[one.id])} | {_cell(' / '.join(dict.fromkeys(one.answers)))} |"
+                        f"| {_cell(one.question)} | {_cell(result.predictions[one.id])} | {_gold(one)} |"
                         for one in questions
                     ]
                     text = "\n".join(["| question | answer | gold |", "|---|---|---|", *rows])
@@ -41,6 +43,10 @@ class TensorBoardExtras(Callback):
     @staticmethod
     def _loggers(trainer: Trainer) -> list[TensorBoardLogger]:
         return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _gold(question: Question) -> str:
+    return _cell(" / ".join(dict.fromkeys(question.answers)))
 
 
 def _cell(text: str) -> str:
