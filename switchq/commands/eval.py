@@ -54,7 +54,7 @@ def evaluate_command(
     base: str | None,
     limit: int | None,
     batch_size: int,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     window: int | None,
     device: str,
     output: str | None,
@@ -69,7 +69,7 @@ def evaluate_command(
     if (ckpt is None) == (model is None):
         raise UserError("give either --ckpt (a trained checkpoint) or --model (a plain model)")
     for name, value in {"batch_size": batch_size, "max_new_tokens": max_new_tokens}.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
     if output is not None:
         check_writable(output)
@@ -120,7 +120,7 @@ def _scoring_set(
     text: list[str] | None,
     limit: int | None,
     batch_size: int,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     window: int | None,
 ) -> ScoringSet:
     source = data if data is not None or text else subject.data.get("dev") or subject.data.get("test")
@@ -143,7 +143,7 @@ def _scoring_set(
         texts={name: windows[:limit] for name, windows in texts.items()},
         prompt=prompt,
         batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or subject.data.get("max_answer_tokens", 32),
         max_length=subject.data.get("max_length"),
     )
 

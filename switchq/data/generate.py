@@ -55,9 +55,9 @@ class Generation:
 
     prompts: Literal["squad", "random"] = "squad"
     source: str = "rajpurkar/squad"
-    count: int = 10_000
-    max_new_tokens: int = 128
-    greedy_tokens: int = 3
+    count: int = 1000
+    max_new_tokens: int = 64
+    greedy_tokens: int = 4
     temperature: float = 1.0
     top_k: int = 0
     batch_size: int = 16

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -11,6 +12,15 @@ def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], **options: 
     return model.base_model(**inputs, use_cache=False, **options).last_hidden_state
 
 
-def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], mask_BT: Tensor) -> Tensor:
-    """Logits (N, V) at the N positions where `mask_BT` is true, in row-major order."""
-    return model.get_output_embeddings()(hidden_states(model, inputs)[mask_BT])
+def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], where: Tensor) -> Tensor:
+    """Logits (N, V) at N positions.
+
+    Args:
+        model: a causal language model.
+        inputs: what `hidden_states` takes, (B, T) each.
+        where: a mask (B, T), or the indices (N,) of the flattened positions. Indices save a GPU the wait that
+            counting a mask costs in every call.
+    """
+    if where.dtype == torch.bool:
+        where = where.flatten().nonzero().squeeze(-1)
+    return model.get_output_embeddings()(hidden_states(model, inputs).flatten(0, 1).index_select(0, where))

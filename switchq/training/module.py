@@ -202,17 +202,17 @@ class SwitchableModule(ScoringMixin, LightningModule):
         logs: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         watch_norms = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        inputs, mask_BT, targets_N = targets(batch)
+        inputs, where_N, targets_N = targets(batch)
         seed = self.global_step * 1_000_003 + self.waiting
         for index, one in enumerate(plan):
             set_bitmap(self.model, one.bitmap, one.adapters)
             torch.manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
             with torch.set_grad_enabled(one.learns):
-                logits_NV = logits_at(self.model, inputs, mask_BT)
+                logits_NV = logits_at(self.model, inputs, where_N)
             if index in taught:
                 predictions[index] = logits_NV.detach()
             if one.learns:
-                loss, parts = self._loss(one, logits_NV, targets_N, batch, mask_BT, predictions)
+                loss, parts = self._loss(one, logits_NV, targets_N, batch, where_N, predictions)
                 before = self._gradients() if watch_norms else None
                 self.manual_backward(loss * (weights[index] / accumulate))
                 if before is not None:
@@ -230,17 +230,15 @@ class SwitchableModule(ScoringMixin, LightningModule):
         logits_NV: Tensor,
         targets_N: Tensor,
         batch: dict[str, Tensor],
-        mask_BT: Tensor,
+        where_N: Tensor,
         predictions: dict[int, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         parts = {"ce": F.cross_entropy(logits_NV.float(), targets_N)}
         loss = one.ce * parts["ce"]
         if "topk_ids" in batch and self.hparams["stored_kd"] > 0 and one.ce > 0:
             # Row t of the stored predictions belongs to token t, which position t - 1 predicts.
-            at_target = F.pad(mask_BT, (1, -1))
-            parts["stored kd"] = top_k_distillation(
-                logits_NV, batch["topk_ids"][at_target], batch["topk_logprobs"][at_target]
-            )
+            stored = [batch[name].flatten(0, 1)[where_N + 1] for name in ("topk_ids", "topk_logprobs")]
+            parts["stored kd"] = top_k_distillation(logits_NV, *stored)
             loss = loss + self.hparams["stored_kd"] * parts["stored kd"]
         if one.teachers and one.kd > 0:
             taught = [distillation(logits_NV, predictions[teacher], one.temperature) for teacher in one.teachers]

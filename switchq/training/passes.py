@@ -87,11 +87,15 @@ def shares(plan: Plan) -> list[float]:
 
 
 def targets(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The model's inputs, the mask (B, T) of positions that predict a label, and those labels (N)."""
+    """What one forward of a right-padded batch needs.
+
+    Returns:
+        The model's inputs, without an attention mask: a causal model never sees padding that comes after a token, and
+        attention is faster without one. The flattened positions (N,) that predict a label. Those labels (N,).
+    """
     labels_BT = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
-    mask_BT = labels_BT != -100
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    return inputs, mask_BT, labels_BT[mask_BT]
+    where_N = (labels_BT != -100).flatten().nonzero().squeeze(-1)
+    return {"input_ids": batch["input_ids"]}, where_N, labels_BT.flatten()[where_N]
 
 
 def distillation(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0) -> Tensor:

@@ -63,8 +63,8 @@ def precision_range_test(
 
 
 def _train_once(learner: _Learner, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> float:
-    inputs, mask_BT, targets_N = targets({name: value.to(learner.device) for name, value in batch.items()})
-    logits_NV = logits_at(learner.model, inputs, mask_BT)
+    inputs, where_N, targets_N = targets({name: value.to(learner.device) for name, value in batch.items()})
+    logits_NV = logits_at(learner.model, inputs, where_N)
     optimizer.zero_grad()
     F.cross_entropy(logits_NV.float(), targets_N).backward()
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)

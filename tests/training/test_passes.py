@@ -76,10 +76,10 @@ def test_targets_are_shifted_by_one_and_leave_out_unlabelled_tokens():
         "attention_mask": torch.ones(1, 4, dtype=torch.long),
         "labels": torch.tensor([[-100, -100, 7, 8]]),
     }
-    inputs, mask_BT, targets_N = targets(batch)
-    assert mask_BT.tolist() == [[False, True, True, False]]
+    inputs, where_N, targets_N = targets(batch)
+    assert where_N.tolist() == [1, 2]
     assert targets_N.tolist() == [7, 8]
-    assert set(inputs) == {"input_ids", "attention_mask"}
+    assert set(inputs) == {"input_ids"}
 
 
 def test_the_first_loss_that_is_not_finite_is_named():

@@ -62,13 +62,13 @@ class BeforeAfter(Callback):
         checkpoint = _last_checkpoint(trainer)
         if checkpoint is not None:
             shown = escape(str(checkpoint))
-            console.print(f"Results    {escape(str(folder / 'results.json'))}", soft_wrap=True, highlight=False)
+            console.print(f"Results    {escape(str(_short(folder / 'results.json')))}", soft_wrap=True, highlight=False)
             console.print(f"Checkpoint {shown}", soft_wrap=True, highlight=False)
             console.print("\n[bold]Try next[/]")
             for command in (
                 f"switchq eval --ckpt {shown} --bitmap 8 --bitmap attn=8,mlp=4 --bitmap 2 --output results.json",
                 f"switchq eval --ckpt {shown} --bitmap 16 --adapters both",
-                f"tensorboard --logdir {escape(str(trainer.default_root_dir))}/lightning_logs",
+                f"tensorboard --logdir {escape(str(_short(Path(trainer.default_root_dir) / 'lightning_logs')))}",
             ):
                 console.print(f"  {command}", soft_wrap=True, highlight=False)
 
@@ -95,8 +95,10 @@ def _was_stopped(trainer: Trainer) -> bool:
 
 def _last_checkpoint(trainer: Trainer) -> Path | None:
     path = next((callback.path for callback in _savers(trainer)), None)
-    if path is None:
-        return None
+    return None if path is None else _short(path)
+
+
+def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

@@ -25,7 +25,8 @@ class TensorBoardExtras(Callback):
         for logger in self._loggers(trainer):
             if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 widths = {str(i): sum(one.bitmap) / len(one.bitmap) for i, one in enumerate(pl_module.plan)}  # type: ignore[arg-type]
-                logger.experiment.add_scalars("bit schedule", widths, trainer.global_step)
+                for index, width in widths.items():
+                    logger.experiment.add_scalar(f"bit schedule/pass {index}", width, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log text samples."""
