@@ -13,6 +13,8 @@ PACKAGE = Path(switchq.__file__).parent
 
 LAYERS = (
     "errors",
+    "hub",
+    "progress",
     "bitmap",
     "quant",
     "nn",

@@ -8,15 +8,12 @@ Batch n is a pure function of the settings and n, and is written as soon as it i
 it stopped and ends with the same data.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -33,6 +30,8 @@ from switchq.data.prompt import Prompt, leading_special_tokens
 from switchq.data.squad import read_squad
 from switchq.errors import UserError
 from switchq.models import context_window
+from switchq.models.inference import eval_mode, own_generation_config
+from switchq.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def generate_dataset(
     batches = LengthGroupedBatches([len(ids) for ids in prompts], settings.batch_size, settings.seed).batches(0)
     try:
         parts = Parts(output, record, resume)
-        with _progress(show_progress) as progress:
+        with progress_bar(show_progress) as progress:
             task = progress.add_task("generating", total=len(prompts))
             for number, rows in enumerate(batches):
                 if not parts.path(number).exists():
@@ -190,7 +189,7 @@ def _continue(
     chooser = _GreedyFirst(settings.greedy_tokens, settings.teacher_top_k)
     devices = [model.device] if model.device.type == "cuda" else []
     seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
-    with torch.random.fork_rng(devices), _evaluating(model), own_generation_config(model, config):
+    with torch.random.fork_rng(devices), eval_mode(model), own_generation_config(model, config):
         torch.manual_seed(seed)
         output_BT = cast(Any, model).generate(
             ids_BT,
@@ -209,35 +208,3 @@ def _continue(
             sequence["topk_logprobs"] = topk_logprobs[row, :length].tolist()
         sequences.append(sequence)
     return sequences
-
-
-@contextmanager
-def own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """`generate` fills what its config leaves open from the model's own; within this context that is `config`, too."""
-    before = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = before
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _progress(shown: bool) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, disable=not shown)

@@ -1,23 +1,14 @@
-"""Data sets from the Hub, or one clear line about why not.
+"""Data sets from the Hub, or one clear line about why not, and how to go on with local files."""
 
-Without a network the Hub's client retries for half a minute before it gives up. So a few seconds' probe comes first:
-where the Hub does not answer, only the local cache is tried, and a data set that is not there either ends in a message
-that says how to go on with local files.
-"""
-
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from switchq.errors import UserError
+from switchq.hub import hub_answers, only_cached_if_unreachable
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-PROBE_SECONDS = 5.0
 
 
 def load_hub(name: str, split: str, advice: str) -> "Dataset":
@@ -34,7 +25,7 @@ def load_hub(name: str, split: str, advice: str) -> "Dataset":
     import datasets
 
     path, _, config = name.partition(":")
-    with _cache_only(not hub_answers()):
+    with _cache_only():
         try:
             return datasets.load_dataset(path, config or None, split=split)
         except ConnectionError:
@@ -46,31 +37,14 @@ def load_hub(name: str, split: str, advice: str) -> "Dataset":
             raise UserError(f"The Hub data set '{name}' has no usable split '{split}' ({reason}).") from None
 
 
-def hub_answers() -> bool:
-    """Whether the Hub can be asked at all: not switched off (`HF_HUB_OFFLINE`), and its host answers within seconds."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", constants.ENDPOINT), method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-
-
 @contextmanager
-def _cache_only(enabled: bool) -> Iterator[None]:
+def _cache_only() -> Iterator[None]:
     import datasets
-    from huggingface_hub import constants
 
-    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    before = datasets.config.HF_HUB_OFFLINE
     try:
-        if enabled:
-            datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-        yield
+        datasets.config.HF_HUB_OFFLINE = not hub_answers()
+        with only_cached_if_unreachable():
+            yield
     finally:
-        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+        datasets.config.HF_HUB_OFFLINE = before

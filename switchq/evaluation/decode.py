@@ -8,8 +8,7 @@ are set aside for the call, so that the same weights always give the same text.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.data.batches import left_pad
+from switchq.models.inference import own_generation_config
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def decode(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     texts, tokens, seconds = [""] * len(prompts), [0] * len(prompts), 0.0
     generate: Any = model.generate
-    with _own_generation_config(model, config):
+    with own_generation_config(model, config):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             ids_BT, mask_BT = left_pad([prompts[i] for i in rows], pad, model.device)
@@ -99,17 +99,6 @@ def newline_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return str(text).partition("\n")[0].strip()
-
-
-@contextmanager
-def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """`generate` fills the settings that its argument leaves open from the model's own; let those be the same."""
-    before = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = before
 
 
 def _clock(device: torch.device) -> float:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,7 +22,9 @@ from switchq.evaluation.provenance import run_record
 from switchq.evaluation.result import EvalResult
 from switchq.evaluation.squad_score import SquadMetric, normalise
 from switchq.models import context_window
+from switchq.models.inference import eval_mode
 from switchq.nn import at, switch_layers
+from switchq.progress import progress_bar
 
 LONGEST_LABEL = 16
 """Characters of a written bitmap that a table still shows in full."""
@@ -67,7 +67,7 @@ def evaluate(
     record["settings"] = {**record.get("settings", {}), "scoring": scoring_set.settings()}
     windows = sum(len(windows) for windows in scoring_set.texts.values())
     results = []
-    with _eval_mode(model), _bar(progress, (2 * len(encoded) + windows) * len(parsed)) as advance:
+    with eval_mode(model), _bar(progress, (2 * len(encoded) + windows) * len(parsed)) as advance:
         for written, bitmap in zip(bitmaps, parsed, strict=True):
             label = _label(written, bitmap, model, adapters)
             step = advance(label)
@@ -158,28 +158,9 @@ def _label(written: Bitmap | str | int, bitmap: Bitmap, model: nn.Module, adapte
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; each module's own training flag again after it."""
-    before = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
-
-
-@contextmanager
 def _bar(shown: bool, total: int) -> Iterator[Callable[[str], Callable[[int], object]]]:
     """A progress bar; yields a function from the name of the current bitmap to the function that moves the bar on."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with progress_bar(shown) as bar:
         task = bar.add_task("eval", total=total)
 
         def at_bitmap(label: str) -> Callable[[int], object]:

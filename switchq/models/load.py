@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from switchq.errors import UserError
+from switchq.hub import only_cached_if_unreachable
 from switchq.models.architecture import Architecture
 from switchq.models.gpt2 import GPT2
 from switchq.models.llama import LLAMA
@@ -109,7 +110,11 @@ def _explained(base: str, what: str) -> Iterator[str]:
     if not local.is_dir() and (local.is_absolute() or base.startswith((".", "~")) or local.exists()):
         raise UserError(f"no model folder {base}")
     try:
-        yield str(local) if local.is_dir() else base
+        if local.is_dir():
+            yield str(local)
+        else:
+            with only_cached_if_unreachable():
+                yield base
     except UserError:
         raise
     except Exception as error:

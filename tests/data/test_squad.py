@@ -9,7 +9,7 @@ import datasets
 import huggingface_hub
 import pytest
 
-from switchq.data import hub
+from switchq import hub
 from switchq.data.squad import Question, read_squad
 from switchq.errors import UserError
 
