@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Every benchmark, each with a time limit of its own, figures as JSON in a folder:
+#   bash tests/bench/all.sh cuda OUTPUT_FOLDER
+# The limit kills: a benchmark runs inside a Trainer, which would outlive a polite signal.
+set -uo pipefail
+device=$1 out=$2
+here=$(dirname "$0")
+mkdir -p "$out"
+bench() { # name, seconds, script, options
+  local name=$1 limit=$2 script=$3
+  shift 3
+  echo "=== $name"
+  timeout -s KILL "$limit" python "$here/$script" --device "$device" --output "$out/$name.json" "$@" || echo "$name: no result"
+}
+bench switch 60 bench_switch.py
+bench step 120 bench_step.py --labels all --rungs 8 4 2
+bench seed-scheme 90 bench_seed_scheme.py
+bench compiled 240 bench_step.py --labels all --rungs 8 --compile
