@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import get_scheduler
 
 from switchq.bitmap import Bitmap, ladder
@@ -25,21 +24,14 @@ from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.identity import BaseIdentity
-from switchq.training.passes import (
-    Pass,
-    Plan,
-    distillation,
-    non_finite,
-    shares,
-    targets,
-    top_k_distillation,
-)
+from switchq.training.passes import Plan, StoredTeacher, non_finite, pass_loss, shares, targets
+from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
 
 Decay = Literal["constant_with_warmup", "linear", "cosine"]
 
 
-class SwitchableModule(ScoringMixin, LightningModule):
+class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
     """A causal language model that is trained at many bitmaps at once.
 
     Args:
@@ -128,8 +120,6 @@ class SwitchableModule(ScoringMixin, LightningModule):
         self.plan: Plan = ()
         self.waiting = 0
 
-    # Training
-
     def configure_optimizers(self) -> Any:
         """AdamW over everything that is trainable, with a `transformers` learning-rate schedule per optimiser step."""
         groups: dict[bool, list[Tensor]] = {True: [], False: []}
@@ -203,6 +193,7 @@ class SwitchableModule(ScoringMixin, LightningModule):
         losses: list[Tensor] = []
         watch_norms = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         inputs, where_N, targets_N = targets(batch)
+        stored = StoredTeacher.of(batch, where_N, self.hparams["stored_kd"])
         seed = self.global_step * 1_000_003 + self.waiting
         for index, one in enumerate(plan):
             set_bitmap(self.model, one.bitmap, one.adapters)
@@ -212,7 +203,7 @@ class SwitchableModule(ScoringMixin, LightningModule):
             if index in taught:
                 predictions[index] = logits_NV.detach()
             if one.learns:
-                loss, parts = self._loss(one, logits_NV, targets_N, batch, where_N, predictions)
+                loss, parts = pass_loss(one, logits_NV, targets_N, predictions, stored)
                 before = self._gradients() if watch_norms else None
                 self.manual_backward(loss * (weights[index] / accumulate))
                 if before is not None:
@@ -223,28 +214,6 @@ class SwitchableModule(ScoringMixin, LightningModule):
                 self._step(batch_idx, [one.label for one in plan[: index + 1] if one.learns], losses, logs)
         logs["loss"] = torch.stack(losses).mean()
         self.log_dict(logs, batch_size=len(inputs["input_ids"]))
-
-    def _loss(
-        self,
-        one: Pass,
-        logits_NV: Tensor,
-        targets_N: Tensor,
-        batch: dict[str, Tensor],
-        where_N: Tensor,
-        predictions: dict[int, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        parts = {"ce": F.cross_entropy(logits_NV.float(), targets_N)}
-        loss = one.ce * parts["ce"]
-        if "topk_ids" in batch and self.hparams["stored_kd"] > 0 and one.ce > 0:
-            # Row t of the stored predictions belongs to token t, which position t - 1 predicts.
-            stored = [batch[name].flatten(0, 1)[where_N + 1] for name in ("topk_ids", "topk_logprobs")]
-            parts["stored kd"] = top_k_distillation(logits_NV, *stored)
-            loss = loss + self.hparams["stored_kd"] * parts["stored kd"]
-        if one.teachers and one.kd > 0:
-            taught = [distillation(logits_NV, predictions[teacher], one.temperature) for teacher in one.teachers]
-            parts["kd"] = torch.stack(taught).mean()
-            loss = loss + one.kd * parts["kd"]
-        return loss, {part: value.detach() for part, value in parts.items()}
 
     def _step(self, batch_idx: int, labels: list[str], losses: list[Tensor], logs: dict[str, Tensor]) -> None:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
@@ -279,28 +248,6 @@ class SwitchableModule(ScoringMixin, LightningModule):
             if parameter.grad is not None
         ]
         return torch.nn.utils.get_total_norm(added)
-
-    # Checkpoints: only what is trained
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the frozen base from the checkpoint, and say which base it was."""
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
-        checkpoint["base"] = self.identity.to_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint belongs to this base and these adapters, and fill in the frozen weights."""
-        self.identity.check(checkpoint.get("base", {}))
-        own = self.state_dict()
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        saved = checkpoint["state_dict"]
-        wrong = sorted(trained ^ set(saved)) or [name for name in trained if own[name].shape != saved[name].shape]
-        if wrong:
-            raise UserError(
-                f"the checkpoint's adapters do not fit this model (first difference: {wrong[0]}); "
-                f"use the same bits, rank and train_base as in training"
-            )
-        checkpoint["state_dict"] = own | saved
 
 
 def _plain(value: Any) -> Any:

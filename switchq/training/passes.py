@@ -7,6 +7,7 @@ Schedules write plans, the module carries them out; nothing else is needed to st
     instantnet  spnet, each pass taught by all wider ones
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +97,60 @@ def targets(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor
     labels_BT = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
     where_N = (labels_BT != -100).flatten().nonzero().squeeze(-1)
     return {"input_ids": batch["input_ids"]}, where_N, labels_BT.flatten()[where_N]
+
+
+@dataclass(frozen=True)
+class StoredTeacher:
+    """A teacher whose K likeliest tokens were stored with the training data.
+
+    Attributes:
+        ids_NK: those tokens, at the N positions that take a loss.
+        logprobs_NK: their log-probabilities.
+        weight: of the distillation.
+    """
+
+    ids_NK: Tensor
+    logprobs_NK: Tensor
+    weight: float
+
+    @classmethod
+    def of(cls, batch: dict[str, Tensor], where_N: Tensor, weight: float) -> "StoredTeacher | None":
+        """The stored teacher of a batch, if it has one and its weight is not 0.
+
+        Row t of what is stored belongs to token t, which position t - 1 predicts.
+        """
+        if "topk_ids" not in batch or weight <= 0:
+            return None
+        ids_NK, logprobs_NK = (batch[name].flatten(0, 1)[where_N + 1] for name in ("topk_ids", "topk_logprobs"))
+        return cls(ids_NK, logprobs_NK, weight)
+
+
+def pass_loss(
+    one: Pass,
+    logits_NV: Tensor,
+    targets_N: Tensor,
+    predictions: Mapping[int, Tensor],
+    stored: StoredTeacher | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a pass, and its parts for the log.
+
+    Args:
+        one: the pass.
+        logits_NV: its predictions.
+        targets_N: the labels.
+        predictions: index of an earlier pass -> its detached predictions (N, V).
+        stored: a teacher that comes with the data, for passes that learn from labels.
+    """
+    parts = {"ce": F.cross_entropy(logits_NV.float(), targets_N)}
+    loss = one.ce * parts["ce"]
+    if stored is not None and one.ce > 0:
+        parts["stored kd"] = top_k_distillation(logits_NV, stored.ids_NK, stored.logprobs_NK)
+        loss = loss + stored.weight * parts["stored kd"]
+    if one.teachers and one.kd > 0:
+        taught = [distillation(logits_NV, predictions[teacher], one.temperature) for teacher in one.teachers]
+        parts["kd"] = torch.stack(taught).mean()
+        loss = loss + one.kd * parts["kd"]
+    return loss, {part: value.detach() for part, value in parts.items()}
 
 
 def distillation(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0) -> Tensor:
