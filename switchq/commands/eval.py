@@ -28,7 +28,7 @@ from switchq.evaluation import (
 )
 from switchq.models import context_window, load_model, load_tokenizer, make_switchable, pick_device
 from switchq.nn import get_switch
-from switchq.training.checkpoint import load_checkpoint, read_checkpoint
+from switchq.training.checkpoint import read_checkpoint, restore_module
 from switchq.training.identity import BaseIdentity
 
 
@@ -100,8 +100,9 @@ def evaluate_command(
 
 
 def _trained(ckpt: str, base: str | None) -> _Subject:
-    module = load_checkpoint(ckpt, base)
-    data = read_checkpoint(ckpt).get("datamodule_hyper_parameters", {})
+    checkpoint = read_checkpoint(ckpt)
+    module = restore_module(checkpoint, base)
+    data = checkpoint.get("datamodule_hyper_parameters", {})
     return _Subject(
         module.model, module.tokenizer, module.identity, module.hparams["bits"], dict(module.hparams), dict(data)
     )

@@ -42,7 +42,11 @@ def load_checkpoint(path: str | Path, base: str | None = None) -> SwitchableModu
     Raises:
         UserError: see `read_checkpoint`; or the base is missing or has other weights.
     """
-    checkpoint = read_checkpoint(path)
+    return restore_module(read_checkpoint(path), base)
+
+
+def restore_module(checkpoint: dict[str, Any], base: str | None = None) -> SwitchableModule:
+    """The module of a checkpoint that is already read; see `load_checkpoint`."""
     settings = dict(checkpoint["hyper_parameters"])
     settings["grid"] = Grid.from_dict(settings["grid"])
     if base is not None:
