@@ -1,17 +1,15 @@
 """`switchq eval`: from a checkpoint or a plain model to a table and a JSON file."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.bitmap import Bitmap, ladder
 from switchq.commands.quiet import quiet
-from switchq.data.prompt import Prompt
+from switchq.commands.subject import Subject, load_subject
 from switchq.data.scoring_set import ScoringSet
 from switchq.data.squad import read_squad
 from switchq.data.text import text_windows
@@ -26,22 +24,8 @@ from switchq.evaluation import (
     write_predictions,
     write_results,
 )
-from switchq.models import context_window, load_model, load_tokenizer, make_switchable, pick_device
+from switchq.models import context_window, pick_device
 from switchq.nn import get_switch
-from switchq.training.checkpoint import read_checkpoint, restore_module
-from switchq.training.identity import BaseIdentity
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is scored, and what its training says about how to score it."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    identity: BaseIdentity
-    widths: Sequence[int]
-    settings: Mapping[str, Any]
-    data: Mapping[str, Any]
 
 
 def evaluate_command(
@@ -66,8 +50,6 @@ def evaluate_command(
         UserError: anything the user can mend, before the work starts where that is possible.
     """
     quiet()
-    if (ckpt is None) == (model is None):
-        raise UserError("give either --ckpt (a trained checkpoint) or --model (a plain model)")
     for name, value in {"batch_size": batch_size, "max_new_tokens": max_new_tokens}.items():
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
@@ -76,7 +58,7 @@ def evaluate_command(
     if predictions is not None:
         check_writable(Path(predictions) / "predictions.json")
     place = pick_device(device)
-    subject = _trained(str(ckpt), base) if ckpt is not None else _plain(str(model))
+    subject = load_subject(ckpt, model, base=base)
     bitmaps = bitmap or ["16", *(rung for rung in ladder(subject.widths) if rung != "16")]
     for written in bitmaps:
         Bitmap.parse(written, get_switch(subject.model).names)
@@ -96,27 +78,11 @@ def evaluate_command(
         results += evaluate(subject.model, subject.tokenizer, scoring_set, bitmaps, **options)
     if adapters == "both":
         results = [results[i + j * len(bitmaps)] for i in range(len(bitmaps)) for j in range(2)]
-    _show(results, scoring_set, str(ckpt or model), output, predictions)
-
-
-def _trained(ckpt: str, base: str | None) -> _Subject:
-    checkpoint = read_checkpoint(ckpt)
-    module = restore_module(checkpoint, base)
-    data = checkpoint.get("datamodule_hyper_parameters", {})
-    return _Subject(
-        module.model, module.tokenizer, module.identity, module.hparams["bits"], dict(module.hparams), dict(data)
-    )
-
-
-def _plain(name: str) -> _Subject:
-    model, tokenizer = load_model(name), load_tokenizer(name)
-    identity = BaseIdentity.of(name, model)
-    make_switchable(model, adapters=False)
-    return _Subject(model, tokenizer, identity, (8, 4, 2), {"grid": "symmetric, per row, absmax"}, {})
+    _show(results, scoring_set, subject.name, output, predictions)
 
 
 def _scoring_set(
-    subject: _Subject,
+    subject: Subject,
     data: str | None,
     text: list[str] | None,
     limit: int | None,
@@ -135,16 +101,15 @@ def _scoring_set(
         raise UserError(f"--window must be 2 to {context_window(subject.model)}, not {window}")
     questions = subset(read_squad(source, "validation"), limit, 0) if source is not None else []
     texts = {Path(one).stem: text_windows(one, subject.tokenizer, length) for one in text or ()}
-    prompt = Prompt(**{name: subject.data[name] for name in ("template", "no_answer") if name in subject.data})
     named = str(source or (text or [""])[0])
     return ScoringSet(
         name=Path(named).name,
         source=named,
         questions=questions,
         texts={name: windows[:limit] for name, windows in texts.items()},
-        prompt=prompt,
+        prompt=subject.prompt,
         batch_size=batch_size,
-        max_new_tokens=max_new_tokens or subject.data.get("max_answer_tokens", 32),
+        max_new_tokens=max_new_tokens or subject.max_answer_tokens,
         max_length=subject.data.get("max_length"),
     )
 

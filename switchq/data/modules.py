@@ -5,9 +5,10 @@ checkpoint can rebuild them.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -105,7 +106,7 @@ class SquadData(TrainingData):
             self._train_on_generated(source)
             self._holdout, _ = _split_paragraphs(self.dev_questions, holdout, self.hparams["seed"])
             return
-        self._holdout, rest = _split_paragraphs(read_squad(source, "train"), holdout, self.hparams["seed"])
+        self._holdout, rest = training_split(self.hparams)
         if not rest:
             raise UserError(f"{source}: holding out {holdout} questions leaves none to train on: lower holdout.")
         chosen = subset(rest, self.hparams["limit_train"], self.hparams["seed"])
@@ -189,6 +190,11 @@ class TextData(TrainingData):
         self.examples = [window_example(ids) for ids in subset(windows, limit, self.hparams["seed"])]
         self.lengths = [len(example["input_ids"]) for example in self.examples]
         self._count("training", self.lengths)
+
+
+def training_split(options: Mapping[str, Any]) -> tuple[list[Question], list[Question]]:
+    """The training file of a `SquadData` with these options: the questions that it holds out, and those to train on."""
+    return _split_paragraphs(read_squad(options["train"], "train"), options["holdout"], options["seed"])
 
 
 def _split_paragraphs(questions: list[Question], count: int, seed: int) -> tuple[list[Question], list[Question]]:

@@ -1,0 +1,119 @@
+"""What the commands after training work on: a trained checkpoint, or a plain model made switchable on the spot."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from switchq.data.generated import is_generated
+from switchq.data.modules import training_split
+from switchq.data.prompt import Prompt
+from switchq.data.squad import Question, read_squad
+from switchq.data.training_data import subset
+from switchq.errors import UserError
+from switchq.models import load_model, load_tokenizer, make_switchable
+from switchq.quant import Grid, Symmetric
+from switchq.training.checkpoint import read_checkpoint, restore_module
+from switchq.training.identity import BaseIdentity
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A switchable model, and what its training says about how to treat it.
+
+    Attributes:
+        model: the switchable model, on the CPU until it is moved.
+        tokenizer: its tokenizer.
+        identity: name and content hash of the base.
+        widths: the widths that it was trained at, or that a plain model is to be tried at.
+        checkpoint: the file it came from; None for a plain model.
+        settings: the options of its training; of a plain model, its grid.
+        data: the options of the data that it was trained on; empty for a plain model.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: BaseIdentity
+    widths: Sequence[int]
+    checkpoint: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What to call it in a title."""
+        return self.checkpoint or self.identity.name
+
+    @property
+    def prompt(self) -> Prompt:
+        """How a question becomes text, as in training."""
+        return Prompt(**{name: self.data[name] for name in ("template", "no_answer") if name in self.data})
+
+    @property
+    def max_answer_tokens(self) -> int:
+        """Most tokens of an answer, as in training."""
+        return int(self.data.get("max_answer_tokens", 32))
+
+    def training_questions(self, source: str | None, count: int, seed: int = 0) -> list[Question]:
+        """Questions that may be looked at as often as one likes: from training data, but not trained on.
+
+        Args:
+            source: SQuAD-style JSON file or Hub name (its `train` split). By default the questions that the
+                checkpoint's training held out.
+            count: how many to draw at most.
+            seed: of the draw.
+
+        Raises:
+            UserError: no source where one is needed, a source that cannot be read, none held out.
+        """
+        if source is not None:
+            return subset(read_squad(source, "train"), count, seed)
+        if "holdout" not in self.data or is_generated(self.data["train"]):
+            raise UserError("there are no held-out training questions to use: give --data FILE (training questions)")
+        questions, _ = training_split(self.data)
+        if not questions:
+            raise UserError("the training held out no questions (data.holdout was 0): give --data FILE")
+        return subset(questions, count, seed)
+
+
+def load_subject(
+    ckpt: str | None,
+    model: str | None,
+    *,
+    base: str | None = None,
+    bits: Sequence[int] = (8, 4, 2),
+    grid: Grid = Symmetric(),
+) -> Subject:
+    """Load a checkpoint, or a plain model.
+
+    Args:
+        ckpt: checkpoint of `switchq fit`.
+        model: instead of a checkpoint: a model by Hub name or folder, rounded without training.
+        base: where the checkpoint's base lies now, if it has moved.
+        bits: the widths of a plain model.
+        grid: the grid of a plain model.
+
+    Raises:
+        UserError: both or neither of `ckpt` and `model`, or what loading them raises.
+    """
+    if (ckpt is None) == (model is None):
+        raise UserError("give either --ckpt (a trained checkpoint) or --model (a plain model)")
+    if ckpt is not None:
+        checkpoint = read_checkpoint(ckpt)
+        module = restore_module(checkpoint, base)
+        data = dict(checkpoint.get("datamodule_hyper_parameters", {}))
+        return Subject(
+            module.model,
+            module.tokenizer,
+            module.identity,
+            module.hparams["bits"],
+            str(Path(ckpt)),
+            dict(module.hparams),
+            data,
+        )
+    network, tokenizer = load_model(str(model)), load_tokenizer(str(model))
+    identity = BaseIdentity.of(str(model), network)
+    make_switchable(network, bits, grid, adapters=False)
+    return Subject(network, tokenizer, identity, tuple(bits), settings={"grid": grid.to_dict()})
