@@ -12,6 +12,7 @@ row() { # name, optimiser steps, then options of fit
     --data.train "$train" --data.dev "$dev" --data.seed "$seed" --trainer.max_steps "$steps" \
     --trainer.default_root_dir "$out/$name-seed$seed" "$@"
 }
+groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale mse)
 run() {
   case $1 in
     before) switchq eval --model "$model" --data "$dev" --batch_size 404 --max_new_tokens 24 --output "$out/before.json" ;;
@@ -19,6 +20,10 @@ run() {
     instantnet) row instantnet 100 --schedule InstantNet ;;
     cyclic) row cyclic 500 --schedule Cyclic ;;
     lora16) row lora16 500 --model.bits '[16]' --schedule.bitmaps '["16"]' ;;
+    spnet-g64) row spnet-g64 100 "${groups[@]}" ;;
+    spnet-g64-loftq) row spnet-g64-loftq 100 "${groups[@]}" --model.adapter_start loftq ;;
+    spnet-g64-base) row spnet-g64-base 100 "${groups[@]}" --model.train_base true --model.base_lr 1e-4 ;;
+    *) echo "no row $1" >&2; return 2 ;;
   esac
 }
 for name in ${ROWS:-before spnet instantnet cyclic lora16}; do
