@@ -141,9 +141,12 @@ def _dispatch(args: list[str]) -> int:
         print(_help())
         return 0
     if args[0] == "--version":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"switchq {version('switchq')}")
+        try:
+            print(f"switchq {version('switchq')}")
+        except PackageNotFoundError:
+            print("switchq, run from its source without being installed")
         return 0
     if args[0] in TRAINER_COMMANDS:
         from switchq.commands.train import run

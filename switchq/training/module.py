@@ -24,7 +24,7 @@ from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.identity import BaseIdentity
-from switchq.training.passes import Plan, StoredTeacher, non_finite, pass_loss, shares, targets
+from switchq.training.passes import LossFunctions, Plan, StoredTeacher, non_finite, pass_loss, shares, targets
 from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
 
@@ -59,6 +59,8 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
     Attributes:
         plan: what the coming training step does; set by a schedule.
         waiting: batches whose gradients wait for the optimiser step; a run may stop only where there are none.
+        latest: losses, norms and learning rate of the latest batch by name, as tensors, for a display; every
+            `log_every_n_steps` batches they are logged.
     """
 
     def __init__(
@@ -119,6 +121,8 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
             Bitmap.parse(written, get_switch(self.model).names)
         self.plan: Plan = ()
         self.waiting = 0
+        self.latest: dict[str, Tensor] = {}
+        self._losses = LossFunctions()
 
     def configure_optimizers(self) -> Any:
         """AdamW over everything that is trainable, with a `transformers` learning-rate schedule per optimiser step."""
@@ -133,6 +137,7 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
                 if parameters
             ],
             weight_decay=self.hparams["weight_decay"],
+            fused=True,  # hundreds of small tensors: one kernel instead of a few for each
         )
         scheduler = get_scheduler(
             self.hparams["decay"],
@@ -176,6 +181,7 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
         if self.hparams["compile"]:
             torch._dynamo.config.recompile_limit = 64
             self.model.base_model.compile(dynamic=True)
+            self._losses = LossFunctions().compiled()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Carry out the plan on one right-padded batch of `input_ids`, `attention_mask` and `labels`, each (B, T)."""
@@ -191,20 +197,20 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
         predictions: dict[int, Tensor] = {}
         logs: dict[str, Tensor] = {}
         losses: list[Tensor] = []
-        watch_norms = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        due = (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         inputs, where_N, targets_N = targets(batch)
         stored = StoredTeacher.of(batch, where_N, self.hparams["stored_kd"])
         seed = self.global_step * 1_000_003 + self.waiting
         for index, one in enumerate(plan):
             set_bitmap(self.model, one.bitmap, one.adapters)
-            torch.manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
+            _generator(self.device).manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
             with torch.set_grad_enabled(one.learns):
                 logits_NV = logits_at(self.model, inputs, where_N)
             if index in taught:
                 predictions[index] = logits_NV.detach()
             if one.learns:
-                loss, parts = pass_loss(one, logits_NV, targets_N, predictions, stored)
-                before = self._gradients() if watch_norms else None
+                loss, parts = pass_loss(one, logits_NV, targets_N, predictions, stored, self._losses)
+                before = self._gradients() if due else None
                 self.manual_backward(loss * (weights[index] / accumulate))
                 if before is not None:
                     logs[f"gradient norm/{one.label}"] = self._added_norm(before) / weights[index]
@@ -213,7 +219,9 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
             if one.step or (index == len(plan) - 1 and steps_now):
                 self._step(batch_idx, [one.label for one in plan[: index + 1] if one.learns], losses, logs)
         logs["loss"] = torch.stack(losses).mean()
-        self.log_dict(logs, batch_size=len(inputs["input_ids"]))
+        self.latest = logs
+        if due:  # Lightning's bookkeeping costs more than a small step, and only these reach the logger
+            self.log_dict(logs, batch_size=len(inputs["input_ids"]))
 
     def _step(self, batch_idx: int, labels: list[str], losses: list[Tensor], logs: dict[str, Tensor]) -> None:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
@@ -234,8 +242,10 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
         logs["gradient norm/joint"] = norm.detach()
         scheduler.step()  # type: ignore[union-attr]
 
-    def _trained(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+    def _trained(self) -> list[Tensor]:
+        """From the optimiser: a walk through the modules would cost as much as a small forward."""
+        groups = self.optimizers().param_groups  # type: ignore[union-attr]
+        return [parameter for group in groups for parameter in group["params"]]
 
     def _gradients(self) -> list[Tensor | None]:
         return [None if parameter.grad is None else parameter.grad.clone() for parameter in self._trained()]
@@ -248,6 +258,11 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
             if parameter.grad is not None
         ]
         return torch.nn.utils.get_total_norm(added)
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """The default generator of `device`; `torch.manual_seed` would go through those of all devices, at some cost."""
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
 
 
 def _plain(value: Any) -> Any:

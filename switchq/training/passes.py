@@ -7,8 +7,8 @@ Schedules write plans, the module carries them out; nothing else is needed to st
     instantnet  spnet, each pass taught by all wider ones
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -125,32 +125,9 @@ class StoredTeacher:
         return cls(ids_NK, logprobs_NK, weight)
 
 
-def pass_loss(
-    one: Pass,
-    logits_NV: Tensor,
-    targets_N: Tensor,
-    predictions: Mapping[int, Tensor],
-    stored: StoredTeacher | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a pass, and its parts for the log.
-
-    Args:
-        one: the pass.
-        logits_NV: its predictions.
-        targets_N: the labels.
-        predictions: index of an earlier pass -> its detached predictions (N, V).
-        stored: a teacher that comes with the data, for passes that learn from labels.
-    """
-    parts = {"ce": F.cross_entropy(logits_NV.float(), targets_N)}
-    loss = one.ce * parts["ce"]
-    if stored is not None and one.ce > 0:
-        parts["stored kd"] = top_k_distillation(logits_NV, stored.ids_NK, stored.logprobs_NK)
-        loss = loss + stored.weight * parts["stored kd"]
-    if one.teachers and one.kd > 0:
-        taught = [distillation(logits_NV, predictions[teacher], one.temperature) for teacher in one.teachers]
-        parts["kd"] = torch.stack(taught).mean()
-        loss = loss + one.kd * parts["kd"]
-    return loss, {part: value.detach() for part, value in parts.items()}
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Mean over positions of -log p(target), in float32."""
+    return F.cross_entropy(logits_NV.float(), targets_N)
 
 
 def distillation(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0) -> Tensor:
@@ -168,6 +145,54 @@ def top_k_distillation(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor) 
     """
     student_NK = F.log_softmax(student_NV.float(), -1).gather(-1, ids_NK)
     return -(logprobs_NK.float().softmax(-1) * student_NK).sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class LossFunctions:
+    """The functions of logits that a loss is made of, as they are or compiled.
+
+    Over a large vocabulary they move more memory than the rest of the head; compiled, each is one sweep over it.
+    """
+
+    cross_entropy: Callable[..., Tensor] = cross_entropy
+    distillation: Callable[..., Tensor] = distillation
+    top_k_distillation: Callable[..., Tensor] = top_k_distillation
+
+    def compiled(self) -> "LossFunctions":
+        """The same through torch.compile, for any number of positions."""
+        return LossFunctions(
+            **{item.name: torch.compile(getattr(self, item.name), dynamic=True) for item in fields(self)}
+        )
+
+
+def pass_loss(
+    one: Pass,
+    logits_NV: Tensor,
+    targets_N: Tensor,
+    predictions: Mapping[int, Tensor],
+    stored: StoredTeacher | None = None,
+    functions: LossFunctions = LossFunctions(),
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a pass, and its parts for the log.
+
+    Args:
+        one: the pass.
+        logits_NV: its predictions.
+        targets_N: the labels.
+        predictions: index of an earlier pass -> its detached predictions (N, V).
+        stored: a teacher that comes with the data, for passes that learn from labels.
+        functions: what computes the parts.
+    """
+    parts = {"ce": functions.cross_entropy(logits_NV, targets_N)}
+    loss = one.ce * parts["ce"]
+    if stored is not None and one.ce > 0:
+        parts["stored kd"] = functions.top_k_distillation(logits_NV, stored.ids_NK, stored.logprobs_NK)
+        loss = loss + stored.weight * parts["stored kd"]
+    if one.teachers and one.kd > 0:
+        taught = [functions.distillation(logits_NV, predictions[teacher], one.temperature) for teacher in one.teachers]
+        parts["kd"] = torch.stack(taught).mean()
+        loss = loss + one.kd * parts["kd"]
+    return loss, {part: value.detach() for part, value in parts.items()}
 
 
 def non_finite(labels: list[str], losses: list[Tensor]) -> str | None:

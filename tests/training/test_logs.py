@@ -80,3 +80,16 @@ def test_hyperparameters_are_readable(run: tuple[Path, str]) -> None:
     text = (run[0] / "hparams.yaml").read_text()
     assert "lr: 0.01" in text
     assert "bits:" in text
+
+
+def test_scores_are_taken_where_the_model_was_trained(workshop: Workshop, tmp_path: Path) -> None:
+    """Lightning moves the module to the CPU before `on_fit_end`; on a GPU the last table then took minutes."""
+    moves: list[object] = []
+    module = workshop.module()
+    plain_to, plain_score = module.to, module.score
+    module.to = lambda *place: moves.append(place[0]) or plain_to(*place)  # type: ignore[method-assign]
+    module.score = lambda *args: moves.append("score") or plain_score(*args)  # type: ignore[method-assign]
+    workshop.fit(InstantNet(bitmaps=["8"]), tmp_path, 1, module=module, callbacks=[BeforeAfter()])
+    at = [index for index, move in enumerate(moves) if move == "score"]
+    assert len(at) == 2
+    assert all(moves[index - 1] == module.trainer.strategy.root_device for index in at)

@@ -1,5 +1,6 @@
 """A training step against naive implementations of the same algorithm: one autograd graph over the library's losses."""
 
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,15 @@ from switchq.errors import UserError
 from switchq.nn import at, set_bitmap
 from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
 from switchq.training.module import SwitchableModule
+from switchq.training.passes import LossFunctions
 
 LADDER = ("8", "8/4", "4", "4/2", "2")
+
+
+def needs_compiler(test: Any) -> Any:
+    """Skips where torch.compile cannot work on the CPU; what it warns of inside torch is not ours to mend."""
+    test = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")(test)
+    return pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")(test)
 
 
 class Batches(Callback):
@@ -129,6 +137,43 @@ def test_cyclic_takes_an_adamw_step_per_bitmap(workshop: Workshop, tmp_path: Pat
         optimizer.step()
     assert len(gradients.steps) == len(LADDER)
     assert_same(trained(after), trained(before), exact=False)
+
+
+def test_figures_are_logged_by_batches_however_many_steps_a_batch_takes(workshop: Workshop, tmp_path: Path) -> None:
+    logged = Logged()
+    workshop.fit(Cyclic(bitmaps=["8", "2"]), tmp_path, 8, callbacks=[logged], log_every_n_steps=2)
+    assert [sorted(row) for row in logged.rows[:1]] == [[]]
+    assert {"ce/8", "ce/2", "gradient norm/8", "gradient norm/2", "learning rate"} <= set(logged.rows[1])
+    assert logged.rows[2] == logged.rows[1] != logged.rows[3]
+
+
+@needs_compiler
+def test_compiled_losses_equal_the_plain_ones() -> None:
+    plain, compiled = LossFunctions(), LossFunctions().compiled()
+    for count in (3, 5, 7):
+        student, teacher = (3 * torch.randn(2, count, 11)).unbind()
+        targets, ids = torch.randint(11, (count,)), torch.randint(11, (count, 2))
+        for name, others in (
+            ("cross_entropy", (targets,)),
+            ("distillation", (teacher, 2.0)),
+            ("top_k_distillation", (ids, teacher.log_softmax(-1).gather(-1, ids))),
+        ):
+            mine, theirs = student.clone().requires_grad_(), student.clone().requires_grad_()
+            one, other = getattr(plain, name)(mine, *others), getattr(compiled, name)(theirs, *others)
+            one.backward()
+            other.backward()
+            torch.testing.assert_close(one, other)
+            torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+@needs_compiler
+def test_a_compiled_step_is_the_plain_step(workshop: Workshop, tmp_path: Path) -> None:
+    gradients = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        module = workshop.module(compile=compile)
+        gradients.append(step_once(workshop, SPNet(["2"]), tmp_path, module)[2].steps[0])
+    assert_same(*gradients, exact=False)
 
 
 def test_cyclic_cosine_runs_one_width_per_batch(workshop: Workshop, tmp_path: Path) -> None:

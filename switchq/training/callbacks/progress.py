@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
 SMOOTHING = 0.9
 """Weight of the past in the displayed losses."""
@@ -63,7 +64,7 @@ class SwitchProgress(ProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._progress.update(self._task, completed=trainer.global_step)
         if trainer.global_step % max(1, trainer.log_every_n_steps // 5) == 0:  # type: ignore[attr-defined]
-            self._read_losses(trainer)
+            self._read_losses(pl_module.latest)  # type: ignore[arg-type]
             self._redraw()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,8 +108,8 @@ class SwitchProgress(ProgressBar):
         if self._live is not None:
             self._live.update(self._display())
 
-    def _read_losses(self, trainer: Trainer) -> None:
-        for name, value in trainer.callback_metrics.items():
+    def _read_losses(self, latest: dict[str, Tensor]) -> None:
+        for name, value in latest.items():
             part, _, label = name.partition("/")
             if part in ("ce", "kd"):
                 row = self._losses.setdefault(label, {})

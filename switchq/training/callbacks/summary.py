@@ -73,6 +73,7 @@ class BeforeAfter(Callback):
                 console.print(f"  {command}", soft_wrap=True, highlight=False)
 
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> list[EvalResult]:
+        pl_module.to(trainer.strategy.root_device)  # Lightning moves a trained module to the CPU before `on_fit_end`
         return pl_module.score(_set(trainer).first(self.questions))  # type: ignore[operator]
 
     def state_dict(self) -> dict[str, Any]:
