@@ -1,7 +1,7 @@
 """One LoRA adapter per bit-width, held by peft under the names `bits_8`, `bits_4`, ...
 
-peft builds, saves and runs the adapters; this file adds the starts that depend on the width. An adapter's contribution
-is y += (alpha / r) B A x with A (R, I) and B (O, R).
+peft builds, saves and loads the adapters; this file adds the starts that depend on the width. An adapter's contribution
+is y += (alpha / r) B A x with A (R, I) and B (O, R), computed in `switchq.nn.lora`.
 """
 
 import warnings
@@ -16,6 +16,7 @@ from torch import nn
 from switchq.bitmap import FULL
 from switchq.errors import UserError
 from switchq.nn.linear import QuantLinear
+from switchq.nn.lora import SwitchedLora
 
 Start = Literal["zero", "loftq"]
 
@@ -59,6 +60,7 @@ def add_adapters(model: nn.Module, configs: Mapping[int, LoraConfig], start: Sta
             that the codes do not depend on the adapter).
     """
     for bits, config in configs.items():
+        config._register_custom_module({QuantLinear: SwitchedLora})
         with warnings.catch_warnings():
             # A second adapter of another name is what we are here for.
             warnings.filterwarnings("ignore", message=".*[Aa]lready found a `peft_config`.*")
