@@ -65,13 +65,15 @@ def sensitivity_command(
         UserError: anything the user can mend, before the work starts.
     """
     quiet()
-    for name, value in {"limit": limit, "batch_size": batch_size}.items():
-        if value < 1:
-            raise UserError(f"--{name} must be at least 1, not {value}")
+    for name, value, least in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"--{name} must be at least {least}, not {value}")
     if any(check_width(width) == FULL for width in bits or ()):
         raise UserError("--bits 16 is what the other widths are compared with: give widths from 2 to 8")
     if data is not None and text is not None:
         raise UserError("calibrate on questions (--data) or on text (--text), not on both")
+    if window is not None and text is None:
+        raise UserError("--window is the length of a window of text: it needs --text FILE")
     if ckpt is not None and (grid, group_size, scale) != (None, None, None):
         raise UserError("--grid, --group_size and --scale are for a plain model: a checkpoint keeps its own grid")
     if Path(output).exists() and not overwrite:

@@ -162,6 +162,8 @@ TABLE = [
     (SENSITIVITY + "--bits two", "--bits must be a whole number, not 'two'"),
     (SENSITIVITY + "--limit 0", "--limit must be at least 1"),
     (SENSITIVITY + "--batch_size 0", "--batch_size must be at least 1"),
+    (SENSITIVITY + "--seed -1", "--seed must be at least 0"),
+    (SENSITIVITY + "--window 8", "--window", "--text FILE"),
     (SENSITIVITY + "--data {B}/empty.json", "no questions"),
     (SENSITIVITY + "--data missing.json", "missing.json"),
     (SENSITIVITY + "--text missing.txt", "missing.txt"),

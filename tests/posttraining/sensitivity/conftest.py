@@ -23,9 +23,14 @@ MakeSwitchable = Callable[..., PreTrainedModel]
 def switchable(tiny: Callable[..., PreTrainedModel]) -> MakeSwitchable:
     """`switchable("llama", extra=[...], n_layer=8)`: adapters at 8, 4 and 2 bits, all different from zero."""
 
-    def make(architecture: str = "gpt2", options: dict[str, Any] | None = None, **config: Any) -> PreTrainedModel:
+    def make(
+        architecture: str = "gpt2",
+        options: dict[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        **config: Any,
+    ) -> PreTrainedModel:
         settings: dict[str, Any] = {"rank": {8: 2, 4: 3, 2: 4}, **(options or {})}
-        model = make_switchable(tiny(architecture, **config), **settings)
+        model = make_switchable(tiny(architecture, **config).to(dtype), **settings)
         with torch.random.fork_rng():
             torch.manual_seed(1)
             for name, parameter in model.named_parameters():

@@ -54,6 +54,13 @@ def test_adapters_matter(switchable: MakeSwitchable, batches: list[Batch]) -> No
     assert not torch.isclose(bare_LW[:, 2], divergences(model, batches, BITS)[:, 2]).any()
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_bfloat16_weights(switchable: MakeSwitchable, architecture: str, batches: list[Batch]) -> None:
+    model = switchable(architecture, dtype=torch.bfloat16)
+    found = divergences(model, batches, BITS)
+    torch.testing.assert_close(found, naive(model, batches, BITS), rtol=1e-2, atol=1e-9)
+
+
 def test_full_precision_does_not_diverge(switchable: MakeSwitchable, batches: list[Batch]) -> None:
     assert divergences(switchable(), batches, (16,)).count_nonzero() == 0
 

@@ -60,6 +60,13 @@ def test_trained_base_weights(switchable: MakeSwitchable, batches: list[Batch]) 
     torch.testing.assert_close(fisher_scores(model, batches, BITS), naive(model, batches, BITS), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_bfloat16_weights(switchable: MakeSwitchable, architecture: str, batches: list[Batch]) -> None:
+    model = switchable(architecture, dtype=torch.bfloat16)
+    found = fisher_scores(model, batches, BITS)
+    torch.testing.assert_close(found, naive(model, batches, BITS), rtol=5e-2, atol=0)
+
+
 def test_full_precision_has_no_error(switchable: MakeSwitchable, batches: list[Batch]) -> None:
     assert fisher_scores(switchable(), batches, (16,)).count_nonzero() == 0
 

@@ -60,6 +60,13 @@ def test_head_and_embeddings(switchable: MakeSwitchable, architecture: str, batc
     torch.testing.assert_close(errors, naive(model, batches, BITS), rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_bfloat16_weights(switchable: MakeSwitchable, architecture: str, batches: list[Batch]) -> None:
+    model = switchable(architecture, dtype=torch.bfloat16)
+    found = torch.stack(output_errors(model, batches, BITS))
+    torch.testing.assert_close(found, naive(model, batches, BITS), rtol=1e-2, atol=1e-9)
+
+
 def test_full_precision_has_no_error(switchable: MakeSwitchable, batches: list[Batch]) -> None:
     assert torch.stack(output_errors(switchable(), batches, (16,))).count_nonzero() == 0
 
