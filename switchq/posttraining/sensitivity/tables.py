@@ -49,18 +49,18 @@ def correlation_table(result: Sensitivity) -> Table:
 
 def cost_table(result: Sensitivity) -> Table:
     """What was spent; scores that come from the same forwards share a row."""
+    columns = {"seconds": "seconds", "forwards": "forwards\na batch", "forwards_naive": "naive\nway"}
+    columns |= {"peak_memory_mb": "peak\nGPU MB"} if any("peak_memory_mb" in of for of in result.cost.values()) else {}
     table = _table("Cost")
-    for column in ("", "seconds", "forwards\na batch", "one by one", "peak\nGPU MB"):
-        table.add_column(column, justify="right" if column else "left", vertical="bottom", no_wrap=True)
+    table.add_column("")
+    for header in columns.values():
+        table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
     shared: dict[tuple[float, ...], list[str]] = {}
     for name, cost in result.cost.items():
         shared.setdefault(tuple(cost.values()), []).append(name)
     for names in shared.values():
         cost = result.cost[names[0]]
-        row = [cost.get(key) for key in ("forwards", "forwards_naive", "peak_memory_mb")]
-        table.add_row(
-            " ".join(names), f"{cost['seconds']:,.1f}", *("" if value is None else f"{value:,.4g}" for value in row)
-        )
+        table.add_row(" ".join(names), *(f"{cost[key]:,.1f}" if key in cost else "" for key in columns))
     return table
 
 
