@@ -3,6 +3,7 @@
 Nothing heavy is imported before a verb is known to run, so that `--help` answers at once.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -96,10 +97,57 @@ def gendata(
     gendata_command(**settings)
 
 
-COMMANDS: dict[str, Any] = {"eval": eval_, "gendata": gendata}
+def sensitivity(
+    ckpt: str | None = None,
+    model: str | None = None,
+    output: str = "sensitivity.json",
+    scores: list[Literal["mse", "mae", "kl", "fisher"]] | None = None,
+    bits: list[int] | None = None,
+    grid: Literal["symmetric", "asymmetric"] | None = None,
+    group_size: int | None = None,
+    scale: Literal["absmax", "mse"] | None = None,
+    data: str | None = None,
+    text: str | None = None,
+    base: str | None = None,
+    limit: int = 64,
+    batch_size: int = 8,
+    window: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    logdir: str = "lightning_logs/sensitivity",
+    overwrite: bool = False,
+) -> None:
+    """Measure how much each layer suffers at each bit-width: a table, JSON and a heat map in TensorBoard.
 
-REPEATABLE = ("--bitmap", "--text")
-"""Options that may be given several times; jsonargparse spells that with a plus."""
+    Args:
+        ckpt: checkpoint of `switchq fit`.
+        model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
+        output: JSON file for the sensitivities.
+        scores: what to measure, repeatable; by default all of mse, mae (of a layer's output), kl (of the final logits)
+            and fisher (squared weight error, weighted by squared gradients).
+        bits: widths to measure, repeatable; by default the trained ones, of a plain model 8, 4 and 2.
+        grid: of a plain model: symmetric (the default) or asymmetric.
+        group_size: of a plain model: inputs that share a scale; one scale per output row by default.
+        scale: of a plain model: absmax (the default) or mse.
+        data: calibrate on these training questions, SQuAD-style JSON file or Hub name; by default those that the
+            checkpoint's training held out.
+        text: calibrate on a text file instead.
+        base: where the base model lies now, if it has moved since training.
+        limit: questions or windows to calibrate on, drawn at random.
+        batch_size: questions or windows a batch.
+        window: tokens of a text window; 512 by default, or the model's context window if that is shorter.
+        seed: of the draw.
+        device: auto, cpu, cuda, cuda:1, ...
+        logdir: folder for TensorBoard; each run writes to a new folder in it.
+        overwrite: replace the output if it is there already.
+    """
+    settings = dict(locals())
+    from switchq.commands.sensitivity import sensitivity_command
+
+    sensitivity_command(**settings)
+
+
+COMMANDS: dict[str, Any] = {"eval": eval_, "gendata": gendata, "sensitivity": sensitivity}
 
 HELP = """usage: switchq COMMAND [options]     (switchq COMMAND --help lists a command's options)
 
@@ -171,16 +219,18 @@ def _dispatch(args: list[str]) -> int:
 
 def _help() -> str:
     def lines(described: dict[str, Any]) -> str:
-        return "\n".join(f"  {name:<10} {text}" for name, text in described.items())
+        return "\n".join(f"  {name:<11} {text}" for name, text in described.items())
 
     others = {name: (function.__doc__ or "").partition("\n")[0] for name, function in COMMANDS.items()}
     return HELP.format(trainer=lines(TRAINER_COMMANDS), others=lines(others)).rstrip()
 
 
 def _repeatable(args: list[str]) -> list[str]:
-    """`--bitmap 8 --bitmap 4` as jsonargparse wants it: `--bitmap+ 8 --bitmap+ 4`."""
+    """`--bitmap 8 --bitmap 4` as jsonargparse wants it: `--bitmap+ 8 --bitmap+ 4`, for options that are lists."""
+    options = inspect.signature(COMMANDS[args[0]]).parameters.values()
+    lists = {f"--{option.name}" for option in options if "list[" in str(option.annotation)}
     return [
-        f"{name}+{equals}{value}" if name in REPEATABLE else argument
+        f"{name}+{equals}{value}" if name in lists else argument
         for argument in args
         for name, equals, value in [argument.partition("=")]
     ]

@@ -42,6 +42,10 @@ OPTIONS = {
         "model", "output", "prompts", "source", "count", "max_new_tokens", "greedy_tokens", "temperature", "top_k",
         "batch_size", "teacher_top_k", "seed", "device",
     ],
+    "sensitivity": [
+        "ckpt", "model", "output", "scores", "bits", "grid", "group_size", "scale", "data", "text", "base", "limit",
+        "batch_size", "window", "seed", "device", "logdir", "overwrite",
+    ],
 }  # fmt: skip
 
 

@@ -46,6 +46,12 @@ class QuantWeight(nn.Module):
             self.register_buffer(_buffer(bits), self.round_weight(bits).detach(), persistent=False)
             self._versions[bits] = self.weight._version
 
+    def forget(self, bits: int) -> None:
+        """Drop the rounded weight of `bits`, if there is one."""
+        self._versions.pop(bits, None)
+        self._buffers.pop(_buffer(bits), None)
+        self._non_persistent_buffers_set.discard(_buffer(bits))
+
     def is_prepared(self, bits: int) -> bool:
         """Whether a switch to `bits` needs no rounding; a trainable weight is rounded in the forward."""
         if bits == FULL:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_seed_scheme
+import bench_sensitivity
 import bench_step
 import bench_switch
 import pytest
@@ -25,6 +26,12 @@ TOY = ["--device", "cpu", "--shapes", "toy", "--rounds", "1"]
             ["--questions", "20", "--batch", "1", "--tokenizer", str(TOKENIZER), "--data", bench_seed_scheme.READING],
             2,
             id="seed scheme",
+        ),
+        pytest.param(
+            bench_sensitivity.main,
+            ["--questions", "3", "--batch", "2", "--tokenizer", str(TOKENIZER), "--data", bench_seed_scheme.READING],
+            6,
+            id="sensitivity",
         ),
     ],
 )

@@ -53,6 +53,7 @@ def place(run: Run, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.Monk
 
 FIT = "fit --config config.yaml "
 EVAL = "eval --ckpt {ckpt} "
+SENSITIVITY = "sensitivity --ckpt {ckpt} "
 GENDATA = "gendata --model {base} --output new --source {train} "
 
 TABLE = [
@@ -148,6 +149,31 @@ TABLE = [
     (EVAL + "--adapters maybe", "'on', 'off' or 'both'"),
     (EVAL + "--bitmpa 8", "unknown option --bitmpa"),
     ("eval --model {base}", "give --data FILE"),
+    ("sensitivity", "--ckpt", "--model"),
+    (SENSITIVITY + "--model {base}", "either --ckpt"),
+    ("sensitivity --model {base}", "give --data FILE"),
+    (SENSITIVITY + "--output file", "file is there already", "--overwrite"),
+    (SENSITIVITY + "--output file/below/s.json", "cannot write file/below/s.json"),
+    (SENSITIVITY + "--output {B} --overwrite true", "it is a folder"),
+    (SENSITIVITY + "--logdir file/below", "cannot write file/below"),
+    (SENSITIVITY + "--scores rank", "--scores must be 'mse', 'mae', 'kl' or 'fisher', not 'rank'"),
+    (SENSITIVITY + "--bits 9", "no bit-width 9"),
+    (SENSITIVITY + "--bits 16", "--bits 16"),
+    (SENSITIVITY + "--bits two", "--bits must be a whole number, not 'two'"),
+    (SENSITIVITY + "--limit 0", "--limit must be at least 1"),
+    (SENSITIVITY + "--batch_size 0", "--batch_size must be at least 1"),
+    (SENSITIVITY + "--seed -1", "--seed must be at least 0"),
+    (SENSITIVITY + "--window 8", "--window", "--text FILE"),
+    (SENSITIVITY + "--data {B}/empty.json", "no questions"),
+    (SENSITIVITY + "--data missing.json", "missing.json"),
+    (SENSITIVITY + "--text missing.txt", "missing.txt"),
+    (SENSITIVITY + "--text {B}/empty.txt", "empty.txt"),
+    (SENSITIVITY + "--text {train} --data {train}", "not on both"),
+    (SENSITIVITY + "--text {train} --window 97", "--window must be 2 to 96"),
+    (SENSITIVITY + "--group_size 16", "a checkpoint keeps its own grid"),
+    ("sensitivity --model {base} --group_size 7 --data {train}", "group size 7"),
+    (SENSITIVITY + "--device gpu9", "no device 'gpu9'"),
+    (SENSITIVITY + "--ckpt {B}/half.ckpt", "half.ckpt is damaged"),
     ("gendata --model {base}", "missing --output"),
     (GENDATA + "--count 0", "count"),
     (GENDATA + "--temperature 0", "temperature"),

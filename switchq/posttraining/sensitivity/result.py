@@ -104,10 +104,7 @@ class Sensitivity:
                 weights=tuple(int(layer["weights"]) for layer in content["layers"]),
                 bits=tuple(int(bits) for bits in content["bits"]),
                 scores={
-                    name: {
-                        int(bits): tuple(float("inf") if v is None else float(v) for v in row)
-                        for bits, row in of.items()
-                    }
+                    name: {int(bits): tuple(map(_number, row)) for bits, row in of.items()}
                     for name, of in content["scores"].items()
                 },
                 correlations=content["correlations"],

@@ -1,0 +1,150 @@
+"""`switchq sensitivity`: how much each layer suffers at each width, as a table, a JSON file and a heat map."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from switchq.bitmap import FULL, check_width
+from switchq.commands.quiet import quiet
+from switchq.commands.subject import Subject, load_subject
+from switchq.data.text import text_windows
+from switchq.data.training_data import subset
+from switchq.errors import UserError
+from switchq.evaluation import check_writable, run_record
+from switchq.models import context_window, pick_device
+from switchq.posttraining.calibration import Batch, question_batches, text_batches
+from switchq.posttraining.sensitivity import SCORES, Sensitivity, measure
+from switchq.posttraining.sensitivity.log import log_sensitivity
+from switchq.posttraining.sensitivity.tables import correlation_table, cost_table, sensitivity_tables
+from switchq.quant import Asymmetric, Grid, Symmetric
+
+WINDOW = 512
+"""Tokens of a text window, where the model reads that many and nothing else is asked for."""
+
+PLAIN_BITS = (8, 4, 2)
+"""The widths of a plain model."""
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What to calibrate on: the options of the command that choose it."""
+
+    data: str | None
+    text: str | None
+    limit: int
+    batch_size: int
+    window: int | None
+    seed: int
+
+
+def sensitivity_command(
+    ckpt: str | None,
+    model: str | None,
+    output: str,
+    scores: list[str] | None,
+    bits: list[int] | None,
+    grid: str | None,
+    group_size: int | None,
+    scale: str | None,
+    data: str | None,
+    text: str | None,
+    base: str | None,
+    limit: int,
+    batch_size: int,
+    window: int | None,
+    seed: int,
+    device: str,
+    logdir: str,
+    overwrite: bool,
+) -> None:
+    """See `switchq.cli.sensitivity`, whose arguments these are.
+
+    Raises:
+        UserError: anything the user can mend, before the work starts.
+    """
+    quiet()
+    for name, value, least in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"--{name} must be at least {least}, not {value}")
+    if any(check_width(width) == FULL for width in bits or ()):
+        raise UserError("--bits 16 is what the other widths are compared with: give widths from 2 to 8")
+    if data is not None and text is not None:
+        raise UserError("calibrate on questions (--data) or on text (--text), not on both")
+    if window is not None and text is None:
+        raise UserError("--window is the length of a window of text: it needs --text FILE")
+    if ckpt is not None and (grid, group_size, scale) != (None, None, None):
+        raise UserError("--grid, --group_size and --scale are for a plain model: a checkpoint keeps its own grid")
+    if Path(output).exists() and not overwrite:
+        raise UserError(f"{output} is there already: give another --output, or --overwrite true")
+    check_writable(output)
+    place = pick_device(device)
+    chosen = _grid(grid, group_size, scale)
+    subject = load_subject(ckpt, model, base=base, bits=bits or PLAIN_BITS, grid=chosen)
+    widths = bits or [width for width in subject.widths if width != FULL]
+    if not widths:
+        raise UserError("the checkpoint was trained at 16 bits alone: say which widths to measure (--bits 8 --bits 4)")
+    options = CalibrationOptions(data, text, limit, batch_size, window, seed)
+    batches, source = _calibration(subject, options)
+    check_writable(Path(logdir) / "events")
+    subject.model.to(place)  # type: ignore[arg-type]
+    record = run_record(
+        subject.model,
+        base=subject.identity.name,
+        base_hash=subject.identity.sha256,
+        checkpoint=ckpt,
+        data=source,
+        seed=seed,
+        settings={
+            **subject.settings,
+            "calibration": {
+                **asdict(options),
+                "samples": sum(map(len, batches)),
+                "tokens": sum(len(batch.real_N) for batch in batches),
+                "scored_tokens": sum(len(batch.scored_N) for batch in batches),
+            },
+        },
+    )
+    result = measure(subject.model, batches, widths, scores or SCORES, run=record)  # type: ignore[arg-type]
+    result.write(output)
+    events = log_sensitivity(result, logdir, subject.name)
+    _show(result, subject, output, events)
+
+
+def _grid(grid: str | None, group_size: int | None, scale: Any) -> Grid:
+    kind = Asymmetric if grid == "asymmetric" else Symmetric
+    return kind(group_size=group_size, scale=scale or "absmax")
+
+
+def _calibration(subject: Subject, options: CalibrationOptions) -> tuple[list[Batch], str]:
+    """Batches, and the file or Hub name that they come from."""
+    longest = context_window(subject.model)
+    if options.text is None:
+        questions = subject.training_questions(options.data, options.limit, options.seed)
+        length = subject.data.get("max_length") or longest
+        batches = question_batches(questions, subject.prompt, subject.tokenizer, length, options.batch_size)
+        return batches, options.data or str(subject.data["train"])
+    window = min(WINDOW, longest) if options.window is None else options.window
+    if not 2 <= window <= longest:
+        raise UserError(f"--window must be 2 to {longest}, not {window}")
+    windows = subset(text_windows(options.text, subject.tokenizer, window, split="train"), options.limit, options.seed)
+    return text_batches(windows, subject.tokenizer, options.batch_size), options.text
+
+
+def _show(result: Sensitivity, subject: Subject, output: str, events: Path) -> None:
+    console = Console()
+    calibration = result.run["settings"]["calibration"]
+    on = f"{calibration['samples']:,} samples, {calibration['tokens']:,} tokens"
+    console.print(f"{subject.name} on {on}", highlight=False, markup=False)
+    for table in [*sensitivity_tables(result), correlation_table(result), cost_table(result)]:
+        console.print()
+        console.print(table)
+    console.print()
+    of = f"--ckpt {subject.checkpoint}" if subject.checkpoint else f"--model {subject.name}"
+    for line in (
+        f"Sensitivities {output}",
+        f"Heat map      tensorboard --logdir {events}",
+        f"Try next      switchq search {of} --sensitivity {output}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,49 @@
+"""The blocks of a model, run one by one from outside: each `forward` is wrapped for the length of a `with` block.
+
+The model's own code still builds masks and positions and passes them on, so this works for every architecture whose
+blocks take the hidden states (B, T, I) as their first argument and return them.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from switchq.models import architecture_of
+from switchq.nn import SwitchLayer
+
+Forward = Callable[..., Tensor]
+
+Wrap = Callable[[int, Forward], Forward]
+"""From the index of a block and its own `forward` to the `forward` that runs in its place."""
+
+
+def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The blocks of a supported model, first to last."""
+    return list(model.get_submodule(architecture_of(model.config).blocks).children())
+
+
+def block_index(model: PreTrainedModel, layer: SwitchLayer) -> int | None:
+    """The block that a quantised layer sits in; None for one outside of the blocks, such as the head."""
+    found = re.match(re.escape(architecture_of(model.config).blocks) + r"\.(\d+)\.", layer.name)
+    return int(found[1]) if found else None
+
+
+@contextmanager
+def wrapped_blocks(model: PreTrainedModel, wrap: Wrap) -> Iterator[None]:
+    """Inside, each block runs `wrap(index, its own forward)`; after it, whatever happened, its own forward again."""
+    blocks = blocks_of(model)
+    before: list[Any] = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for index, block in enumerate(blocks):
+            block.__dict__["forward"] = wrap(index, block.forward)
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            if own is None:
+                block.__dict__.pop("forward", None)
+            else:
+                block.__dict__["forward"] = own

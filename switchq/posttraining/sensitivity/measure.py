@@ -1,0 +1,135 @@
+"""All scores of a model as one record, with a progress bar over the whole and what each score cost."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from switchq.bitmap import check_width
+from switchq.errors import UserError
+from switchq.evaluation import peak_memory, reset_peak_memory, run_record
+from switchq.nn import switch_layers
+from switchq.posttraining.calibration import Batch
+from switchq.posttraining.sensitivity.blocks import blocks_of
+from switchq.posttraining.sensitivity.divergence import POSITIONS, divergences, resumed_blocks
+from switchq.posttraining.sensitivity.fisher import PASSES, fisher_scores
+from switchq.posttraining.sensitivity.outputs import output_errors
+from switchq.posttraining.sensitivity.ranking import correlations
+from switchq.posttraining.sensitivity.result import Sensitivity
+from switchq.progress import progress_bar
+
+Score = Literal["mse", "mae", "kl", "fisher"]
+
+SCORES: tuple[Score, ...] = get_args(Score)
+
+Advance = Callable[[int], object]
+
+
+def measure(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    bits: Sequence[int],
+    scores: Sequence[Score] = SCORES,
+    *,
+    adapters: bool = True,
+    positions: int = POSITIONS,
+    progress: bool = True,
+    run: Mapping[str, Any] | None = None,
+) -> Sensitivity:
+    """Score every quantised layer of `model` at every width.
+
+    Args:
+        model: a switchable model on the device to use; it is left as it was.
+        batches: calibration batches.
+        bits: the widths.
+        scores: which scores: `mse` and `mae` of the layer's output, `kl` of the final logits in nats per position,
+            `fisher` in nats per sample (see the functions of this package).
+        adapters: whether adapters take part.
+        positions: for `kl`: most positions of a batch that are looked at.
+        progress: show a progress bar with the time left, on stderr.
+        run: what `run_record` says of this run.
+
+    Raises:
+        UserError: an unknown score, a width out of range, no batches, no scores, no widths.
+    """
+    unknown = [name for name in scores if name not in SCORES]
+    if unknown:
+        raise UserError(f"no score {unknown[0]!r}: there are {', '.join(SCORES)}")
+    widths = sorted({check_width(width) for width in bits}, reverse=True)
+    if not scores or not widths or not batches:
+        raise UserError("nothing to measure: scores, widths and calibration batches are all needed")
+    layers = switch_layers(model)
+    parts = [part for part in _parts(model, batches, widths, adapters, positions) if set(part.scores) & set(scores)]
+    found: dict[str, Tensor] = {}
+    cost: dict[str, dict[str, float]] = {}
+    with progress_bar(progress) as bar:
+        task = bar.add_task("sensitivity", total=sum(part.blocks for part in parts) * len(batches))
+        for part in parts:
+            bar.update(task, description=f"sensitivity {' '.join(part.scores)}")
+            reset_peak_memory(model.device)
+            began = time.perf_counter()
+            found |= zip(part.scores, part.call(lambda done: bar.advance(task, done)), strict=True)
+            own = {"seconds": time.perf_counter() - began, "forwards": part.forwards}
+            if part.naive is not None:
+                own["forwards_naive"] = part.naive
+            if model.device.type == "cuda":
+                own["peak_memory_mb"] = peak_memory(model.device)[0]
+            cost |= {name: own for name in part.scores if name in scores}
+    values: dict[str, dict[int, tuple[float, ...]]] = {
+        name: {width: tuple(found[name][:, place].tolist()) for place, width in enumerate(widths)}
+        for name in SCORES
+        if name in scores
+    }
+    return Sensitivity(
+        layers=tuple(layer.name for layer in layers),
+        weights=tuple(layer.linear.weight.numel() for layer in layers),
+        bits=tuple(widths),
+        scores=values,
+        correlations=correlations(values),
+        run=dict(run) if run is not None else run_record(model, base=str(model.config.name_or_path)),
+        cost=cost,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What gives one score or two.
+
+    Attributes:
+        scores: their names.
+        call: measures them, (L, W) each.
+        blocks: block forwards that a batch is worth, the unit of the progress bar.
+        forwards: whole forwards that a batch takes.
+        naive: those of the naive way, a forward for each layer and width; None where there is no such way.
+    """
+
+    scores: tuple[Score, ...]
+    call: Callable[[Advance], Sequence[Tensor]]
+    blocks: int
+    forwards: float
+    naive: float | None
+
+
+def _parts(
+    model: PreTrainedModel, batches: Sequence[Batch], bits: Sequence[int], adapters: bool, positions: int
+) -> list[_Part]:
+    depth, resumed = len(blocks_of(model)), resumed_blocks(model, bits)
+    pairs = len(switch_layers(model)) * len(bits)
+
+    def outputs(advance: Advance) -> Sequence[Tensor]:
+        return output_errors(model, batches, bits, adapters=adapters, advance=advance)
+
+    def divergence(advance: Advance) -> Sequence[Tensor]:
+        return [divergences(model, batches, bits, adapters=adapters, positions=positions, advance=advance)]
+
+    def fisher(advance: Advance) -> Sequence[Tensor]:
+        return [fisher_scores(model, batches, bits, adapters=adapters, advance=advance)]
+
+    return [
+        _Part(("mse", "mae"), outputs, depth * (1 + len(bits)), 1.0, pairs + 1.0),
+        _Part(("kl",), divergence, resumed, resumed / depth, pairs + 1.0),
+        _Part(("fisher",), fisher, depth * PASSES, float(PASSES), None),
+    ]
