@@ -6,7 +6,7 @@ the base product by the matrix multiplication itself, instead of being written, 
 pass would have to keep.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora.layer import Linear
@@ -22,8 +22,8 @@ class SwitchedLora(Linear):
         base = self.base_layer(x)
         if not self._active_adapter or self.disable_adapters or self.merged:
             return base
-        (name,) = self._active_adapter
-        a_RI, b_OR = self.lora_A[name].weight, self.lora_B[name].weight
+        name = self._active_adapter[0]
+        a_RI, b_OR = cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight)
         dropout = self.lora_dropout[name]
         if not isinstance(dropout, nn.Identity):
             x = dropout(x)
