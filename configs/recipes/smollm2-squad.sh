@@ -2,7 +2,9 @@
 # Every row of the SmolLM2 table at equal compute: 500 passes of 32 questions each, then all bitmaps on the dev set.
 #   bash configs/recipes/smollm2-squad.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED]
 # ROWS="spnet cyclic" runs some of them; PARALLEL=1 runs all at once on one GPU (the scores are the same, the speeds are not).
+# Scores are taken in TF32 on GPUs that have it.
 set -euo pipefail
+export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 PYTORCH_ALLOC_CONF=expandable_segments:True
 model=$1 train=$2 dev=$3 out=$4 seed=${5:-0}
 mkdir -p "$out"
 row() { # name, optimiser steps, then options of fit
@@ -15,11 +17,11 @@ row() { # name, optimiser steps, then options of fit
 groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale mse)
 run() {
   case $1 in
-    before) switchq eval --model "$model" --data "$dev" --batch_size 404 --max_new_tokens 24 --output "$out/before.json" ;;
+    before) switchq eval --model "$model" --data "$dev" --batch_size 128 --max_new_tokens 24 --output "$out/before.json" ;;
     spnet) row spnet 100 ;;
     instantnet) row instantnet 100 --schedule InstantNet ;;
     cyclic) row cyclic 500 --schedule Cyclic ;;
-    lora16) row lora16 500 --model.bits '[16]' --schedule.bitmaps '["16"]' ;;
+    lora16) row lora16 500 --model.bits '[16]' --schedule.bitmaps '["16"]' --model.bitmaps '[16, 8, 8/4, 4, 4/2, 2]' ;;
     spnet-g64) row spnet-g64 100 "${groups[@]}" ;;
     spnet-g64-loftq) row spnet-g64-loftq 100 "${groups[@]}" --model.adapter_start loftq ;;
     spnet-g64-base) row spnet-g64-base 100 "${groups[@]}" --model.train_base true --model.base_lr 1e-4 ;;

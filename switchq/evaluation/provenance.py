@@ -47,6 +47,7 @@ def run_record(
         "data_sha256": sha256(data) if data is not None and Path(data).is_file() else None,
         "device": device_name(weight.device),
         "dtype": str(weight.dtype).removeprefix("torch."),
+        "float32_products": torch.get_float32_matmul_precision(),
         "seed": seed,
         "settings": dict(settings or {}),
         "versions": versions(),
