@@ -42,6 +42,11 @@ OPTIONS = {
         "model", "output", "prompts", "source", "count", "max_new_tokens", "greedy_tokens", "temperature", "top_k",
         "batch_size", "teacher_top_k", "seed", "device",
     ],
+    "search": [
+        "ckpt", "model", "sensitivity", "method", "budget", "metric", "score", "cost", "average_bits", "weight_mb",
+        "data", "questions", "dev", "dev_limit", "dev_points", "widths", "group", "generations", "population",
+        "batch_size", "max_new_tokens", "base", "seed", "device", "output", "overwrite",
+    ],
 }  # fmt: skip
 
 

@@ -1,0 +1,376 @@
+"""`switchq search`: from sensitivities to a front of mixed-precision bitmaps, and the one that a budget allows."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from switchq.bitmap import Bitmap
+from switchq.commands.quiet import quiet
+from switchq.commands.subject import Subject, load_subject
+from switchq.data.scoring_set import ScoringSet
+from switchq.data.squad import looks_like_file, read_squad
+from switchq.data.training_data import subset
+from switchq.errors import UserError
+from switchq.evaluation import check_writable, run_record, sha256, write_json
+from switchq.models import pick_device
+from switchq.posttraining.search.dev import score_dev
+from switchq.posttraining.search.evolution import Evolution
+from switchq.posttraining.search.journal import Journal, key_of
+from switchq.posttraining.search.measure import ModelMeasure
+from switchq.posttraining.search.metric import Metric
+from switchq.posttraining.search.objective import Objective, Scored
+from switchq.posttraining.search.output import SearchFiles
+from switchq.posttraining.search.report import labels, number, result_record, results_table
+from switchq.posttraining.search.run import DEFAULT, RANKED, run_methods, spread
+from switchq.posttraining.search.scores import pick_score, unit_scores
+from switchq.posttraining.search.space import Cost, Space, search_space
+from switchq.posttraining.search.study import Study
+from switchq.posttraining.sensitivity import Sensitivity
+from switchq.progress import progress_bar
+
+LIMITS: tuple[Cost, ...] = ("average_bits", "weight_mb")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `switchq.cli.search`, which explains them."""
+
+    ckpt: str | None
+    model: str | None
+    sensitivity: str | None
+    method: list[Any] | None
+    budget: float
+    metric: Any
+    score: str | None
+    cost: Cost
+    average_bits: float | None
+    weight_mb: float | None
+    data: str | None
+    questions: int
+    dev: str | None
+    dev_limit: int | None
+    dev_points: int
+    widths: list[int] | None
+    group: Any
+    generations: int
+    population: int
+    batch_size: int
+    max_new_tokens: int | None
+    base: str | None
+    seed: int
+    device: str
+    output: str
+    overwrite: bool
+
+    @property
+    def methods(self) -> tuple[Any, ...]:
+        """The methods to run, each once."""
+        return tuple(dict.fromkeys(self.method or DEFAULT))
+
+    def check(self) -> None:
+        """What can be told before anything is read.
+
+        Raises:
+            UserError: a number out of range, or no sensitivities where a method needs them.
+        """
+        least = {"questions": 1, "dev_points": 1, "generations": 0, "population": 1, "batch_size": 1}
+        for name, value in {**least, "max_new_tokens": 1, "dev_limit": 1}.items():
+            given = getattr(self, name)
+            if given is not None and given < value:
+                raise UserError(f"--{name} must be at least {value}, not {given}")
+        if self.seed < 0:
+            raise UserError(f"--seed must not be negative, not {self.seed}")
+        Metric(self.metric).check_budget(self.budget)
+        needs = [method for method in self.methods if method in RANKED]
+        if needs and self.sensitivity is None:
+            raise UserError(
+                f"method {needs[0]} needs --sensitivity FILE (`switchq sensitivity` writes it); only evolution does not"
+            )
+
+
+def search_command(**arguments: Any) -> None:
+    """See `switchq.cli.search`, whose arguments these are.
+
+    Raises:
+        UserError: anything the user can mend, before the work starts where that is possible.
+    """
+    quiet()
+    options = Options(**arguments)
+    options.check()
+    files = SearchFiles(Path(options.output))
+    check_writable(files.csv)
+    files.check(options.overwrite)
+    place = pick_device(options.device)
+    sensitivity = None if options.sensitivity is None else Sensitivity.read(options.sensitivity)
+    score = None if sensitivity is None else pick_score(sensitivity, options.score)
+    subject = load_subject(options.ckpt, options.model, base=options.base, bits=options.widths or (8, 4, 2))
+    space = search_space(subject.model, options.widths or subject.widths, options.group)
+    limits = _limits(space, options)
+    questions = _questions(subject, options)
+    dev = _dev_source(subject, options)
+    record = run_record(
+        subject.model.to(place),  # type: ignore[arg-type]
+        base=subject.identity.name,
+        base_hash=subject.identity.sha256,
+        checkpoint=options.ckpt,
+        data=questions.source,
+        seed=options.seed,
+        settings={**subject.settings, "scoring": questions.settings()},
+    )
+    if sensitivity is not None:
+        sensitivity.check(record["base_hash"], record["checkpoint_sha256"], space.names)
+    measure = ModelMeasure(subject.model, subject.tokenizer, questions, Metric(options.metric))
+    settings = {
+        **{name: value for name, value in asdict(options).items() if name not in ("output", "overwrite", "device")},
+        "method": list(options.methods),
+        "score": score,
+        "widths": list(space.widths),
+        "dev": dev,
+        "questions": len(questions.questions),
+    }
+    header = {"key": _key(record, settings, questions, options), "run": record, "settings": settings}
+    journal, trials = files.claim(header, options.overwrite)
+    try:
+        with _live(len(journal.entries["eval"]) if journal.resumed else 0) as live:
+            objective = Objective(
+                measure, len(space.names), len(questions.questions), measure.metric, options.budget, journal,
+                live.advance,
+            )  # fmt: skip
+            study = Study(space, objective, trials, options.cost, limits, options.seed)
+            live.study = study
+            ranking, additive = (
+                None if sensitivity is None else unit_scores(space, sensitivity, str(score), summed)
+                for summed in (False, True)
+            )
+            evolution = Evolution(options.generations, options.population)
+            try:
+                methods = run_methods(study, options.methods, ranking, additive, evolution, live.start)
+            except UserError:
+                if not journal.resumed and len(trials.rows) == 0:
+                    files.remove()
+                raise
+            chosen = _choose(study)
+            shown = _shown(study, chosen, options.dev_points)
+            scores = _score_dev(subject, study, shown, dev, options, journal, live)
+        result = result_record(study, methods, chosen, scores, journal.header["run"], journal.header["settings"])
+        write_json(files.bitmap, {"bitmap": dict(zip(space.names, chosen.bitmap))})
+        write_json(files.json, result)
+    except KeyboardInterrupt:
+        kept = len(journal.entries["eval"])
+        print(f"\n{kept:,} evaluations are kept in {files.journal}: run the same command to go on", file=sys.stderr)
+        raise
+    finally:
+        journal.close()
+    _show(study, methods, chosen, shown, scores, subject, files, dev)
+
+
+def _limits(space: Space, options: Options) -> dict[Cost, float]:
+    """The limits given.
+
+    Raises:
+        UserError: one that no bitmap keeps.
+    """
+    found: dict[Cost, float] = {}
+    for name in LIMITS:
+        limit = getattr(options, name)
+        if limit is None:
+            continue
+        if not limit >= space.smallest(name) - 1e-9:
+            raise UserError(
+                f"no bitmap keeps --{name} {limit:g}: the smallest reachable with widths "
+                f"{', '.join(map(str, space.widths))} is {space.smallest(name):.4g}"
+            )
+        found[name] = limit
+    return found
+
+
+def _questions(subject: Subject, options: Options) -> ScoringSet:
+    """The search questions, in an order of their own."""
+    drawn = subject.training_questions(options.data, options.questions, options.seed)
+    source = options.data if options.data is not None else str(subject.data["train"])
+    order = np.random.default_rng(options.seed).permutation(len(drawn))
+    return ScoringSet(
+        name=f"{'' if options.data else 'held out of '}{Path(source).name}",
+        source=source,
+        questions=[drawn[i] for i in order],
+        prompt=subject.prompt,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens or subject.max_answer_tokens,
+        max_length=subject.data.get("max_length"),
+    )
+
+
+def _dev_source(subject: Subject, options: Options) -> str | None:
+    """The dev set, which is not read yet.
+
+    Raises:
+        UserError: it is not there, or it is what the search looks at.
+    """
+    source: str | None = options.dev if options.dev is not None else subject.data.get("dev")
+    if source is None:
+        return None
+    path = Path(source)
+    if looks_like_file(source) and not path.is_file():
+        raise UserError(f"the dev set {source} is not there: give --dev FILE")
+    if options.data is not None and Path(options.data).exists() and path.exists() and path.samefile(options.data):
+        raise UserError(f"{source} is the dev set: a search takes training questions, give others as --data")
+    return source
+
+
+def _key(record: Mapping[str, Any], settings: Mapping[str, Any], questions: ScoringSet, options: Options) -> str:
+    """A hash of all that decides the values and the course of a search."""
+    names = ("base_hash", "checkpoint_sha256", "device", "dtype", "settings")
+    asked = [[q.id, q.context, q.question, list(q.answers)] for q in questions.questions]
+    chosen = {name: value for name, value in settings.items() if name not in ("ckpt", "model", "base", "data")}
+    files = {"sensitivity": None if options.sensitivity is None else sha256(options.sensitivity)}
+    return key_of({"run": {name: record[name] for name in names}, "settings": {**chosen, **files}, "questions": asked})
+
+
+def _choose(study: Study) -> Scored:
+    """The cheapest bitmap that keeps budget and limits; if there is none, the best one that keeps the limits."""
+    chosen = study.chosen()
+    if chosen is not None:
+        return chosen
+    metric = study.objective.metric
+    fitting = [scored for bitmap, scored in study.points.items() if study.fits(bitmap)]
+    if not fitting:
+        raise UserError("the search found no bitmap within the limits: add --method ilp, which looks for one")
+    return min(fitting, key=lambda scored: (metric.loss(scored.figures[metric.name]), study.price(scored.bitmap)))
+
+
+def _shown(study: Study, chosen: Scored, count: int) -> list[Bitmap]:
+    """What goes into the table and is scored on dev: the references, the chosen one, a part of the front."""
+    some = {scored.bitmap for scored in spread(study.front(), count)}
+    return sorted({*some, chosen.bitmap, *labels(study)}, key=lambda bitmap: study.point(study.points[bitmap]))
+
+
+def _score_dev(
+    subject: Subject,
+    study: Study,
+    shown: Sequence[Bitmap],
+    source: str | None,
+    options: Options,
+    journal: Journal,
+    live: "_Live",
+) -> list[dict[str, Any]]:
+    if source is None:
+        return []
+    live.start("dev", len(shown))
+    questions = subset(read_squad(source, "validation"), options.dev_limit, options.seed)
+    dev = ScoringSet(
+        name=Path(source).name,
+        source=source,
+        questions=questions,
+        prompt=subject.prompt,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens or subject.max_answer_tokens,
+        max_length=subject.data.get("max_length"),
+    )
+    metric = study.objective.metric
+    return score_dev(
+        subject.model, subject.tokenizer, dev, shown, metric, journal, seed=options.seed, advance=live.advance
+    )
+
+
+class _Live:
+    """The progress bar: one line for each method, with the best bitmap so far."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.study: Study | None = None
+        self.task: TaskID | None = None
+        self.name = ""
+
+    def start(self, method: str, total: int | None = None) -> None:
+        """The line of the next method; the total is an estimate of its question evaluations."""
+        self._finish()
+        self.name = method
+        self.task = self.bar.add_task(method, total=total or self._estimate(method))
+
+    def advance(self, done: int) -> None:
+        """Move on."""
+        assert self.task is not None
+        task = next(task for task in self.bar.tasks if task.id == self.task)
+        total = max(float(task.total or 0), task.completed + done)
+        self.bar.update(self.task, advance=done, total=total, description=f"{self.name}{self._best()}")
+
+    def _best(self) -> str:
+        chosen = self.study.chosen() if self.study is not None else None
+        if self.study is None or chosen is None or self.name == "dev":
+            return ""
+        metric = self.study.objective.metric.name
+        return f" {self.study.space.average_bits(chosen.bitmap):.2f} bits {metric} {number(chosen.figures[metric])}"
+
+    def _estimate(self, method: str) -> int:
+        assert self.study is not None
+        space, questions = self.study.space, self.study.objective.questions
+        whole = len(space.units) * len(space.widths) * questions
+        return {
+            "references": 2 * len(space.widths) * questions,
+            "greedy": whole // 5,
+            "greedy-plain": whole,
+            "ilp": 10 * questions,
+        }.get(method, 20 * 3 * questions)
+
+    def _finish(self) -> None:
+        if self.task is not None:
+            task = next(task for task in self.bar.tasks if task.id == self.task)
+            self.bar.update(self.task, total=task.completed, completed=task.completed)
+
+
+@contextmanager
+def _live(known: int) -> Iterator[_Live]:
+    if known:
+        print(f"Going on with an unfinished search: {known:,} evaluations are known", file=sys.stderr)
+    with progress_bar() as bar:
+        live = _Live(bar)
+        yield live
+        live._finish()
+
+
+def _show(
+    study: Study,
+    methods: Mapping[str, Mapping[str, Any]],
+    chosen: Scored,
+    shown: Sequence[Bitmap],
+    scores: Sequence[Mapping[str, Any]],
+    subject: Subject,
+    files: SearchFiles,
+    dev: str | None,
+) -> None:
+    console = Console()
+    objective, front = study.objective, study.front()
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    say(f"{subject.name}\n{objective.questions:,} search questions{_dev_words(scores)}")
+    console.print(results_table(study, shown, chosen.bitmap, scores))
+
+    on_front = sum(scored.bitmap in set(shown) for scored in front)
+    say(f"* on the front ({on_front} of its {len(front)} bitmaps are shown), → chosen")
+    for method, counts in methods.items():
+        say(
+            f"{method}: {counts['bitmaps']:,} bitmaps, {counts['question_evaluations']:,} question evaluations, "
+            f"{counts['cache_hits']:,} cache hits, {counts['seconds']:,.0f} s"
+        )
+    drop = objective.metric.drop(chosen.figures[objective.metric.name], objective.full_figure)
+    verdict = "within" if study.verdicts[chosen.bitmap] else "NOT within; no bitmap tried keeps the limits and"
+    say(
+        f"Chosen: {study.space.average_bits(chosen.bitmap):.2f} bits, {study.space.weight_mb(chosen.bitmap):,.2f} MB, "
+        f"drop {100 * drop:.1f} % on the search questions ({verdict} the budget of {100 * objective.budget:g} %)"
+    )
+    if dev is None:
+        say("The dev set was not scored: there is none; give --dev FILE")
+    say(f"Table {files.csv}\nResult {files.json}\nBitmap {files.bitmap} (switchq eval --bitmap @{files.bitmap})")
+
+
+def _dev_words(scores: Sequence[Mapping[str, Any]]) -> str:
+    return f", {scores[0]['n_questions']:,} dev questions" if scores else ""

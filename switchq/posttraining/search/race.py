@@ -1,0 +1,36 @@
+"""Does a bitmap keep the budget? A race over growing prefixes of the questions (Maron and Moore, 1993).
+
+After each stage the mean margin of the questions seen has a confidence interval: +-z standard errors, for a sample
+drawn without replacement. If it excludes zero the race is over; after the last stage the sum itself decides, exactly. One
+made-up question with the worst (best) possible margin is added below (above), because a handful of questions that all
+came out alike says little about the rest. An early decision differs from that on all questions about once in a thousand
+times for a bitmap right at the budget, and less often elsewhere.
+"""
+
+import numpy as np
+
+from switchq.bitmap import Bitmap
+from switchq.posttraining.search.metric import Array
+from switchq.posttraining.search.objective import Objective, keeps
+
+Z = 3.0
+
+
+def race(objective: Objective, bitmap: Bitmap) -> tuple[bool, int]:
+    """Whether `bitmap` keeps the budget, and the number of stages that it took to tell."""
+    worst, best = objective.extremes()
+    for stage in range(1, objective.stages):
+        margins = objective.margins(bitmap, stage)
+        if _bound(margins, worst, objective.questions, -1) > 0:
+            return True, stage
+        if _bound(margins, best, objective.questions, +1) < 0:
+            return False, stage
+    return keeps(objective.margins(bitmap, objective.stages)), objective.stages
+
+
+def _bound(margins: Array, extreme: float, population: int, side: int) -> float:
+    """Lower (side -1) or upper (+1) confidence bound of the mean margin over the whole population."""
+    padded = np.append(margins, min(extreme, float(margins.min())) if side < 0 else max(extreme, float(margins.max())))
+    unseen = 1 - len(margins) / population
+    error = float(padded.std(ddof=1)) * np.sqrt(unseen / len(padded))
+    return float(padded.mean()) + side * Z * error
