@@ -20,7 +20,7 @@ from switchq.posttraining.search.objective import Scored
 from switchq.posttraining.search.space import Genome
 from switchq.posttraining.search.study import Study
 
-SHRINK = 4
+SHRINK = 3
 """The part of the offspring that goes on to the next selection step."""
 
 CROSSOVER = 0.3
@@ -57,28 +57,28 @@ class Evolution:
 
     def _generation(self, study: Study, rng: np.random.Generator, limit: float, edge: bool) -> None:
         children = self._offspring(study, rng, limit)
-        steps = study.objective.stages
-        for stage in range(1, steps):
+        looks = study.objective.looks
+        for look in looks[:-1]:
             if not children:
                 return
             # stable: of equal children the one that was made first goes on
-            ranked = sorted(children, key=lambda child: study.objective.loss(child, stage))
+            ranked = sorted(children, key=lambda child: study.objective.loss(child, look))
             going_on = ranked[: max(1, len(ranked) // SHRINK)]
-            if stage == steps - 1 and not edge:
-                going_on = [child for child in going_on if self._promising(study, child, stage)]
+            if look == looks[-2] and not edge:
+                going_on = [child for child in going_on if self._promising(study, child, look)]
             for child in children:
                 if child not in going_on:
-                    study.row(study.objective.score(child, stage), False)
+                    study.row(study.objective.score(child, look), False)
             children = going_on
         for child in children[:1]:
             if not edge or study.race(child):
                 study.score(child)
 
-    def _promising(self, study: Study, child: Bitmap, stage: int) -> bool:
+    def _promising(self, study: Study, child: Bitmap, look: range) -> bool:
         """Whether no point that is as cheap was better on the same questions."""
         rivals = [point for point in study.front() if study.price(point.bitmap) <= study.price(child)]
-        own = study.objective.loss(child, stage)
-        return all(study.objective.loss(rival.bitmap, stage) >= own for rival in rivals[-1:])
+        own = study.objective.loss(child, look)
+        return all(study.objective.loss(rival.bitmap, look) >= own for rival in rivals[-1:])
 
     def _offspring(self, study: Study, rng: np.random.Generator, limit: float) -> list[Bitmap]:
         """New bitmaps within `limit`, none of them known."""

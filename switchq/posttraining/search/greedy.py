@@ -94,13 +94,13 @@ def _keeps(study: Study, genome: Genome) -> bool:
                 return True
             if not kept and all(narrow >= wide for narrow, wide in pairs):
                 return False
-    return study.race(bitmap)
+    return study.race(bitmap, monotone=True)
 
 
 def _last_within(study: Study, path: list[Bitmap]) -> int:
     """The last step of the path that keeps the budget on all questions; found by bisection where the end does not."""
     study.score(path[-1])
-    if study.verdicts[path[-1]]:
+    if study.verdicts[path[-1]] or len(path) == 1:
         return len(path) - 1
     kept, broken = 0, len(path) - 1
     while broken - kept > 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from switchq.bitmap import FULL, Bitmap, ladder
 from switchq.posttraining.search.front import Point, pareto
 from switchq.posttraining.search.objective import Objective, Scored
-from switchq.posttraining.search.race import race
+from switchq.posttraining.search.race import most_lost, race
 from switchq.posttraining.search.space import Cost, Genome, Space
 from switchq.posttraining.search.trials import Trials
 
@@ -27,6 +27,7 @@ class Study:
         found_by: who found it first.
         verdicts: whether a bitmap keeps the budget, as far as that was asked.
         tried: every bitmap that has a row in the table.
+        fragile: the block of questions in which the bitmap that was refused last lost most.
         written: method, bitmap and number of questions of every row.
         hits: how often a bitmap was asked for that was decided already, by method.
     """
@@ -43,6 +44,7 @@ class Study:
     verdicts: dict[Bitmap, bool] = field(default_factory=dict)
     tried: set[Bitmap] = field(default_factory=set)
     hits: Counter[str] = field(default_factory=Counter)
+    fragile: int | None = None
     written: set[tuple[str, Bitmap, int]] = field(default_factory=set)
 
     def start(self, method: str) -> None:
@@ -65,15 +67,23 @@ class Study:
         self.row(scored, within)
         return scored
 
-    def race(self, bitmap: Bitmap) -> bool:
-        """Whether it keeps the budget, by as few questions as that takes; asked again, the answer is the same."""
+    def race(self, bitmap: Bitmap, monotone: bool = False) -> bool:
+        """Whether it keeps the budget, by as few questions as that takes; asked again, the answer is the same.
+
+        Args:
+            bitmap: to be judged.
+            monotone: whether it may be held against wider bitmaps, on the assumption that narrowing never helps.
+        """
         if bitmap not in self.verdicts:
-            accepted, stage = race(self.objective, bitmap)
-            if stage == self.objective.stages:
+            wider = [one for one in self.points if monotone and all(w >= n for w, n in zip(one, bitmap))]
+            accepted, blocks = race(self.objective, bitmap, wider, self.fragile)
+            if not accepted and wider:
+                self.fragile = most_lost(self.objective, bitmap, blocks, wider)
+            if len(blocks) == len(self.objective.blocks):
                 self.score(bitmap)
             else:
                 self.verdicts[bitmap] = accepted
-                self.row(self.objective.score(bitmap, stage), accepted)
+                self.row(self.objective.score(bitmap, blocks), accepted)
         else:
             self.hits[self.method] += 1
         return self.verdicts[bitmap]
@@ -86,8 +96,7 @@ class Study:
         self.written.add(key)
         self.tried.add(scored.bitmap)
         metric = self.objective.metric
-        stage = self.objective.boundaries.index(scored.questions) + 1
-        full = self.objective.score(self.space.bitmap(self.space.full), stage)
+        full = self.objective.score(self.space.bitmap(self.space.full), scored.blocks)
         figures = dict(scored.figures)
         reference = full.figures[metric.name]
         self.trials.add(
