@@ -1,7 +1,7 @@
 """Plain greedy search against the fast one: question evaluations, seconds, the hypervolume of both fronts, both ends.
 
 python tests/bench/bench_search.py --ckpt last.ckpt --sensitivity sensitivity.json --budget 0.05
-python tests/bench/bench_search.py --model PATH --sensitivity sensitivity.json --data train-v1.1.json --metric perplexity
+python tests/bench/bench_search.py --model PATH --sensitivity sensitivity.json --data train.json --metric perplexity
 
 Each runs on an objective of its own, so that neither profits from the other's cache.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from sidebyside import Row, parser, prepare, report
-from subjects import quiet
 
+from switchq.commands.quiet import quiet
 from switchq.commands.subject import load_subject
 from switchq.data.scoring_set import ScoringSet
 from switchq.posttraining.search import Metric, Objective, Study, search_space

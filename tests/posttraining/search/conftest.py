@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from workshop import make_workshop, workshop
 
 from switchq.bitmap import FULL, Bitmap
+from switchq.errors import UserError
 from switchq.posttraining.search import Measurement, Metric, Objective, Space, Study
 from switchq.posttraining.search.journal import Journal
 from switchq.posttraining.search.trials import Trials
@@ -69,7 +70,11 @@ def make_study(
     """A study over any measure."""
     journal = Journal(None if path is None else path.with_suffix(".journal.jsonl"), {"key": key})
     objective = Objective(measure, len(space.names), questions, Metric(metric), budget, journal)  # type: ignore[arg-type]
-    return Study(space, objective, Trials(path, journal), **options)
+    try:
+        return Study(space, objective, Trials(path, journal), **options)
+    except UserError:
+        journal.close()
+        raise
 
 
 @pytest.fixture
