@@ -28,7 +28,7 @@ from switchq.posttraining.search.metric import Metric
 from switchq.posttraining.search.objective import Objective, Scored
 from switchq.posttraining.search.output import SearchFiles
 from switchq.posttraining.search.report import labels, number, result_record, results_table
-from switchq.posttraining.search.run import DEFAULT, RANKED, run_methods, spread
+from switchq.posttraining.search.run import DEFAULT, RANKED, check_reference, run_methods, spread
 from switchq.posttraining.search.scores import pick_score, unit_scores
 from switchq.posttraining.search.space import Cost, Space, search_space
 from switchq.posttraining.search.study import Study
@@ -138,24 +138,24 @@ def search_command(**arguments: Any) -> None:
     header = {"key": _key(record, settings, questions, options), "run": record, "settings": settings}
     journal, trials = files.claim(header, options.overwrite)
     try:
+        objective = Objective(
+            measure, len(space.names), len(questions.questions), measure.metric, options.budget, journal
+        )
+        study = Study(space, objective, trials, options.cost, limits, options.seed)
+        try:
+            check_reference(objective)
+        except UserError:
+            if not trials.rows and not journal.resumed:
+                files.remove()
+            raise
         with _live(len(journal.entries["eval"]) if journal.resumed else 0) as live:
-            objective = Objective(
-                measure, len(space.names), len(questions.questions), measure.metric, options.budget, journal,
-                live.advance,
-            )  # fmt: skip
-            study = Study(space, objective, trials, options.cost, limits, options.seed)
-            live.study = study
+            live.study, objective.advance = study, live.advance
             ranking, additive = (
                 None if sensitivity is None else unit_scores(space, sensitivity, str(score), summed)
                 for summed in (False, True)
             )
             evolution = Evolution(options.generations, options.population)
-            try:
-                methods = run_methods(study, options.methods, ranking, additive, evolution, live.start)
-            except UserError:
-                if not journal.resumed and len(trials.rows) == 0:
-                    files.remove()
-                raise
+            methods = run_methods(study, options.methods, ranking, additive, evolution, live.start)
             chosen = _choose(study)
             shown = _shown(study, chosen, options.dev_points)
             scores = _score_dev(subject, study, shown, dev, options, journal, live)

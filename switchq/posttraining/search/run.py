@@ -8,7 +8,7 @@ from switchq.posttraining.search.evolution import Evolution
 from switchq.posttraining.search.greedy import fast, plain
 from switchq.posttraining.search.ilp import ilp
 from switchq.posttraining.search.metric import Array
-from switchq.posttraining.search.objective import Scored
+from switchq.posttraining.search.objective import Objective, Scored
 from switchq.posttraining.search.study import Study
 
 Method = Literal["greedy", "greedy-plain", "ilp", "evolution"]
@@ -50,7 +50,7 @@ def run_methods(
         study.start(method)
         started(method)
         if method == "references":
-            _check_reference(study)
+            check_reference(study.objective)
             study.references()
         elif method == "evolution":
             evolution.run(study)
@@ -64,13 +64,16 @@ def run_methods(
     return records
 
 
-def _check_reference(study: Study) -> None:
-    """A drop is relative to full precision; where that scores nothing, nothing can drop."""
-    if study.objective.metric.generates and study.objective.full_figure == 0:
-        name = study.objective.metric.name
+def check_reference(objective: Objective) -> None:
+    """Make sure that full precision scores something: a drop is relative to it.
+
+    Raises:
+        UserError: it scores 0.
+    """
+    if objective.metric.generates and objective.full_figure == 0:
         raise UserError(
-            f"at full precision the model's {name} on the search questions is 0, so that no relative drop can be told: "
-            f"search by --metric perplexity, or train the model first"
+            f"at full precision the model's {objective.metric.name} on the search questions is 0, so that no relative "
+            f"drop can be told: search by --metric perplexity, or train the model first"
         )
 
 
