@@ -167,6 +167,9 @@ COMMANDS: dict[str, Any] = {"eval": eval_, "gendata": gendata, "search": search}
 REPEATABLE = {"eval": ("--bitmap", "--text"), "search": ("--method",)}
 """Options that may be given several times, by command; jsonargparse spells that with a plus."""
 
+FLAGS = ("--overwrite",)
+"""Options that may be given without a value; jsonargparse wants `true`."""
+
 HELP = """usage: switchq COMMAND [options]     (switchq COMMAND --help lists a command's options)
 
 One language model checkpoint that runs at any per-layer bit-width, chosen at run time.
@@ -224,7 +227,7 @@ def _dispatch(args: list[str]) -> int:
     from jsonargparse import auto_cli
 
     try:
-        auto_cli(COMMANDS, args=_repeatable(args), as_positional=False, prog="switchq", exit_on_error=False)
+        auto_cli(COMMANDS, args=_repeatable(_flagged(args)), as_positional=False, prog="switchq", exit_on_error=False)
     except ArgumentError as error:
         from switchq.commands.mistakes import explain
 
@@ -238,6 +241,14 @@ def _help() -> str:
 
     others = {name: (function.__doc__ or "").partition("\n")[0] for name, function in COMMANDS.items()}
     return HELP.format(trainer=lines(TRAINER_COMMANDS), others=lines(others)).rstrip()
+
+
+def _flagged(args: list[str]) -> list[str]:
+    """`--overwrite` as jsonargparse wants it: `--overwrite=true`."""
+    return [
+        f"{one}=true" if one in FLAGS and args[i + 1 : i + 2] not in (["true"], ["false"]) else one
+        for i, one in enumerate(args)
+    ]
 
 
 def _repeatable(args: list[str]) -> list[str]:

@@ -182,7 +182,7 @@ def test_killed_from_outside_and_repeated(of_model: list[object], tmp_path: Path
     assert "s.json holds a finished search" in again.err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     other_seed = [*options, "--method", "ilp", "--seed", 1]
-    assert switchq(*other_seed, "--output", output, "--overwrite", "true").code == 0
+    assert switchq(*other_seed, "--output", output, "--overwrite").code == 0
     assert json.loads((tmp_path / "s.json").read_text())["run"]["seed"] == 1
 
 
@@ -217,7 +217,7 @@ def test_an_unfinished_search_is_not_mixed_with_another(
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "truncated or edited" in done.err
     assert output.read_bytes() == before["s.csv"][:-20]
-    assert switchq(*of_run, "--method", "ilp", "--output", output, "--overwrite", "true").code == 0
+    assert switchq(*of_run, "--method", "ilp", "--output", output, "--overwrite").code == 0
 
 
 def test_a_size_that_leaves_no_bitmap_within_the_budget(of_run: list[object], tmp_path: Path, switchq: Switchq) -> None:
