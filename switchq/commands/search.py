@@ -1,18 +1,18 @@
 """`switchq search`: from sensitivities to a front of mixed-precision bitmaps, and the one that a budget allows."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from switchq.bitmap import Bitmap
 from switchq.commands.quiet import quiet
+from switchq.commands.search_live import Live, live_bar
+from switchq.commands.search_options import Options
 from switchq.commands.subject import Subject, load_subject
 from switchq.data.scoring_set import ScoringSet
 from switchq.data.squad import looks_like_file, read_squad
@@ -27,72 +27,14 @@ from switchq.posttraining.search.measure import ModelMeasure
 from switchq.posttraining.search.metric import Metric
 from switchq.posttraining.search.objective import Objective, Scored
 from switchq.posttraining.search.output import SearchFiles
-from switchq.posttraining.search.report import labels, number, result_record, results_table
-from switchq.posttraining.search.run import DEFAULT, RANKED, check_reference, run_methods, spread
+from switchq.posttraining.search.report import labels, result_record, results_table
+from switchq.posttraining.search.run import check_reference, run_methods, spread
 from switchq.posttraining.search.scores import pick_score, unit_scores
 from switchq.posttraining.search.space import Cost, Space, search_space
 from switchq.posttraining.search.study import Study
 from switchq.posttraining.sensitivity import Sensitivity
-from switchq.progress import progress_bar
 
 LIMITS: tuple[Cost, ...] = ("average_bits", "weight_mb")
-
-
-@dataclass(frozen=True)
-class Options:
-    """The arguments of `switchq.cli.search`, which explains them."""
-
-    ckpt: str | None
-    model: str | None
-    sensitivity: str | None
-    method: list[Any] | None
-    budget: float
-    metric: Any
-    score: str | None
-    cost: Cost
-    average_bits: float | None
-    weight_mb: float | None
-    data: str | None
-    questions: int
-    dev: str | None
-    dev_limit: int | None
-    dev_points: int
-    widths: list[int] | None
-    group: Any
-    generations: int
-    population: int
-    batch_size: int
-    max_new_tokens: int | None
-    base: str | None
-    seed: int
-    device: str
-    output: str
-    overwrite: bool
-
-    @property
-    def methods(self) -> tuple[Any, ...]:
-        """The methods to run, each once."""
-        return tuple(dict.fromkeys(self.method or DEFAULT))
-
-    def check(self) -> None:
-        """What can be told before anything is read.
-
-        Raises:
-            UserError: a number out of range, or no sensitivities where a method needs them.
-        """
-        least = {"questions": 1, "dev_points": 1, "generations": 0, "population": 1, "batch_size": 1}
-        for name, value in {**least, "max_new_tokens": 1, "dev_limit": 1}.items():
-            given = getattr(self, name)
-            if given is not None and given < value:
-                raise UserError(f"--{name} must be at least {value}, not {given}")
-        if self.seed < 0:
-            raise UserError(f"--seed must not be negative, not {self.seed}")
-        Metric(self.metric).check_budget(self.budget)
-        needs = [method for method in self.methods if method in RANKED]
-        if needs and self.sensitivity is None:
-            raise UserError(
-                f"method {needs[0]} needs --sensitivity FILE (`switchq sensitivity` writes it); only evolution does not"
-            )
 
 
 def search_command(**arguments: Any) -> None:
@@ -148,7 +90,7 @@ def search_command(**arguments: Any) -> None:
             if not trials.rows and not journal.resumed:
                 files.remove()
             raise
-        with _live(len(journal.entries["eval"]) if journal.resumed else 0) as live:
+        with live_bar(len(journal.entries["eval"]) if journal.resumed else 0) as live:
             live.study, objective.advance = study, live.advance
             ranking, additive = (
                 None if sensitivity is None else unit_scores(space, sensitivity, str(score), summed)
@@ -258,7 +200,7 @@ def _score_dev(
     source: str | None,
     options: Options,
     journal: Journal,
-    live: "_Live",
+    live: Live,
 ) -> list[dict[str, Any]]:
     if source is None:
         return []
@@ -277,62 +219,6 @@ def _score_dev(
     return score_dev(
         subject.model, subject.tokenizer, dev, shown, metric, journal, seed=options.seed, advance=live.advance
     )
-
-
-class _Live:
-    """The progress bar: one line for each method, with the best bitmap so far."""
-
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
-        self.study: Study | None = None
-        self.task: TaskID | None = None
-        self.name = ""
-
-    def start(self, method: str, total: int | None = None) -> None:
-        """The line of the next method; the total is an estimate of its question evaluations."""
-        self._finish()
-        self.name = method
-        self.task = self.bar.add_task(method, total=total or self._estimate(method))
-
-    def advance(self, done: int) -> None:
-        """Move on."""
-        assert self.task is not None
-        task = next(task for task in self.bar.tasks if task.id == self.task)
-        total = max(float(task.total or 0), task.completed + done)
-        self.bar.update(self.task, advance=done, total=total, description=f"{self.name}{self._best()}")
-
-    def _best(self) -> str:
-        chosen = self.study.chosen() if self.study is not None else None
-        if self.study is None or chosen is None or self.name == "dev":
-            return ""
-        metric = self.study.objective.metric.name
-        return f" {self.study.space.average_bits(chosen.bitmap):.2f} bits {metric} {number(chosen.figures[metric])}"
-
-    def _estimate(self, method: str) -> int:
-        assert self.study is not None
-        space, questions = self.study.space, self.study.objective.questions
-        whole = len(space.units) * len(space.widths) * questions
-        return {
-            "references": 2 * len(space.widths) * questions,
-            "greedy": whole // 5,
-            "greedy-plain": whole,
-            "ilp": 10 * questions,
-        }.get(method, 20 * 3 * questions)
-
-    def _finish(self) -> None:
-        if self.task is not None:
-            task = next(task for task in self.bar.tasks if task.id == self.task)
-            self.bar.update(self.task, total=task.completed, completed=task.completed)
-
-
-@contextmanager
-def _live(known: int) -> Iterator[_Live]:
-    if known:
-        print(f"Going on with an unfinished search: {known:,} evaluations are known", file=sys.stderr)
-    with progress_bar() as bar:
-        live = _Live(bar)
-        yield live
-        live._finish()
 
 
 def _show(
