@@ -147,7 +147,73 @@ def sensitivity(
     sensitivity_command(**settings)
 
 
-COMMANDS: dict[str, Any] = {"eval": eval_, "gendata": gendata, "sensitivity": sensitivity}
+def search(
+    ckpt: str | None = None,
+    model: str | None = None,
+    sensitivity: str | None = None,
+    method: list[Literal["greedy", "greedy-plain", "ilp", "evolution"]] | None = None,
+    budget: float = 0.3,
+    metric: Literal["F1", "EM", "perplexity", "KL"] = "F1",
+    score: str | None = None,
+    cost: Literal["average_bits", "weight_mb"] = "average_bits",
+    average_bits: float | None = None,
+    weight_mb: float | None = None,
+    data: str | None = None,
+    questions: int = 200,
+    dev: str | None = None,
+    dev_limit: int | None = None,
+    dev_points: int = 8,
+    widths: list[int] | None = None,
+    group: Literal["layer", "block"] = "layer",
+    generations: int = 20,
+    population: int = 16,
+    batch_size: int = 32,
+    max_new_tokens: int | None = None,
+    base: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    output: str = "search.csv",
+    overwrite: bool = False,
+) -> None:
+    """Search for mixed precision: a width for each layer, as small as a budget on the metric allows.
+
+    Args:
+        ckpt: checkpoint of `switchq fit`.
+        model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
+        sensitivity: file of `switchq sensitivity` for this model; greedy and ilp need it.
+        method: repeatable: greedy, ilp, evolution (all three by default), or greedy-plain, which evaluates every step.
+        budget: the relative drop of the metric that is allowed against full precision: 0.3 is 30 %.
+        metric: F1, EM, perplexity of the answers, or KL divergence from full precision at the answers.
+        score: which of the file's sensitivities to use; by default kl, fisher, mse or mae, the first that is there.
+        cost: what the front is drawn over and the chosen bitmap is smallest in.
+        average_bits: most average bits of the chosen bitmap.
+        weight_mb: most weight MB of the chosen bitmap.
+        data: training questions to search on, SQuAD-style JSON file or Hub name; by default those that the
+            checkpoint's training held out.
+        questions: use so many of them, drawn at random.
+        dev: scored once, at the end; by default the dev set that the checkpoint was trained beside.
+        dev_limit: score only so many dev questions, drawn at random.
+        dev_points: score so many bitmaps of the front on dev, beside the chosen, uniform and striped ones.
+        widths: candidate widths; by default the trained ones, or 8, 4, 2.
+        group: what gets a width of its own, each layer or each block.
+        generations: of evolution.
+        population: offspring a generation.
+        batch_size: questions a batch.
+        max_new_tokens: most tokens of an answer; by default what the checkpoint was trained beside, or 32.
+        base: where the base model lies now, if it has moved since training.
+        seed: of everything random.
+        device: auto, cpu, cuda, cuda:1, ...
+        output: table of all bitmaps tried; the result, the chosen bitmap and the journal lie beside it. An
+            unfinished search is gone on with.
+        overwrite: replace another search's files.
+    """
+    settings = dict(locals())
+    from switchq.commands.search import search_command
+
+    search_command(**settings)
+
+
+COMMANDS: dict[str, Any] = {"eval": eval_, "gendata": gendata, "sensitivity": sensitivity, "search": search}
 
 HELP = """usage: switchq COMMAND [options]     (switchq COMMAND --help lists a command's options)
 
@@ -209,7 +275,7 @@ def _dispatch(args: list[str]) -> int:
     from jsonargparse import auto_cli
 
     try:
-        auto_cli(COMMANDS, args=_repeatable(args), as_positional=False, prog="switchq", exit_on_error=False)
+        auto_cli(COMMANDS, args=_spelled(args), as_positional=False, prog="switchq", exit_on_error=False)
     except ArgumentError as error:
         from switchq.commands.mistakes import explain
 
@@ -225,15 +291,19 @@ def _help() -> str:
     return HELP.format(trainer=lines(TRAINER_COMMANDS), others=lines(others)).rstrip()
 
 
-def _repeatable(args: list[str]) -> list[str]:
-    """`--bitmap 8 --bitmap 4` as jsonargparse wants it: `--bitmap+ 8 --bitmap+ 4`, for options that are lists."""
+def _spelled(args: list[str]) -> list[str]:
+    """Options as jsonargparse wants them: `--bitmap 8 --bitmap 4`, a list, as `--bitmap+ 8 --bitmap+ 4`; a flag as
+    `--overwrite=true`."""
     options = inspect.signature(COMMANDS[args[0]]).parameters.values()
     lists = {f"--{option.name}" for option in options if "list[" in str(option.annotation)}
-    return [
-        f"{name}+{equals}{value}" if name in lists else argument
-        for argument in args
-        for name, equals, value in [argument.partition("=")]
-    ]
+    flags = {f"--{option.name}" for option in options if option.annotation is bool}
+    spelled = []
+    for argument, following in zip(args, [*args[1:], ""]):
+        name, equals, value = argument.partition("=")
+        if argument in flags and following not in ("true", "false"):
+            argument = f"{argument}=true"
+        spelled.append(f"{name}+{equals}{value}" if name in lists else argument)
+    return spelled
 
 
 if __name__ == "__main__":

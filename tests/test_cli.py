@@ -46,6 +46,11 @@ OPTIONS = {
         "ckpt", "model", "output", "scores", "bits", "grid", "group_size", "scale", "data", "text", "base", "limit",
         "batch_size", "window", "seed", "device", "logdir", "overwrite",
     ],
+    "search": [
+        "ckpt", "model", "sensitivity", "method", "budget", "metric", "score", "cost", "average_bits", "weight_mb",
+        "data", "questions", "dev", "dev_limit", "dev_points", "widths", "group", "generations", "population",
+        "batch_size", "max_new_tokens", "base", "seed", "device", "output", "overwrite",
+    ],
 }  # fmt: skip
 
 

@@ -2,12 +2,19 @@
 
 from switchq.evaluation.decode import Decoded, decode
 from switchq.evaluation.evaluate import evaluate
-from switchq.evaluation.files import check_writable, write_json
+from switchq.evaluation.files import check_writable, write_json, write_text
 from switchq.evaluation.memory import WeightBytes, peak_memory, reset_peak_memory, weight_bytes
-from switchq.evaluation.perplexity import TokenPerplexity, answer_perplexity, text_perplexity, token_nll
+from switchq.evaluation.perplexity import (
+    TokenPerplexity,
+    answer_batches,
+    answer_nll,
+    answer_perplexity,
+    text_perplexity,
+    token_nll,
+)
 from switchq.evaluation.provenance import run_record, sha256
 from switchq.evaluation.result import EvalResult, read_results, write_predictions, write_results
-from switchq.evaluation.squad_score import QuestionScore, SquadMetric, question_scores, summarise
+from switchq.evaluation.squad_score import QuestionScore, SquadMetric, question_scores, summarise, without_phrase
 from switchq.evaluation.tables import before_after_table, results_table
 
 __all__ = [
@@ -17,6 +24,8 @@ __all__ = [
     "SquadMetric",
     "TokenPerplexity",
     "WeightBytes",
+    "answer_batches",
+    "answer_nll",
     "answer_perplexity",
     "before_after_table",
     "check_writable",
@@ -33,7 +42,9 @@ __all__ = [
     "text_perplexity",
     "token_nll",
     "weight_bytes",
+    "without_phrase",
     "write_json",
     "write_predictions",
     "write_results",
+    "write_text",
 ]

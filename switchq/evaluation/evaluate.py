@@ -20,7 +20,7 @@ from switchq.evaluation.memory import MB, peak_memory, reset_peak_memory, weight
 from switchq.evaluation.perplexity import answer_perplexity, text_perplexity
 from switchq.evaluation.provenance import run_record
 from switchq.evaluation.result import EvalResult
-from switchq.evaluation.squad_score import SquadMetric, normalise
+from switchq.evaluation.squad_score import SquadMetric, without_phrase
 from switchq.models import context_window
 from switchq.models.inference import eval_mode
 from switchq.nn import at, switch_layers
@@ -106,7 +106,7 @@ def _answers(
     perplexity = answer_perplexity(model, encoded, batch_size=batch_size, advance=step)
     no_answer, texts = scoring_set.prompt.no_answer, decoded.texts
     if not all(question.answers for question in questions):
-        texts = ["" if normalise(text) == normalise(no_answer) else text for text in texts]
+        texts = [without_phrase(text, no_answer) for text in texts]
     metric = SquadMetric(no_answer)
     scores = metric.compute(
         predictions=[{"id": q.id, "prediction_text": text} for q, text in zip(questions, texts, strict=True)],

@@ -5,7 +5,8 @@ perplexity takes every token of a window but the first, given those before it in
 positions whose next token counts; log-likelihoods are taken in float32 and averaged in float64.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,15 +47,16 @@ def token_nll(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor,
     return F.cross_entropy(logits_NV.float(), targets_BT[mask_BT], reduction="none")
 
 
-def answer_perplexity(
+@torch.no_grad()
+def answer_nll(
     model: PreTrainedModel,
     encoded: Sequence[Encoded],
     *,
     pad_id: int = 0,
     batch_size: int = 16,
     advance: Callable[[int], object] | None = None,
-) -> float:
-    """Perplexity per token of the first gold answers, eos included.
+) -> list[Tensor]:
+    """NLL of the first gold answers, eos included: one tensor (N,) float32 per question, in the order given.
 
     Args:
         model: a causal language model in eval mode.
@@ -63,13 +65,31 @@ def answer_perplexity(
         batch_size: questions per batch.
         advance: called after each batch with the number of questions done.
     """
-    metric, collate = TokenPerplexity().to(model.device), TrainingCollator(pad_id)
-    examples = [answer_example(item) for item in sorted(encoded, key=len, reverse=True)]
-    for start in range(0, len(examples), batch_size):
-        batch = collate(examples[start : start + batch_size])
-        metric.update(token_nll(model, **{name: tensor.to(model.device) for name, tensor in batch.items()}))
+    nll: list[Tensor] = [torch.empty(0)] * len(encoded)
+    for rows, batch in answer_batches(encoded, batch_size, model.device, pad_id):
+        for row, own in zip(rows, token_nll(model, **batch).split([len(encoded[row].answer_ids) for row in rows])):
+            nll[row] = own
         if advance is not None:
-            advance(len(batch["input_ids"]))
+            advance(len(rows))
+    return nll
+
+
+def answer_batches(
+    encoded: Sequence[Encoded], batch_size: int, device: torch.device, pad_id: int = 0
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Batches of questions with their first gold answers, longest first: which questions, and `token_nll`'s inputs."""
+    collate = TrainingCollator(pad_id)
+    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = collate([answer_example(encoded[row]) for row in rows])
+        yield rows, {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def answer_perplexity(model: PreTrainedModel, encoded: Sequence[Encoded], **options: Any) -> float:
+    """Perplexity per token of the first gold answers, eos included; the options are those of `answer_nll`."""
+    metric = TokenPerplexity().to(model.device)
+    metric.update(torch.cat(answer_nll(model, encoded, **options)))
     return float(metric.compute())
 
 

@@ -64,6 +64,11 @@ def question_scores(
     return float(predicted in golds), max(_token_f1(predicted.split(), gold.split()) for gold in golds)
 
 
+def without_phrase(prediction: str, no_answer: str = NO_ANSWER) -> str:
+    """What a model that was trained to say `no_answer` hands in to the v2.0 script: nothing in place of the phrase."""
+    return "" if normalise(prediction) == normalise(no_answer) else prediction
+
+
 def _token_f1(predicted: list[str], gold: list[str]) -> float:
     common = (Counter(predicted) & Counter(gold)).total()
     if not common:

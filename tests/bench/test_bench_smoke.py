@@ -5,12 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench_search
 import bench_seed_scheme
 import bench_sensitivity
 import bench_step
 import bench_switch
 import pytest
 from subjects import TOKENIZER
+
+from switchq.commands.subject import load_subject
+from switchq.nn import switch_layers
+from switchq.posttraining.sensitivity import Sensitivity
 
 TOY = ["--device", "cpu", "--shapes", "toy", "--rounds", "1"]
 
@@ -42,3 +47,19 @@ def test_writes_its_figures(main: Callable[[list[str]], Any], options: list[str]
     assert len(content["rows"]) == rows
     assert all(row["seconds"] > 0 and row["ratio"] > 0 for row in content["rows"])
     assert content["machine"]["torch"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_search_writes_its_figures(tmp_path: Path) -> None:
+    subject = load_subject(None, str(TOKENIZER))
+    layers = switch_layers(subject.model)
+    ranks = tuple(float(number) for number in range(len(layers)))
+    names, sizes = zip(*((one.name, one.linear.weight.numel()) for one in layers))
+    Sensitivity(names, sizes, (2,), {"mse": {2: ranks}}).write(tmp_path / "sensitivity.json")
+    options = ["--model", TOKENIZER, "--sensitivity", tmp_path / "sensitivity.json", "--questions", "6"]
+    data = ["--data", bench_seed_scheme.READING, "--metric", "KL", "--output", tmp_path / "figures.json"]
+    share = bench_search.main(["--device", "cpu", *map(str, [*options, *data])])
+    content = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["name"] for row in content["rows"]] == ["greedy, plain", "greedy, fast"]
+    assert content["question_evaluations"]["greedy, plain"] == 49 * 6
+    assert 0 < share < 1

@@ -1,0 +1,120 @@
+"""The result of a search, for people and as JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from switchq.bitmap import Bitmap
+from switchq.posttraining.search.front import hypervolume
+from switchq.posttraining.search.objective import Scored
+from switchq.posttraining.search.study import Study, references
+
+KIND = "search"
+
+
+def point_record(study: Study, scored: Scored) -> dict[str, Any]:
+    """One evaluated bitmap as plain values; figures as in the table, `drop` relative (0.3 is 30 %)."""
+    metric = study.objective.metric
+    return {
+        "bitmap": str(scored.bitmap),
+        "bits": list(scored.bitmap),
+        "average_bits": study.space.average_bits(scored.bitmap),
+        "weight_mb": study.space.weight_mb(scored.bitmap),
+        **scored.figures,
+        "drop": metric.drop(scored.figures[metric.name], study.objective.full_figure),
+        "within_budget": study.verdicts[scored.bitmap],
+        "tokens_per_s": scored.tokens_per_s,
+        "questions": scored.questions,
+        "method": study.found_by[scored.bitmap],
+    }
+
+
+def result_record(
+    study: Study,
+    methods: Mapping[str, Mapping[str, Any]],
+    chosen: Scored,
+    dev: Sequence[Mapping[str, Any]],
+    run: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The whole result as plain values."""
+    labelled = labels(study)
+    front = study.front()
+    return {
+        "kind": KIND,
+        "run": run,
+        "settings": settings,
+        "methods": methods,
+        "hypervolume": hypervolume(map(study.point, study.points.values()), reference_point(study)),
+        "points": [point_record(study, scored) for scored in study.points.values()],
+        "front": [point_record(study, scored) for scored in front],
+        "baselines": [
+            {"label": label, **point_record(study, study.points[bitmap])} for bitmap, label in labelled.items()
+        ],
+        "chosen": {**point_record(study, chosen), "within_limits": study.fits(chosen.bitmap)},
+        "dev": list(dev),
+    }
+
+
+def reference_point(study: Study) -> tuple[float, float]:
+    """Where the hypervolume is measured from: the cost of full precision, and a metric of nothing.
+
+    That is F1 or EM of 0; for perplexity and KL, what twice the budget allows.
+    """
+    metric, full = study.objective.metric, study.objective.full_figure
+    allowed = 2 * study.objective.budget
+    nothing = {"F1": 0.0, "EM": 0.0, "perplexity": full * (1 + allowed), "KL": allowed}[metric.name]
+    return study.price(study.space.bitmap(study.space.full)), nothing
+
+
+def labels(study: Study) -> dict[Bitmap, str]:
+    """The reference bitmaps with their short names."""
+    return {Bitmap.parse(text, study.space.names): text for text in references(study.space.widths)}
+
+
+def results_table(study: Study, shown: Sequence[Bitmap], chosen: Bitmap, dev: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per bitmap, smallest first; a star marks the front, an arrow the chosen bitmap."""
+    metric, named = study.objective.metric, labels(study)
+    front = {scored.bitmap for scored in study.front()}
+    scored_on_dev = {tuple(record["bits"]): record for record in dev}
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("bitmap", vertical="bottom", no_wrap=True)
+    head = ["avg\nbits", "weight\nMB", f"search\n{metric.name}", "drop\n%"]
+    head += [f"dev {metric.name}\n(95 %)"] if dev else []
+    for name in head:
+        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
+    table.add_column("found by", vertical="bottom", no_wrap=True)
+    for bitmap in shown:
+        scored = study.points[bitmap]
+        figure = scored.figures[metric.name]
+        cells = [
+            f"{study.space.average_bits(bitmap):.2f}",
+            f"{study.space.weight_mb(bitmap):,.2f}",
+            number(figure),
+            number(100 * metric.drop(figure, study.objective.full_figure)),
+        ]
+        cells += [_dev_cell(scored_on_dev.get(tuple(bitmap)), metric.name)] if dev else []
+        mark = ("→" if bitmap == chosen else " ") + ("*" if bitmap in front else " ")
+        style = "bold" if bitmap == chosen else ""
+        table.add_row(mark, named.get(bitmap, "mixed"), *cells, study.found_by[bitmap], style=style)
+    return table
+
+
+def _dev_cell(record: Mapping[str, Any] | None, name: str) -> str:
+    if record is None:
+        return ""
+    key = name.lower() if name in ("F1", "EM") else name
+    low, high = record[f"{key}_interval"]
+    return f"{number(record[name])} ({number(low)}-{number(high)})"
+
+
+def number(value: float) -> str:
+    """A figure in few characters."""
+    if not abs(value) < 1e15:
+        return "inf"
+    if abs(value) >= 1e4:
+        return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+    return f"{value:.3f}" if abs(value) < 1 and value != 0 else f"{value:,.1f}"

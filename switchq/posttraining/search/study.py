@@ -1,0 +1,148 @@
+"""What the methods of a search share: the space, the objective, the table, and all points found so far."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from switchq.bitmap import FULL, Bitmap, ladder
+from switchq.posttraining.search.front import Point, pareto
+from switchq.posttraining.search.objective import Objective, Scored
+from switchq.posttraining.search.race import most_lost, race
+from switchq.posttraining.search.space import Cost, Genome, Space
+from switchq.posttraining.search.trials import Trials
+
+
+@dataclass
+class Study:
+    """One search.
+
+    Attributes:
+        space: what may be chosen.
+        objective: how good a choice is.
+        trials: the table of all that was tried.
+        cost: what the front is drawn over.
+        limits: upper limits of the chosen bitmap's costs.
+        seed: of everything random.
+        method: who is at work, for the table.
+        points: every bitmap that was evaluated on all questions, in the order found.
+        found_by: who found it first.
+        verdicts: whether a bitmap keeps the budget, as far as that was asked.
+        tried: every bitmap that has a row in the table.
+        fragile: the block of questions in which the bitmap that was refused last lost most.
+        written: method, bitmap and number of questions of every row.
+        hits: how often a bitmap was asked for that was decided already, by method.
+    """
+
+    space: Space
+    objective: Objective
+    trials: Trials
+    cost: Cost = "average_bits"
+    limits: dict[Cost, float] = field(default_factory=dict)
+    seed: int = 0
+    method: str = "references"
+    points: dict[Bitmap, Scored] = field(default_factory=dict)
+    found_by: dict[Bitmap, str] = field(default_factory=dict)
+    verdicts: dict[Bitmap, bool] = field(default_factory=dict)
+    tried: set[Bitmap] = field(default_factory=set)
+    hits: Counter[str] = field(default_factory=Counter)
+    fragile: int | None = None
+    written: set[tuple[str, Bitmap, int]] = field(default_factory=set)
+
+    def start(self, method: str) -> None:
+        """Count and name under `method` from here on."""
+        self.method = self.objective.phase = method
+
+    def references(self) -> None:
+        """Evaluate full precision and the uniform and striped bitmaps: every front is held against them."""
+        for written in references(self.space.widths):
+            self.score(Bitmap.parse(written, self.space.names))
+
+    def score(self, bitmap: Bitmap) -> Scored:
+        """Evaluate on all questions, and keep the point."""
+        self.hits[self.method] += bitmap in self.points
+        scored = self.objective.score(bitmap)
+        self.verdicts[bitmap] = within = self.objective.within(bitmap)
+        if bitmap not in self.points:
+            self.points[bitmap] = scored
+            self.found_by[bitmap] = self.method
+        self.row(scored, within)
+        return scored
+
+    def race(self, bitmap: Bitmap, monotone: bool = False) -> bool:
+        """Whether it keeps the budget, by as few questions as that takes; asked again, the answer is the same.
+
+        Args:
+            bitmap: to be judged.
+            monotone: whether it may be held against wider bitmaps, on the assumption that narrowing never helps.
+        """
+        if bitmap not in self.verdicts:
+            wider = [one for one in self.points if monotone and all(w >= n for w, n in zip(one, bitmap))]
+            accepted, blocks = race(self.objective, bitmap, wider, self.fragile)
+            if not accepted and wider:
+                self.fragile = most_lost(self.objective, bitmap, blocks, wider)
+            if len(blocks) == len(self.objective.blocks):
+                self.score(bitmap)
+            else:
+                self.verdicts[bitmap] = accepted
+                self.row(self.objective.score(bitmap, blocks), accepted)
+        else:
+            self.hits[self.method] += 1
+        return self.verdicts[bitmap]
+
+    def row(self, scored: Scored, accepted: bool) -> None:
+        """Add to the table; a method that asks again on the same questions adds no second row."""
+        key = self.method, scored.bitmap, scored.questions
+        if key in self.written:
+            return
+        self.written.add(key)
+        self.tried.add(scored.bitmap)
+        metric = self.objective.metric
+        full = self.objective.score(self.space.bitmap(self.space.full), scored.blocks)
+        figures = dict(scored.figures)
+        reference = full.figures[metric.name]
+        self.trials.add(
+            {
+                "bitmap": str(scored.bitmap),
+                **figures,
+                "drop": metric.drop(figures[metric.name], reference) if reference or metric.name == "KL" else None,
+                "average_bits": self.space.average_bits(scored.bitmap),
+                "weight_mb": self.space.weight_mb(scored.bitmap),
+                "tokens_per_s": scored.tokens_per_s,
+                "accepted": accepted,
+                "method": self.method,
+                "questions": scored.questions,
+            }
+        )
+
+    def price(self, bitmap: Bitmap) -> float:
+        """The cost of a bitmap."""
+        return self.space.cost(bitmap, self.cost)
+
+    def point(self, scored: Scored) -> Point:
+        """Cost and loss."""
+        metric = self.objective.metric
+        return self.price(scored.bitmap), metric.loss(scored.figures[metric.name])
+
+    def front(self) -> list[Scored]:
+        """The Pareto front of all points, cheapest first."""
+        return pareto(self.points.values(), self.point)
+
+    def chosen(self) -> Scored | None:
+        """The cheapest point within the budget and the limits, the better one of equals; None if there is none."""
+        return min((one for bitmap, one in self.points.items() if self.keeps(bitmap)), key=self.point, default=None)
+
+    def keeps(self, bitmap: Bitmap) -> bool:
+        """Whether a bitmap that was evaluated on all questions keeps the budget and the limits."""
+        return self.verdicts[bitmap] and self.fits(bitmap)
+
+    def fits(self, bitmap: Bitmap) -> bool:
+        """Whether the limits are kept."""
+        return all(self.space.cost(bitmap, of) <= limit + 1e-9 for of, limit in self.limits.items())
+
+    def genomes(self) -> list[tuple[Genome, Scored]]:
+        """The points of the front that the space holds (with blocks as units, stripes are none)."""
+        return [(found, one) for one in self.front() if (found := self.space.genome(one.bitmap)) is not None]
+
+
+def references(widths: tuple[int, ...]) -> tuple[str, ...]:
+    """Full precision and the ladder of `widths`."""
+    return (str(FULL), *ladder(widths))

@@ -1,0 +1,82 @@
+"""Searches without a model: every question has a strength, every layer does damage, and damage adds up."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from workshop import make_workshop, workshop
+
+from switchq.bitmap import FULL, Bitmap
+from switchq.errors import UserError
+from switchq.posttraining.search import Measurement, Metric, Objective, Space, Study
+from switchq.posttraining.search.journal import Journal
+from switchq.posttraining.search.trials import Trials
+
+__all__ = ["make_workshop", "workshop"]
+
+Array = NDArray[np.float64]
+
+
+def make_space(layers: int, widths: tuple[int, ...] = (8, 4, 2), seed: int | None = None) -> Space:
+    """Layers of equal size, or of random sizes."""
+    sizes = np.ones(layers) if seed is None else np.random.default_rng(seed).integers(1, 5, layers).astype(float)
+    bits_LW = np.outer(sizes / sizes.sum(), np.array([FULL, *widths], dtype=float))
+    names = tuple(f"h.{layer // 4}.{'abcd'[layer % 4]}" for layer in range(layers))
+    units = tuple((layer,) for layer in range(layers))
+    return Space(names, widths, units, bits_LW, bits_LW / 8 - 2 * bits_LW[:, :1] / 16, 3.0, (1,) * layers)
+
+
+class Threshold:
+    """A question is answered as long as the damage of all layers stays below its strength: a monotone metric.
+
+    Attributes:
+        damage_LW: damage of layer L at choice W; 0 at full precision, growing as the width shrinks.
+        strength_Q: of each question.
+        calls: (bitmap, begin, end) of every measurement.
+    """
+
+    def __init__(self, space: Space, questions: int, seed: int, spread: float = 1.0) -> None:
+        rng = np.random.default_rng(seed)
+        steps = rng.exponential(size=(len(space.names), len(space.widths))) * rng.exponential(
+            size=(len(space.names), 1)
+        )
+        steps *= np.array([10.0 ** (i - len(space.widths) + 1) for i in range(len(space.widths))])
+        self.damage_LW = np.concatenate([np.zeros((len(space.names), 1)), steps.cumsum(1)], axis=1)
+        self.strength_Q = rng.exponential(size=questions) * self.damage_LW[:, -1].sum() * spread
+        self.space = space
+        self.calls: list[tuple[Bitmap, int, int]] = []
+
+    def __call__(self, bitmap: Bitmap, begin: int, end: int) -> Measurement:
+        self.calls.append((bitmap, begin, end))
+        choices = [self.space.choices.index(bits) for bits in bitmap]
+        damage = self.damage_LW[np.arange(len(choices)), choices].sum()
+        right = (self.strength_Q[begin:end] >= damage).astype(float).tolist()
+        return Measurement({"F1": right, "EM": right}, [1.0] * len(right), end - begin, 0.5)
+
+
+def make_study(
+    space: Space,
+    measure: Callable[[Bitmap, int, int], Measurement],
+    questions: int,
+    budget: float = 0.3,
+    metric: str = "F1",
+    path: Path | None = None,
+    key: str = "",
+    **options: Any,
+) -> Study:
+    """A study over any measure."""
+    journal = Journal(None if path is None else path.with_suffix(".journal.jsonl"), {"key": key})
+    objective = Objective(measure, len(space.names), questions, Metric(metric), budget, journal)  # type: ignore[arg-type]
+    try:
+        return Study(space, objective, Trials(path, journal), **options)
+    except UserError:
+        journal.close()
+        raise
+
+
+@pytest.fixture
+def space() -> Space:
+    return make_space(12)
