@@ -7,7 +7,8 @@ size, and selection takes several steps, each with fewer offspring on more data.
 - some offspring are uniform crossovers of two members of the front;
 - a switch need not be between layers of one size: a child is repaired to the limit by random single steps;
 - the data of a selection step is a nested prefix of the search questions, so that its evaluations are kept;
-- the run ends with a local search below the chosen bitmap.
+- the run begins with more points of greedy search's path, at most one a generation, and ends with a local search
+  below the chosen bitmap.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from switchq.bitmap import Bitmap
+from switchq.posttraining.search.greedy import fill_in
 from switchq.posttraining.search.objective import Scored
 from switchq.posttraining.search.space import Genome
 from switchq.posttraining.search.study import Study
@@ -42,6 +44,7 @@ class Evolution:
     def run(self, study: Study) -> None:
         """Improve the front that `study` has; at least one point of it must be in the space."""
         rng = np.random.default_rng([study.seed, 0xE70])
+        fill_in(study, self.generations * study.objective.questions, negligible=0.0)
         ends = sorted(study.price(Bitmap.stripe([bits], len(study.space.names))) for bits in study.space.widths)
         low, high = study.space.smallest(study.cost), ends[-1]
         for generation in range(self.generations):

@@ -48,7 +48,8 @@ def fast(study: Study, scores: Array) -> Bitmap:
     end = _last_within(study, bitmaps)
     whole = len(study.space.units) * len(study.space.widths) * study.objective.questions
     left = whole // ALLOWANCE - (study.objective.evaluated[study.method] - before)
-    _fill_in(study, bitmaps[: end + 1], left)
+    study.path = bitmaps[: end + 1]
+    fill_in(study, left)
     return bitmaps[end]
 
 
@@ -113,12 +114,18 @@ def _last_within(study: Study, path: list[Bitmap]) -> int:
     return kept
 
 
-def _fill_in(study: Study, path: list[Bitmap], allowance: int) -> None:
-    """Evaluate points along the path, always where the front is least known: the largest rectangle between neighbours.
+def fill_in(study: Study, allowance: int, negligible: float = NEGLIGIBLE) -> None:
+    """Spend `allowance` question evaluations on points along the path of `fast`.
+
+    Each goes where the front is least known: into the largest rectangle between neighbours.
 
     Between two points of a monotone path the front cannot leave the rectangle that they span, so that a gap without
     height needs no point.
     """
+    path = study.path
+    if not path:
+        return
+    spent = study.objective.evaluated[study.method]
     points = {step: study.point(study.score(path[step])) for step in sorted({0, len(path) - 1})}
 
     def gap(begin: int, end: int) -> float:
@@ -126,8 +133,7 @@ def _fill_in(study: Study, path: list[Bitmap], allowance: int) -> None:
         return abs(cost - other_cost) * abs(loss - other_loss)
 
     gaps = [(-gap(0, len(path) - 1), 0, len(path) - 1)]
-    smallest = NEGLIGIBLE * -gaps[0][0]
-    spent = study.objective.evaluated[study.method]
+    smallest = negligible * -gaps[0][0]
     while gaps and study.objective.evaluated[study.method] - spent + study.objective.questions <= allowance:
         size, begin, end = heapq.heappop(gaps)
         if -size <= smallest or end - begin < 2:

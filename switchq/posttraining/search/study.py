@@ -28,6 +28,7 @@ class Study:
         verdicts: whether a bitmap keeps the budget, as far as that was asked.
         tried: every bitmap that has a row in the table.
         fragile: the block of questions in which the bitmap that was refused last lost most.
+        path: the steps that greedy search accepted, from full precision on.
         written: method, bitmap and number of questions of every row.
         hits: how often a bitmap was asked for that was decided already, by method.
     """
@@ -45,6 +46,7 @@ class Study:
     tried: set[Bitmap] = field(default_factory=set)
     hits: Counter[str] = field(default_factory=Counter)
     fragile: int | None = None
+    path: list[Bitmap] = field(default_factory=list)
     written: set[tuple[str, Bitmap, int]] = field(default_factory=set)
 
     def start(self, method: str) -> None:
