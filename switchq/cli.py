@@ -96,10 +96,39 @@ def gendata(
     gendata_command(**settings)
 
 
-COMMANDS: dict[str, Any] = {"eval": eval_, "gendata": gendata}
+def report(
+    run: list[str] | None = None,
+    output: str = "report.html",
+    figures: str | None = None,
+    title: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Make one HTML page of result files: figures, tables, and how each was made. switchq report RUN...
 
-REPEATABLE = ("--bitmap", "--text")
+    Args:
+        run: what to report on, also without the option's name: results of eval, files of sensitivities or of a
+            search, run folders such as lightning_logs/version_0.
+        output: the page to write.
+        figures: folder for every plot as SVG and PNG.
+        title: heading of the page.
+        overwrite: replace files that are there already.
+    """
+    settings = dict(locals())
+    from switchq.commands.report import report_command
+
+    report_command(**settings)
+
+
+COMMANDS: dict[str, Any] = {"eval": eval_, "gendata": gendata, "report": report}
+
+REPEATABLE = ("--bitmap", "--text", "--run")
 """Options that may be given several times; jsonargparse spells that with a plus."""
+
+POSITIONAL = {"report": "--run"}
+"""Commands whose arguments without an option's name belong to this option."""
+
+FLAGS = ("--overwrite",)
+"""Options that may be given without a value, for true."""
 
 HELP = """usage: switchq COMMAND [options]     (switchq COMMAND --help lists a command's options)
 
@@ -158,7 +187,7 @@ def _dispatch(args: list[str]) -> int:
     from jsonargparse import auto_cli
 
     try:
-        auto_cli(COMMANDS, args=_repeatable(args), as_positional=False, prog="switchq", exit_on_error=False)
+        auto_cli(COMMANDS, args=_rewritten(args), as_positional=False, prog="switchq", exit_on_error=False)
     except ArgumentError as error:
         from switchq.commands.mistakes import explain
 
@@ -172,6 +201,27 @@ def _help() -> str:
 
     others = {name: (function.__doc__ or "").partition("\n")[0] for name, function in COMMANDS.items()}
     return HELP.format(trainer=lines(TRAINER_COMMANDS), others=lines(others)).rstrip()
+
+
+def _rewritten(args: list[str]) -> list[str]:
+    """The arguments as jsonargparse wants them."""
+    return _repeatable(_named([f"{one}=true" if _bare(args, i) else one for i, one in enumerate(args)]))
+
+
+def _bare(args: list[str], index: int) -> bool:
+    return args[index] in FLAGS and args[index + 1 : index + 2] not in (["true"], ["false"])
+
+
+def _named(args: list[str]) -> list[str]:
+    """`report a.json --output b.html` with the option of the positional argument: `report --run a.json ...`."""
+    if args[0] not in POSITIONAL:
+        return args
+    named, after_option = args[:1], False
+    for argument in args[1:]:
+        is_option = argument.startswith("-") and len(argument) > 1
+        named += [argument] if is_option or after_option else [POSITIONAL[args[0]], argument]
+        after_option = is_option and "=" not in argument and argument not in ("-h", "--help")
+    return named
 
 
 def _repeatable(args: list[str]) -> list[str]:

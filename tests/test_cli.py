@@ -42,6 +42,7 @@ OPTIONS = {
         "model", "output", "prompts", "source", "count", "max_new_tokens", "greedy_tokens", "temperature", "top_k",
         "batch_size", "teacher_top_k", "seed", "device",
     ],
+    "report": ["run", "output", "figures", "title", "overwrite"],
 }  # fmt: skip
 
 

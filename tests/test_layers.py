@@ -16,6 +16,7 @@ LAYERS = (
     "hub",
     "progress",
     "bitmap",
+    "plots",
     "quant",
     "nn",
     "models",

@@ -1,0 +1,90 @@
+"""Sensitivity as a heat map: blocks across; down, the linears of a block at each width."""
+
+import altair as alt
+
+from switchq.plots.layers import layout
+from switchq.plots.rows import AnyChart, Rows, data
+
+
+def heat_map(rows: Rows, title: str = "Score") -> AnyChart:
+    """One cell per layer and width.
+
+    Args:
+        rows: one per cell: `layer`, `bits`, `score` (None or infinite where it was not finite), in model order.
+        title: what the score is, for the legend.
+    """
+    finite = [row["score"] for row in rows if row["score"] is not None and abs(row["score"]) != float("inf")]
+    names = list(dict.fromkeys(row["layer"] for row in rows))
+    places = dict(zip(names, layout(names)))
+    by_block = len({linear for _, linear in places.values()}) < len(names) == len(set(places.values()))
+    widths = sorted({int(row["bits"]) for row in rows}, reverse=True)
+    cells = []
+    for row in rows:
+        block, linear = places[row["layer"]]
+        cells.append(
+            {
+                "layer": row["layer"],
+                "bits": int(row["bits"]),
+                "score": row["score"] if row["score"] in finite else None,
+                "column": block if by_block else str(names.index(row["layer"])),
+                "row": f"{linear} · {row['bits']}" if by_block else f"{row['bits']} bits",
+            }
+        )
+    linears = list(dict.fromkeys(linear for _, linear in places.values()))
+    order = [f"{name} · {width}" for width in widths for name in linears]
+    positive = bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 100
+    return (
+        alt.Chart(data(cells))
+        .mark_rect()
+        .encode(
+            x=alt.X(
+                "column:O",
+                title="Block" if by_block else "Layer, in model order",
+                sort=list(dict.fromkeys(cell["column"] for cell in cells)),
+                axis=alt.Axis(labelAngle=0, ticks=False, domain=False),
+            ),
+            y=alt.Y(
+                "row:O",
+                title="Linear · bits" if by_block else None,
+                sort=order if by_block else [f"{width} bits" for width in widths],
+                axis=alt.Axis(ticks=False, domain=False, labelLimit=150),
+            ),
+            color=alt.Color(
+                "score:Q",
+                scale=alt.Scale(type="log" if positive else "linear", range="heatmap"),
+                legend=alt.Legend(title=title, gradientLength=180, format="~g", tickCount=4),
+            ),
+            tooltip=[
+                alt.Tooltip("layer:N", title="Layer"),
+                alt.Tooltip("bits:Q", title="Bits"),
+                alt.Tooltip("score:Q", title=title, format=".4g"),
+            ],
+        )
+        .properties(width="container", height=(17 if by_block else 30) * len({cell["row"] for cell in cells}))
+    )
+
+
+def correlation_map(correlations: dict[str, dict[str, float | None]]) -> AnyChart:
+    """Rank correlations between scores as a matrix with the figures written in."""
+    names = list(dict.fromkeys([*correlations, *(other for row in correlations.values() for other in row)]))
+    rows = [
+        {"one": one, "other": other, "value": value, "dark": value is not None and abs(value) > 0.6}
+        for one in names
+        for other in names
+        for value in [
+            1.0 if one == other else correlations.get(one, {}).get(other, correlations.get(other, {}).get(one))
+        ]
+    ]
+    cells = alt.Chart(data(rows)).encode(
+        x=alt.X("one:N", title=None, sort=names, axis=alt.Axis(labelAngle=-30, ticks=False, domain=False)),
+        y=alt.Y("other:N", title=None, sort=names, axis=alt.Axis(ticks=False, domain=False)),
+    )
+    colour = alt.Color("size:Q", scale=alt.Scale(domain=[0, 1], range="heatmap"), legend=None)
+    return alt.layer(
+        cells.transform_calculate(size="abs(datum.value)")
+        .mark_rect()
+        .encode(color=colour, tooltip=["one:N", "other:N", alt.Tooltip("value:Q", title="Spearman", format=".3f")]),
+        cells.transform_filter("isValid(datum.value)")
+        .mark_text(fontSize=12)
+        .encode(text=alt.Text("value:Q", format=".2f")),
+    ).properties(width="container", height=max(40 * len(names), 80))

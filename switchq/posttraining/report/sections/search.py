@@ -1,0 +1,161 @@
+"""A search: what it tried, greedy's path, the bitmap it chose."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from switchq.plots.front import pareto
+from switchq.plots.search import path_chart, search_chart
+from switchq.plots.strip import bit_strip
+from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
+from switchq.posttraining.report.sources import Search, Sources, number
+from switchq.posttraining.report.text import bits_text, short, slug
+
+SCORES = {
+    "F1": "F1 (%)",
+    "EM": "EM (%)",
+    "perplexity": "Perplexity (per token)",
+    "KL": "KL divergence (nats per token)",
+}
+"""Columns that can be the score of a search, the first that is there, and what each is."""
+
+Row = dict[str, Any]
+
+
+def search(sources: Sources) -> Section | None:
+    """Figures and tables of all searches."""
+    blocks = [block for one in sources.searches for block in _blocks(one, sources)]
+    return Section("search", "Search", tuple(blocks)) if blocks else None
+
+
+def tried_rows(one: Search) -> tuple[str, list[Row]]:
+    """The name of the score, and all tried bitmaps in order as `search_chart` takes them."""
+    listed = list(one.tried) or [*one.part("baselines"), *one.part("front")]
+    metric = next((name for name in SCORES if any(number(row.get(name)) is not None for row in listed)), "F1")
+    greedy = {row.get("method") for row in listed if "greedy" in str(row.get("method", "")).lower()}
+    rows: list[Row] = []
+    for step, row in enumerate(listed, 1):
+        value, size, bits = (number(row.get(name)) for name in (metric, "weight_mb", "average_bits"))
+        if value is None or size is None:
+            continue
+        accepted = _yes(row.get("accepted"))
+        method = str(row.get("method") or "")
+        rows.append(
+            {
+                "step": step,
+                "method": short(method),
+                "bitmap": str(row.get("bitmap", "")),
+                "shown": short(str(row.get("label") or row.get("bitmap", ""))),
+                "average_bits": bits if bits is not None else 16.0,
+                "weight_mb": size,
+                "value": value,
+                "verdict": "tried" if accepted is None else "accepted" if accepted else "rejected",
+                "path": row.get("method") in greedy if greedy else accepted is not None,
+                **{name: number(row.get(name)) for name in (*SCORES, "tokens_per_s", "questions")},
+            }
+        )
+    fronts = pareto([(row["weight_mb"], row["value"]) for row in rows], metric in ("F1", "EM"))
+    return metric, [{**row, "front": front} for row, front in zip(rows, fronts)]
+
+
+def _yes(value: Any) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
+
+
+def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
+    metric, rows = tried_rows(one)
+    run = one.content.get("run")
+    record = run if isinstance(run, Mapping) else {}
+    settings = one.content.get("settings")
+    made = made_from([one.path], [record], **(dict(settings) if isinstance(settings, Mapping) else {}))
+    higher, what = metric in ("F1", "EM"), SCORES[metric]
+    blocks: list[Figure | Table] = []
+    tag = slug(one.name)
+    if rows:
+        words = f"{len(rows):,} bitmaps in {one.name}; {'up' if higher else 'up (a lower score)'} and left is better."
+        words += " Filled marks were accepted, crosses rejected; colour is the mean width. The solid line is the front."
+        if any(row["path"] and row["verdict"] == "accepted" for row in rows):
+            words += " The dashed line follows the accepted steps in their order."
+        words += " These are the search's own scores, on its own questions."
+        title = f"The search tried {len(rows):,} bitmaps; {sum(row['front'] for row in rows)} are on the front"
+        blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher), made))
+    path = [row for row in rows if row["path"] and row["verdict"] != "tried"]
+    for method in dict.fromkeys(row["method"] for row in path):
+        own = [{**row, "step": step} for step, row in enumerate((r for r in path if r["method"] == method), 1)]
+        accepted = sum(row["verdict"] == "accepted" for row in own)
+        if accepted and len(own) > 1:
+            title = f"{method or 'The search'} accepted {accepted:,} of {len(own):,} steps"
+            words = "Its trials in the order made; the line runs through those that it accepted."
+            blocks.append(Figure(f"path-{slug(method)}-{tag}", title, words, path_chart(own, what), made))
+    blocks += _strips(one, sources, made, tag)
+    blocks += _tables(one, metric, rows, made, tag)
+    return blocks
+
+
+def _strips(one: Search, sources: Sources, made: Made, tag: str) -> list[Figure]:
+    chosen = one.content.get("chosen")
+    if not isinstance(chosen, Mapping):
+        return []
+    several = {"": chosen} if "bitmap" in chosen else {str(name): value for name, value in chosen.items()}
+    figures: list[Figure] = []
+    for name, point in list(several.items())[:6]:
+        if not isinstance(point, Mapping):
+            continue
+        bits = widths(point)
+        if len(bits) < 2:
+            continue
+        names = _names(one, sources, len(bits))
+        mean = number(point.get("average_bits"))
+        size = number(point.get("weight_mb"))
+        title = "The chosen bitmap" + (f" for {short(name)}" if name else "")
+        title += "" if mean is None else f": {bits_text(mean)} bits on average"
+        title += "" if size is None else f", {size:,.2f} MB"
+        counts = ", ".join(f"{bits.count(width)} at {width} bits" for width in sorted(set(bits), reverse=True))
+        words = f"Each cell is a layer, coloured by its width: {counts}, of {len(bits)} layers."
+        figures.append(Figure(slug(f"bits-{name}-{tag}"), title, words, bit_strip(bits, names), made))
+    return figures
+
+
+def widths(point: Mapping[str, Any]) -> list[int]:
+    """The bit-widths of a point, from its list `bits` or from a bitmap written out; empty if neither is there."""
+    listed = point.get("bits")
+    texts = listed if isinstance(listed, list) else str(point.get("bitmap", "")).split(",")
+    found = [number(text) for text in texts]
+    return [int(one) for one in found if one is not None] if None not in found else []
+
+
+def _names(one: Search, sources: Sources, count: int) -> list[str]:
+    layers = one.content.get("layers")
+    if isinstance(layers, list) and len(layers) == count:
+        return [str(layer.get("name") if isinstance(layer, Mapping) else layer) for layer in layers]
+    for _, sensitivity in sources.sensitivities:
+        if len(sensitivity.layers) == count:
+            return list(sensitivity.layers)
+    return [f"layer {index}" for index in range(count)]
+
+
+def _tables(one: Search, metric: str, rows: list[Row], made: Made, tag: str) -> list[Table]:
+    points = [("front", row) for row in one.part("front")] + [("baseline", row) for row in one.part("baselines")]
+    if not points:
+        points = [("front", row) for row in rows if row["front"]]
+    if not points:
+        return []
+
+    def numbers(name: str) -> list[float | None]:
+        return [number(row.get(name)) for _, row in points]
+
+    columns = [
+        Column("Bitmap", [str(row.get("bitmap", "")) for _, row in points]),
+        Column("Kind", [kind for kind, _ in points]),
+        Column("Method", [str(row.get("method") or "") for _, row in points]),
+        Column("Average bits", numbers("average_bits"), ".2f"),
+        Column("Weights MB", numbers("weight_mb"), "g", "lower"),
+        Column("F1 %", numbers("F1"), ".1f", "higher"),
+        Column("EM %", numbers("EM"), ".1f", "higher"),
+        Column("Perplexity", numbers("perplexity"), "g", "lower"),
+        Column("KL", numbers("KL"), ".4f", "lower"),
+        Column("Tokens/s", numbers("tokens_per_s"), ",.0f", "higher"),
+    ]
+    words = "The front of the search and the uniform and striped bitmaps beside it, on the questions of the search."
+    return [table(f"search-front-{tag}", "The front and the baselines", words, columns, made)]
