@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from switchq.errors import UserError
-from switchq.evaluation.files import check_writable, write_bytes, write_text
+from switchq.evaluation import check_writable, write_bytes, write_text
 from switchq.posttraining.report import build, read_sources, render
 
 

@@ -2,7 +2,7 @@
 
 from switchq.evaluation.decode import Decoded, decode
 from switchq.evaluation.evaluate import evaluate
-from switchq.evaluation.files import check_writable, write_json
+from switchq.evaluation.files import check_writable, write_bytes, write_json, write_text
 from switchq.evaluation.memory import WeightBytes, peak_memory, reset_peak_memory, weight_bytes
 from switchq.evaluation.perplexity import TokenPerplexity, answer_perplexity, text_perplexity, token_nll
 from switchq.evaluation.provenance import run_record, sha256
@@ -33,7 +33,9 @@ __all__ = [
     "text_perplexity",
     "token_nll",
     "weight_bytes",
+    "write_bytes",
     "write_json",
     "write_predictions",
     "write_results",
+    "write_text",
 ]

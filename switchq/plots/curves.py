@@ -52,17 +52,19 @@ def curve_chart(
         rows += [{"bitmap": label, "step": step, "raw": curve[i][1], "smooth": smoothed[i]} for i, step in drawn]
     log = logarithmic and all(row["raw"] > 0 for row in rows)
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
+    axis = alt.Axis(tickCount=5, format="~g") if log else alt.Axis()
     named = len(labels) > 1 or bool(bits.keys() & labels)
+    legend = alt.Legend(title="Bitmap", symbolType="stroke") if named else None
     base = alt.Chart(data(rows)).encode(
         x=alt.X("step:Q", title="Optimiser step", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1)),
         color=alt.Color(
             "bitmap:N",
             sort=labels,
             scale=alt.Scale(domain=labels, range=[width_colour(bits[one]) if one in bits else INK for one in labels]),
-            legend=alt.Legend(title="Bitmap", symbolType="stroke") if named else None,
+            legend=legend,
         ),
         strokeDash=alt.StrokeDash(
-            "bitmap:N", sort=labels, legend=None,
+            "bitmap:N", sort=labels, legend=legend,
             scale=alt.Scale(domain=labels, range=[[1, 0] if "/" not in one else [5, 3] for one in labels]),
         ),
     )  # fmt: skip
@@ -71,13 +73,13 @@ def curve_chart(
         alt.Tooltip("step:Q", title="Step"),
         alt.Tooltip("raw:Q", title=title, format=".4g"),
     ]
-    raw = base.encode(y=alt.Y("raw:Q", title=title, scale=scale))
+    raw = base.encode(y=alt.Y("raw:Q", title=title, scale=scale, axis=axis))
     if not long:
         return alt.layer(
             raw.mark_line(strokeWidth=1.8), raw.mark_point(filled=True, size=36, opacity=1).encode(tooltip=tooltip)
         ).properties(width="container", height=height)
     return alt.layer(
         raw.mark_line(strokeWidth=1, opacity=0.25),
-        base.mark_line(strokeWidth=2).encode(y=alt.Y("smooth:Q", title=title, scale=scale)),
+        base.mark_line(strokeWidth=2).encode(y=alt.Y("smooth:Q", title=title, scale=scale, axis=axis)),
         raw.mark_point(opacity=0, size=60).encode(tooltip=tooltip),
     ).properties(width="container", height=height)

@@ -3,7 +3,16 @@
 import altair as alt
 
 from switchq.plots.layers import layout
+from switchq.plots.palette import INK, ON_HEAT
 from switchq.plots.rows import AnyChart, Rows, data
+
+TITLES = {
+    "mse": "MSE of the output",
+    "mae": "MAE of the output",
+    "kl": "KL of the logits (nats)",
+    "fisher": "Fisher-weighted error (nats)",
+}
+"""What the known scores are called; another one goes by its own name."""
 
 
 def heat_map(rows: Rows, title: str = "Score") -> AnyChart:
@@ -47,12 +56,12 @@ def heat_map(rows: Rows, title: str = "Score") -> AnyChart:
                 "row:O",
                 title="Linear · bits" if by_block else None,
                 sort=order if by_block else [f"{width} bits" for width in widths],
-                axis=alt.Axis(ticks=False, domain=False, labelLimit=150),
+                axis=alt.Axis(ticks=False, domain=False),
             ),
             color=alt.Color(
                 "score:Q",
                 scale=alt.Scale(type="log" if positive else "linear", range="heatmap"),
-                legend=alt.Legend(title=title, gradientLength=180, format="~g", tickCount=4),
+                legend=alt.Legend(title=title, format="~g", tickCount=4),
             ),
             tooltip=[
                 alt.Tooltip("layer:N", title="Layer"),
@@ -68,7 +77,7 @@ def correlation_map(correlations: dict[str, dict[str, float | None]]) -> AnyChar
     """Rank correlations between scores as a matrix with the figures written in."""
     names = list(dict.fromkeys([*correlations, *(other for row in correlations.values() for other in row)]))
     rows = [
-        {"one": one, "other": other, "value": value, "dark": value is not None and abs(value) > 0.6}
+        {"one": one, "other": other, "value": value}
         for one in names
         for other in names
         for value in [
@@ -85,6 +94,9 @@ def correlation_map(correlations: dict[str, dict[str, float | None]]) -> AnyChar
         .mark_rect()
         .encode(color=colour, tooltip=["one:N", "other:N", alt.Tooltip("value:Q", title="Spearman", format=".3f")]),
         cells.transform_filter("isValid(datum.value)")
-        .mark_text(fontSize=12)
-        .encode(text=alt.Text("value:Q", format=".2f")),
+        .mark_text(fontSize=12, color=INK)
+        .encode(
+            text=alt.Text("value:Q", format=".2f"),
+            color=alt.condition("abs(datum.value) > 0.5", alt.value(ON_HEAT), alt.value(INK)),
+        ),
     ).properties(width="container", height=max(40 * len(names), 80))

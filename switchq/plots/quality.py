@@ -1,8 +1,10 @@
 """Quality against size: points by bit-width and kind of bitmap, the front through the best of them."""
 
+from collections.abc import Sequence
+
 import altair as alt
 
-from switchq.plots.palette import INK, MUTED, width_colour
+from switchq.plots.palette import INK, MUTED, width_scale
 from switchq.plots.rows import AnyChart, Rows, data
 
 KINDS = ("uniform", "striped", "mixed")
@@ -20,70 +22,77 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
         higher_is_better: false for a perplexity, whose axis is logarithmic.
         height: of the plot, pixels.
     """
-    points = [{**row, "colour": width_colour(row["average_bits"])} for row in rows]
-    logarithmic = not higher_is_better and all(row["value"] > 0 for row in rows)
-    scale = alt.Scale(type="log", nice=False, padding=12) if logarithmic else alt.Scale(zero=False, padding=16)
-    size = alt.X("weight_mb:Q", title="Size of the weights (MB)", scale=alt.Scale(zero=False, padding=22))
-    score = alt.Y("value:Q", title=metric, scale=scale)
-    layers: list[alt.Chart] = []
-    front = [row for row in points if row["front"]]
-    if len(front) > 1:
-        layers.append(
-            alt.Chart(data(front))
-            .mark_line(color=INK, strokeWidth=1.5, opacity=0.75, interpolate="step-after")
-            .encode(x=size, y=score, order=alt.Order("weight_mb:Q"))
-        )
-    changed = [row for row in points if row.get("before") is not None]
+    values = [row[name] for row in rows for name in ("value", "before", "low", "high") if row.get(name) is not None]
+    scale = percent_scale(values) if higher_is_better else _perplexity_scale(values)
+    size = size_axis()
+    colour = bits_colour(rows)
+    shape = alt.Shape(
+        "kind:N",
+        scale=alt.Scale(domain=list(KINDS), range=list(SHAPES)),
+        legend=alt.Legend(title=None, symbolFillColor=MUTED, symbolStrokeColor=MUTED),
+    )
+    axis = alt.Axis() if higher_is_better else alt.Axis(tickCount=5)
+    score = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
+    tooltip = _tooltip(rows, metric)
+    layers: list[alt.Chart] = front_line(rows, size, score)
+    changed = [row for row in rows if row.get("before") is not None]
     if changed:
-        layers.append(
-            alt.Chart(data(changed)).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=size, y=score, y2="before:Q")
-        )
-        layers.append(
+        before = alt.Y("before:Q", title=metric, scale=scale, axis=axis)
+        layers += [
+            alt.Chart(data(changed)).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=size, y=score, y2="before:Q"),
             alt.Chart(data(changed))
             .mark_point(size=60, filled=False, strokeWidth=1.5)
-            .encode(
-                x=size,
-                y=alt.Y("before:Q", title=metric, scale=scale),
-                color=alt.Color("colour:N", scale=None),
-                shape=_shape(None),
-                tooltip=_tooltip(changed, metric),
-            )
-        )
-    spread = [row for row in points if row.get("low") is not None and row.get("high") is not None]
+            .encode(x=size, y=before, color=colour, shape=shape, tooltip=tooltip),
+        ]
+    spread = [row for row in rows if row.get("low") is not None and row.get("high") is not None]
     if spread:
-        layers.append(
-            alt.Chart(data(spread))
-            .mark_rule(strokeWidth=1.5)
-            .encode(
-                x=size,
-                y=alt.Y("low:Q", title=metric, scale=scale),
-                y2="high:Q",
-                color=alt.Color("colour:N", scale=None),
-            )
-        )
-    layers.append(
-        alt.Chart(data(points))
-        .mark_point(size=95, filled=True, opacity=1)
-        .encode(
-            x=size,
-            y=score,
-            color=alt.Color("colour:N", scale=None),
-            shape=_shape(alt.Legend(title=None, symbolFillColor=MUTED, symbolStrokeColor=MUTED)),
-            tooltip=_tooltip(points, metric),
-        )
-    )
-    named = [row for row in points if row.get("label")]
+        low = alt.Y("low:Q", title=metric, scale=scale, axis=axis)
+        bars = alt.Chart(data(spread)).mark_rule(strokeWidth=1.5)
+        layers.append(bars.encode(x=size, y=low, y2="high:Q", color=colour))
+    points = alt.Chart(data(rows)).mark_point(size=95, filled=True, opacity=1)
+    layers.append(points.encode(x=size, y=score, color=colour, shape=shape, tooltip=tooltip))
+    named = [row for row in rows if row.get("label")]
     if named:
-        layers.append(
-            alt.Chart(data(named))
-            .mark_text(dy=-12, fontSize=12, fontWeight=600, color=INK)
-            .encode(x=size, y=score, text="label:N")
-        )
+        text = alt.Chart(data(named)).mark_text(dx=9, dy=-9, align="left", fontSize=12, fontWeight=600, color=INK)
+        layers.append(text.encode(x=size, y=score, text="label:N"))
     return alt.layer(*layers).properties(width="container", height=height)
 
 
-def _shape(legend: alt.Legend | None) -> alt.Shape:
-    return alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(SHAPES)), legend=legend)
+def size_axis() -> alt.X:
+    """Weight MB across."""
+    ticks = alt.Axis(tickCount=alt.ExprRef("ceil(width / 80)"))
+    scale = alt.Scale(zero=False, nice=False, padding=22)
+    return alt.X("weight_mb:Q", title="Size of the weights (MB)", scale=scale, axis=ticks)
+
+
+def bits_colour(rows: Rows) -> alt.Color:
+    """Mean width by colour, with its key."""
+    averages = [row["average_bits"] for row in rows]
+    ends = [2, 4, 8] + ([16] if max(averages, default=0) > 8 else [])
+    legend = alt.Legend(title="Average bits", type="symbol", values=ends, symbolType="square")
+    return alt.Color("average_bits:Q", scale=width_scale(averages), legend=legend)
+
+
+def front_line(rows: Rows, size: alt.X, score: alt.Y) -> list[alt.Chart]:
+    """The front as a staircase: what is reached at a size is kept at every larger one."""
+    front = [row for row in rows if row["front"]]
+    if len(front) < 2:
+        return []
+    line = alt.Chart(data(front)).mark_line(color=INK, strokeWidth=1.5, opacity=0.75, interpolate="step-after")
+    return [line.encode(x=size, y=score, order=alt.Order("weight_mb:Q"))]
+
+
+def percent_scale(values: Sequence[float]) -> alt.Scale:
+    """A scale round some percentages that does not leave 0 to 100 by more than room for a mark."""
+    low, high = min(values, default=0.0), max(values, default=100.0)
+    room = max(0.08 * (high - low), 1.0)
+    return alt.Scale(domain=[max(low - room, -2.0), min(high + room, 102.0)], nice=False, zero=False)
+
+
+def _perplexity_scale(values: Sequence[float]) -> alt.Scale:
+    if min(values, default=0.0) > 0:
+        return alt.Scale(type="log", nice=False, domain=[min(values) * 0.9, max(values) * 1.15])
+    return alt.Scale(zero=False, padding=16)
 
 
 def _tooltip(rows: Rows, metric: str) -> list[alt.Tooltip]:

@@ -42,7 +42,7 @@ def bit_strip(bits: Sequence[int], names: Sequence[str]) -> AnyChart:
                 "linear:N",
                 title=None,
                 sort=linears,
-                axis=alt.Axis(ticks=False, domain=False, labelLimit=130),
+                axis=alt.Axis(ticks=False, domain=False),
                 scale=alt.Scale(paddingInner=0.1),
             ),
             color=alt.Color(

@@ -108,11 +108,12 @@ def _cells(column: Column) -> list[Cell]:
 
 
 def write(value: float | None, form: str) -> str:
-    """A number in a format; `g` alone means four significant digits with separators where they help."""
+    """A number in a format; `g` alone means three significant digits or more, with separators where they help."""
     if value is None:
         return ""
     if form == "g":
-        return f"{value:,.2f}" if 0.1 <= abs(value) < 1e5 else f"{value:.3g}"
+        size = abs(value)
+        return f"{value:.3g}" if not 0.1 <= size < 1e6 else f"{value:,.{2 if size < 100 else 1 if size < 1000 else 0}f}"
     return format(value, form)
 
 
@@ -137,9 +138,10 @@ def made_from(paths: Sequence[Path | str], records: Sequence[Mapping[str, Any]],
     for record in [more, *records]:
         flat = {name: record[name] for name in _FIRST if record.get(name) is not None} if record is not more else record
         flat = dict(flat)
-        for part in () if record is more else ("settings", "versions"):
-            if isinstance(record.get(part), Mapping):
-                flat |= _flat(record[part], "" if part == "settings" else "version of ")
+        if record is not more and isinstance(record.get("settings"), Mapping):
+            flat |= _flat(record["settings"])
+        if record is not more and isinstance(record.get("versions"), Mapping):
+            flat["versions"] = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
         for name, value in flat.items():
             if value is not None:
                 values.setdefault(name, {})[_text(value)] = None
@@ -149,7 +151,7 @@ def made_from(paths: Sequence[Path | str], records: Sequence[Mapping[str, Any]],
     return Made(tuple(dict.fromkeys(str(path) for path in paths)), tuple(commands), settings, config)
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value and "class_path" not in value:

@@ -58,7 +58,7 @@ def build(sources: Sources, title: str | None = None) -> Report:
     """Work out what there is to say; sections without data are left out."""
     top = summary(sources)
     base = next((fact.value for fact in top.facts if fact.name == "Base model"), None)
-    named = title or (f"Bit-widths of {base}" if base else "Bit-widths")
+    named = title or (f"Bit-widths of {base.rpartition('/')[2] or base}" if base else "Bit-widths")
     return Report(named, top, tuple(made for section in SECTIONS for made in [section(sources)] if made))
 
 

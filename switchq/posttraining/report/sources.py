@@ -106,7 +106,7 @@ def _read(path: Path, sources: Sources) -> None:
     elif path.suffix.lower() == ".csv":
         beside = path.with_suffix(".json")
         if not beside.is_file():
-            raise UserError(f"{path} needs {beside.name} beside it: a search writes both")
+            raise UserError(f"no {beside} beside {path.name}: the search is not finished, or its files were parted")
         content = read_json(beside)
         if not isinstance(content, Mapping) or content.get("kind") != "search":
             raise UserError(f"{beside} is no search file, so {path.name} cannot be explained by it")
@@ -209,17 +209,27 @@ def _intervals(record: Mapping[str, Any]) -> Iterator[tuple[str, Interval]]:
         if name.endswith("_interval") and isinstance(value, list) and len(value) == 2:
             low, high = number(value[0]), number(value[1])
             if low is not None and high is not None:
-                yield name.removesuffix("_interval"), (low, high)
+                score = name.removesuffix("_interval")
+                yield {"f1": "F1", "em": "EM"}.get(score, score), (low, high)
 
 
 def _search(path: Path, content: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> Search:
+    if not isinstance(content.get("run") or {}, Mapping):
+        raise UserError(f"the search {path} is damaged: 'run' is not an object")
     rows = tuple(row for row in tried if isinstance(row, Mapping))
     dev = content.get("dev")
     records = [one for one in dev if isinstance(one, Mapping)] if isinstance(dev, list) else []
     if not rows and not content.get("front") and not content.get("baselines") and not records:
         raise UserError(f"the search {path} holds no bitmaps: neither points nor a front nor baselines")
-    scored = tuple(_one(record, path, index) for index, record in enumerate(records, 1))
+    run = {**(content.get("run") or {}), **_dev_data(content)}
+    scored = tuple(_one({"run": run, **record}, path, index) for index, record in enumerate(records, 1))
     return Search(path.name, path, content, rows, scored)
+
+
+def _dev_data(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scores on the dev set were taken on; the search itself ran on other questions."""
+    settings = content.get("settings")
+    return {"data": settings.get("dev") if isinstance(settings, Mapping) else None, "data_sha256": None}
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:

@@ -107,11 +107,9 @@ def facts(sources: Sources) -> tuple[Fact, ...]:
     found = []
     for key, name in names.items():
         values = list(dict.fromkeys(str(record[key]) for record in records if record.get(key)))
-        if values:
-            more = f" and {len(values) - 2} more" if len(values) > 2 else ""
-            found.append(
-                Fact(name, ", ".join(_tail(value) if key != "device" else value for value in values[:2]) + more)
-            )
+        shown = list(dict.fromkeys(value if key == "device" else _tail(value) for value in values))
+        if shown:
+            found.append(Fact(name, ", ".join(shown[:2]) + (f" and {len(shown) - 2} more" if len(shown) > 2 else "")))
     return tuple(found)
 
 

@@ -72,11 +72,25 @@ def _figure(group: Group, metric: str) -> Figure:
     name = "F1" if higher else metric[0].upper() + metric[1:]
     return Figure(
         f"{metric}-against-size-{group.title}",
-        f"{name} against size, {group.title}",
+        f"{name} against size: {_front(rows)}",
         " ".join(words),
         quality_chart(rows, "F1 (%)" if higher else f"{name} (per token)", higher),
         made_of(group.rows),
     )
+
+
+def _front(rows: list[dict[str, Any]]) -> str:
+    """The front in words: its smallest bitmap and its best."""
+    front = sorted((row for row in rows if row["front"]), key=lambda row: row["weight_mb"])
+    first, last = front[0], front[-1]
+    if first["bitmap"] == last["bitmap"]:
+        return f"nothing beats {_bitmap(first)}"
+    return f"the front runs from {_bitmap(first)} to {_bitmap(last)}"
+
+
+def _bitmap(row: dict[str, Any]) -> str:
+    name = f"{row['bitmap']} bits" if row["kind"] == "uniform" else row["bitmap"]
+    return f"{name} ({row['weight_mb']:,.2f} MB)"
 
 
 def made_of(rows: tuple[Row, ...] | list[Row]) -> Made:

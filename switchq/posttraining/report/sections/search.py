@@ -30,7 +30,10 @@ def search(sources: Sources) -> Section | None:
 def tried_rows(one: Search) -> tuple[str, list[Row]]:
     """The name of the score, and all tried bitmaps in order as `search_chart` takes them."""
     listed = list(one.tried) or [*one.part("baselines"), *one.part("front")]
-    metric = next((name for name in SCORES if any(number(row.get(name)) is not None for row in listed)), "F1")
+    settings = one.content.get("settings")
+    wanted = settings.get("metric") if isinstance(settings, Mapping) else None
+    order = [str(wanted)] if wanted in SCORES else list(SCORES)
+    metric = next((name for name in order if any(number(row.get(name)) is not None for row in listed)), order[0])
     greedy = {row.get("method") for row in listed if "greedy" in str(row.get("method", "")).lower()}
     rows: list[Row] = []
     for step, row in enumerate(listed, 1):
@@ -43,14 +46,12 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
             {
                 "step": step,
                 "method": short(method),
-                "bitmap": str(row.get("bitmap", "")),
                 "shown": short(str(row.get("label") or row.get("bitmap", ""))),
                 "average_bits": bits if bits is not None else 16.0,
                 "weight_mb": size,
                 "value": value,
                 "verdict": "tried" if accepted is None else "accepted" if accepted else "rejected",
                 "path": row.get("method") in greedy if greedy else accepted is not None,
-                **{name: number(row.get(name)) for name in (*SCORES, "tokens_per_s", "questions")},
             }
         )
     fronts = pareto([(row["weight_mb"], row["value"]) for row in rows], metric in ("F1", "EM"))
@@ -74,9 +75,11 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
     tag = slug(one.name)
     if rows:
         words = f"{len(rows):,} bitmaps in {one.name}; {'up' if higher else 'up (a lower score)'} and left is better."
-        words += " Filled marks were accepted, crosses rejected; colour is the mean width. The solid line is the front."
+        if any(row["verdict"] != "tried" for row in rows):
+            words += " Filled marks were accepted, crosses rejected."
+        words += " Colour is the mean width. The solid line is the front."
         if any(row["path"] and row["verdict"] == "accepted" for row in rows):
-            words += " The dashed line follows the accepted steps in their order."
+            words += " The dashed line follows the accepted steps of greedy in their order."
         words += " These are the search's own scores, on its own questions."
         title = f"The search tried {len(rows):,} bitmaps; {sum(row['front'] for row in rows)} are on the front"
         blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher), made))
@@ -87,9 +90,9 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
         if accepted and len(own) > 1:
             title = f"{method or 'The search'} accepted {accepted:,} of {len(own):,} steps"
             words = "Its trials in the order made; the line runs through those that it accepted."
-            blocks.append(Figure(f"path-{slug(method)}-{tag}", title, words, path_chart(own, what), made))
+            blocks.append(Figure(f"path-{slug(method)}-{tag}", title, words, path_chart(own, what, higher), made))
     blocks += _strips(one, sources, made, tag)
-    blocks += _tables(one, metric, rows, made, tag)
+    blocks += _tables(one, made, tag)
     return blocks
 
 
@@ -135,10 +138,8 @@ def _names(one: Search, sources: Sources, count: int) -> list[str]:
     return [f"layer {index}" for index in range(count)]
 
 
-def _tables(one: Search, metric: str, rows: list[Row], made: Made, tag: str) -> list[Table]:
+def _tables(one: Search, made: Made, tag: str) -> list[Table]:
     points = [("front", row) for row in one.part("front")] + [("baseline", row) for row in one.part("baselines")]
-    if not points:
-        points = [("front", row) for row in rows if row["front"]]
     if not points:
         return []
 
@@ -146,7 +147,7 @@ def _tables(one: Search, metric: str, rows: list[Row], made: Made, tag: str) -> 
         return [number(row.get(name)) for _, row in points]
 
     columns = [
-        Column("Bitmap", [str(row.get("bitmap", "")) for _, row in points]),
+        Column("Bitmap", [str(row.get("label") or row.get("bitmap", "")) for _, row in points]),
         Column("Kind", [kind for kind, _ in points]),
         Column("Method", [str(row.get("method") or "") for _, row in points]),
         Column("Average bits", numbers("average_bits"), ".2f"),

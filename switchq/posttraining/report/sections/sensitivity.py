@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from switchq.plots.heatmap import correlation_map, heat_map
+from switchq.plots.heatmap import TITLES, correlation_map, heat_map
 from switchq.posttraining.report.content import Column, Figure, Section, Table, made_from, table
 from switchq.posttraining.report.sources import Sources
 from switchq.posttraining.report.text import slug
@@ -43,12 +43,11 @@ def _blocks(path: Path, one: Sensitivity) -> list[Figure | Table]:
             key=lambda cell: cell[2],
             default=None,
         )
-        title = f"Sensitivity by {name}" + ("" if worst is None else f": {worst[0]} at {worst[1]} bits suffers most")
-        words = (
-            "Each cell is one layer rounded to one width while the others stay as they are; darker on a light page, "
-        )
-        words += "lighter on a dark one, means that the model suffers more. Empty cells: not finite."
-        blocks.append(Figure(slug(f"sensitivity-{name}-{tag}"), title, words, heat_map(rows, name), made))
+        called = TITLES.get(name, name)
+        title = f"{called}" + ("" if worst is None else f": {worst[0]} at {worst[1]} bits suffers most")
+        words = "Each cell is one layer at one width; the more it stands out from the page, the more the model suffers."
+        words += " Empty cells: not finite." if any(row["score"] is None for row in rows) else ""
+        blocks.append(Figure(slug(f"sensitivity-{name}-{tag}"), title, words, heat_map(rows, called), made))
     if len(one.scores) > 1 and one.correlations:
         words = (
             "Spearman's rank correlation over all layers and widths: 1 means that both scores order the layers alike."
@@ -67,7 +66,7 @@ def _table(one: Sensitivity, path: Path, tag: str) -> Table:
         Column("Layer", [one.layers[i] for i in order]),
         Column("Weights", [float(one.weights[i]) for i in order], ",.0f"),
         *(
-            Column(f"{score}, {bits} bits", [v if math.isfinite(v := of[bits][i]) else None for i in order], ".4g")
+            Column(f"{score}, {bits} bits", [v if math.isfinite(v := of[bits][i]) else None for i in order], ".3g")
             for score, of in one.scores.items()
             for bits in one.bits
         ),

@@ -46,7 +46,7 @@ def _table(group: Group, number: int) -> Table:
     ]
     words = "The best value of a column is in bold. Click a heading to sort."
     if any(row.reference for row in rows):
-        words += " F1 kept and Size are against 16 bits in the same file."
+        words += " Percentages kept and of size are against 16 bits in the same file."
     return table(slug(f"results-{group.title}", number), f"Results on {group.title}", words, columns, made_of(rows))
 
 

@@ -39,7 +39,9 @@ def _figures(run: TrainingRun, several: bool) -> list[Figure]:
     made = made_from([run.path], [run.record], run.config)
     for part, (title, axis) in {**PARTS, **extra}.items():
         curves = {part: run.curves[part]} if part in run.curves else by_label(run.curves, part)
-        if not curves or (part == "bit schedule" and _constant(curves)):
+        if max((len(curve) for curve in curves.values()), default=0) < 2 or (
+            part == "bit schedule" and _constant(curves)
+        ):
             continue
         log = part in LOGARITHMIC or part in extra
         shown = f"{title}, {run.name}" if several else title

@@ -10,19 +10,20 @@
 
   const theme = () => chosen ?? (system.matches ? "dark" : "light");
 
-  // A specification with the colours of the theme; rows of data stay as they are, but for their own colours.
+  // A specification with the colours of the dark theme; rows of data stay as they are.
   function recolour(value, key) {
     if (typeof value === "string") return Object.hasOwn(page.dark, value) ? page.dark[value] : value;
-    if (Array.isArray(value)) return value.map((one) => recolour(one, key));
+    if (Array.isArray(value)) return value.map((one) => recolour(one));
     if (value === null || typeof value !== "object") return value;
-    if (key === "values" || key === "datasets") {
-      return "colour" in value ? { ...value, colour: recolour(value.colour) } : value;
-    }
+    if (key === "data" || key === "datasets") return value;
     return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, recolour(one, name)]));
   }
 
   // How many entries a legend has room for in a row, and how long a label may be.
-  const room = (width) => ({ columns: Math.max(2, Math.floor(width / 96)), labels: Math.max(72, Math.min(170, width / 4)) });
+  const room = (width) => ({ columns: Math.max(2, Math.floor(width / 76)), labels: Math.max(72, Math.min(170, width / 4)) });
+
+  // Where there is no room for two legends side by side, one goes below the other, and its title on top of it.
+  const stacked = { titleOrient: "top", titlePadding: 3, layout: { top: { direction: "vertical", margin: 6 } } };
 
   function config(width) {
     const base = page.themes[theme()];
@@ -30,7 +31,8 @@
     return {
       ...base,
       background: getComputedStyle(document.querySelector("figure")).backgroundColor,
-      legend: { ...base.legend, columns },
+      legend: { ...base.legend, columns, ...(width < 520 ? stacked : {}) },
+      axisX: { labelBound: true },
       axisY: { labelLimit: labels },
     };
   }
