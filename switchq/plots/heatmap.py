@@ -2,7 +2,7 @@
 
 import altair as alt
 
-from switchq.plots.layers import layout
+from switchq.plots.layers import brief, layout
 from switchq.plots.palette import INK, ON_HEAT
 from switchq.plots.rows import AnyChart, Rows, data
 
@@ -26,6 +26,7 @@ def heat_map(rows: Rows, title: str = "Score") -> AnyChart:
     names = list(dict.fromkeys(row["layer"] for row in rows))
     places = dict(zip(names, layout(names)))
     by_block = len({linear for _, linear in places.values()}) < len(names) == len(set(places.values()))
+    shown = brief([linear for _, linear in places.values()])
     widths = sorted({int(row["bits"]) for row in rows}, reverse=True)
     cells = []
     for row in rows:
@@ -36,11 +37,11 @@ def heat_map(rows: Rows, title: str = "Score") -> AnyChart:
                 "bits": int(row["bits"]),
                 "score": row["score"] if row["score"] in finite else None,
                 "column": block if by_block else str(names.index(row["layer"])),
-                "row": f"{linear} · {row['bits']}" if by_block else f"{row['bits']} bits",
+                "row": f"{row['bits']} · {shown[linear]}" if by_block else f"{row['bits']} bits",
             }
         )
     linears = list(dict.fromkeys(linear for _, linear in places.values()))
-    order = [f"{name} · {width}" for width in widths for name in linears]
+    order = [f"{width} · {shown[name]}" for width in widths for name in linears]
     positive = bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 100
     return (
         alt.Chart(data(cells))
@@ -54,7 +55,7 @@ def heat_map(rows: Rows, title: str = "Score") -> AnyChart:
             ),
             y=alt.Y(
                 "row:O",
-                title="Linear · bits" if by_block else None,
+                title="Bits · linear" if by_block else None,
                 sort=order if by_block else [f"{width} bits" for width in widths],
                 axis=alt.Axis(ticks=False, domain=False),
             ),

@@ -1,6 +1,7 @@
 """Names of layers, as a reader sees them: a block and a linear in it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 
 def split_layer(name: str) -> tuple[int | None, str]:
@@ -21,3 +22,14 @@ def split_layer(name: str) -> tuple[int | None, str]:
 def layout(names: Sequence[str]) -> list[tuple[str, str]]:
     """Column and row of each layer: its block and its linear; layers outside the blocks share one column."""
     return [("other" if block is None else str(block), linear) for block, linear in map(split_layer, names)]
+
+
+def brief(names: Iterable[str]) -> dict[str, str]:
+    """Each name with its last component if no other name ends in that, or with all of it.
+
+    >>> brief(["attn.c_attn", "attn.c_proj", "mlp.c_proj"])
+    {'attn.c_attn': 'c_attn', 'attn.c_proj': 'attn.c_proj', 'mlp.c_proj': 'mlp.c_proj'}
+    """
+    distinct = dict.fromkeys(names)
+    ends = Counter(name.rpartition(".")[2] for name in distinct)
+    return {name: end if ends[end] == 1 else name for name in distinct for end in [name.rpartition(".")[2]]}

@@ -103,6 +103,7 @@ def config(theme: str = "light") -> dict[str, Any]:
             "gradientLength": 150,
             "gradientThickness": 10,
             "offset": 10,
+            "layout": {"top": {"direction": "horizontal", "margin": 28}},
         },
         "range": {"heatmap": HEAT[theme], "ramp": HEAT[theme]},
     }

@@ -1,5 +1,6 @@
 """Quality against size: points by bit-width and kind of bitmap, the front through the best of them."""
 
+import math
 from collections.abc import Sequence
 
 import altair as alt
@@ -31,7 +32,7 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
         scale=alt.Scale(domain=list(KINDS), range=list(SHAPES)),
         legend=alt.Legend(title=None, symbolFillColor=MUTED, symbolStrokeColor=MUTED),
     )
-    axis = alt.Axis() if higher_is_better else alt.Axis(tickCount=5)
+    axis = alt.Axis() if higher_is_better else alt.Axis(values=_round_values(values), format="~s")
     score = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
     tooltip = _tooltip(rows, metric)
     layers: list[alt.Chart] = front_line(rows, size, score)
@@ -41,7 +42,7 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
         layers += [
             alt.Chart(data(changed)).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=size, y=score, y2="before:Q"),
             alt.Chart(data(changed))
-            .mark_point(size=60, filled=False, strokeWidth=1.5)
+            .mark_point(size=60, filled=False, strokeWidth=1.5, opacity=1)
             .encode(x=size, y=before, color=colour, shape=shape, tooltip=tooltip),
         ]
     spread = [row for row in rows if row.get("low") is not None and row.get("high") is not None]
@@ -93,6 +94,16 @@ def _perplexity_scale(values: Sequence[float]) -> alt.Scale:
     if min(values, default=0.0) > 0:
         return alt.Scale(type="log", nice=False, domain=[min(values) * 0.9, max(values) * 1.15])
     return alt.Scale(zero=False, padding=16)
+
+
+def _round_values(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten within the range of the values, or of a wide range the powers alone."""
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    if low <= 0:
+        return []
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    return [step * 10.0**power for power in powers for step in steps]
 
 
 def _tooltip(rows: Rows, metric: str) -> list[alt.Tooltip]:

@@ -1,6 +1,6 @@
 """Which records may be compared: those scored on the same questions and texts, and what each keeps of 16 bits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +62,11 @@ def groups(sources: Sources) -> list[Group]:
     """All scored bitmaps, grouped by what they were scored on, in the order given."""
     files = list(sources.results)
     files += [Results(search.name, search.path, search.dev) for search in sources.searches if search.dev]
+    hashes = _hashes(files)
     found: dict[tuple[object, ...], list[Row]] = {}
     titles: dict[tuple[object, ...], str] = {}
     for row in (row for file in files for row in _rows(file)):
-        run = row.result.run
-        texts = tuple(sorted(row.result.text_perplexity))
-        scoring = run.get("settings", {}).get("scoring") if isinstance(run.get("settings"), dict) else None
-        windows = str(scoring.get("windows")) if isinstance(scoring, dict) else ""
-        key = (run.get("data_sha256") or str(run.get("data")), row.result.n_questions, texts, windows)
+        key = _scored_on(row.result, hashes)
         found.setdefault(key, []).append(row)
         titles[key] = _title(row.result)
     return [Group(titles[key], tuple(rows)) for key, rows in found.items()]
@@ -95,8 +92,33 @@ def kind(bits: Sequence[int]) -> str:
 def _rows(file: Results) -> Iterator[Row]:
     full = [one.result for one in file.scored if set(one.result.bits) == {FULL}]
     for one in file.scored:
-        alike = [other for other in full if other.adapters == one.result.adapters] or full
+        same = [other for other in full if _scored_on(other, {}) == _scored_on(one.result, {})]
+        alike = [other for other in same if other.adapters == one.result.adapters] or same
         yield Row(file.name, file.path, one, alike[0] if alike else None, file.before.get(one.result.bits))
+
+
+def _hashes(files: Sequence[Results]) -> dict[str, str]:
+    """Hash of each data file by its name, where only one is known; some records have the name alone."""
+    runs = [one.result.run for file in files for one in file.scored]
+    known: dict[str, set[str]] = {}
+    for run in runs:
+        if run.get("data") and run.get("data_sha256"):
+            known.setdefault(str(run["data"]), set()).add(str(run["data_sha256"]))
+    return {name: hashes.pop() for name, hashes in known.items() if len(hashes) == 1}
+
+
+def _scored_on(result: EvalResult, hashes: Mapping[str, str]) -> tuple[object, ...]:
+    """What tells apart scores that may not be compared: the questions, and the texts with their windows."""
+    run, settings = result.run, result.run.get("settings")
+    scoring = settings.get("scoring") if isinstance(settings, dict) else None
+    windows = str(scoring.get("windows") or "") if isinstance(scoring, dict) else ""
+    data = str(run.get("data"))
+    return (
+        run.get("data_sha256") or hashes.get(data, data),
+        result.n_questions,
+        tuple(sorted(result.text_perplexity)),
+        windows,
+    )
 
 
 def _title(result: EvalResult) -> str:

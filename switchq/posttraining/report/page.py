@@ -23,6 +23,7 @@ from switchq.plots import palette
 from switchq.plots.render import svg
 from switchq.plots.rows import AnyChart
 from switchq.posttraining.report.content import Figure, Section, Table
+from switchq.posttraining.report.reading import clean
 from switchq.posttraining.report.sections.quality import quality
 from switchq.posttraining.report.sections.search import search
 from switchq.posttraining.report.sections.sensitivity import sensitivity
@@ -58,7 +59,7 @@ def build(sources: Sources, title: str | None = None) -> Report:
     """Work out what there is to say; sections without data are left out."""
     top = summary(sources)
     base = next((fact.value for fact in top.facts if fact.name == "Base model"), None)
-    named = title or (f"Bit-widths of {base.rpartition('/')[2] or base}" if base else "Bit-widths")
+    named = clean(title) if title else (f"Bit-widths of {base.rpartition('/')[2] or base}" if base else "Bit-widths")
     return Report(named, top, tuple(made for section in SECTIONS for made in [section(sources)] if made))
 
 
@@ -77,7 +78,7 @@ def render(report: Report) -> str:
         "themes": {theme: palette.config(theme) for theme in ("light", "dark")},
         "dark": dict(palette.DARK),
     }
-    return environment.get_template("page.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         report=report,
         data=data,
         libraries=_libraries() if report.figures else "",
@@ -88,6 +89,7 @@ def render(report: Report) -> str:
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={**versions(), "altair": version("altair"), "Vega-Lite": vl_convert.get_vegalite_versions()[-1]},
     )
+    return page.encode("utf-8", "replace").decode("utf-8")  # names of files may hold what is no UTF-8
 
 
 def _still(chart: AnyChart) -> str:

@@ -1,16 +1,14 @@
 """What a report is made from: results, sensitivities, searches and run folders, told apart by their contents."""
 
-import csv
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from switchq.errors import UserError
 from switchq.evaluation import EvalResult
 from switchq.posttraining.report.events import Curves, has_events, read_curves
+from switchq.posttraining.report.reading import clean, number, read_json, read_table
 from switchq.posttraining.sensitivity import Sensitivity
 
 UNDERSTOOD = (
@@ -110,59 +108,29 @@ def _read(path: Path, sources: Sources) -> None:
         content = read_json(beside)
         if not isinstance(content, Mapping) or content.get("kind") != "search":
             raise UserError(f"{beside} is no search file, so {path.name} cannot be explained by it")
-        sources.searches.append(_search(path, content, _csv_rows(path)))
+        sources.searches.append(_search(path, content, read_table(path)))
     else:
         content = read_json(path)
         kind = content.get("kind") if isinstance(content, Mapping) else None
         if isinstance(content, list):
-            sources.results.append(Results(path.name, path, _scored(content, path)))
+            sources.results.append(Results(clean(path.name), path, _scored(content, path)))
         elif kind == "sensitivity":
-            sources.sensitivities.append((path, Sensitivity.read(path)))
+            sources.sensitivities.append((path, _sensitivity(path)))
         elif kind == "search":
             table = path.with_suffix(".csv")
-            tried = _csv_rows(table) if table.is_file() else content.get("points") or []
+            tried = read_table(table) if table.is_file() else content.get("points") or []
             sources.searches.append(_search(path, content, tried))
         else:
             what = f"its kind is {str(kind)[:40]!r}" if kind is not None else "it says no kind"
             raise UserError(f"{path} is not a result that can be reported ({what}); understood are {UNDERSTOOD}")
 
 
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file; numbers that are not finite are None.
-
-    Raises:
-        UserError: missing, not readable, or not whole.
-    """
+def _sensitivity(path: Path) -> Sensitivity:
+    read = Sensitivity.read(path)
     try:
-        return clean(json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None))
-    except FileNotFoundError:
-        raise UserError(f"no file or folder {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged or not JSON: {error}") from None
-
-
-def clean(content: Any) -> Any:
-    """The content with halves of surrogate pairs, which no page can hold, replaced in every text."""
-    if isinstance(content, str):
-        return content.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(content, list):
-        return [clean(one) for one in content]
-    if isinstance(content, dict):
-        return {clean(key): clean(value) for key, value in content.items()}
-    return content
-
-
-def number(value: Any) -> float | None:
-    """A finite number, or None; texts as a CSV file holds them are read."""
-    if isinstance(value, bool):
-        return None
-    try:
-        read = float(value)
-    except (TypeError, ValueError):
-        return None
-    return read if math.isfinite(read) else None
+        return replace(read, **{item.name: clean(getattr(read, item.name)) for item in fields(read)})
+    except RecursionError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
 
 
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
@@ -223,7 +191,7 @@ def _search(path: Path, content: Mapping[str, Any], tried: Sequence[Mapping[str,
         raise UserError(f"the search {path} holds no bitmaps: neither points nor a front nor baselines")
     run = {**(content.get("run") or {}), **_dev_data(content)}
     scored = tuple(_one({"run": run, **record}, path, index) for index, record in enumerate(records, 1))
-    return Search(path.name, path, content, rows, scored)
+    return Search(clean(path.name), path, content, rows, scored)
 
 
 def _dev_data(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,26 +200,13 @@ def _dev_data(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": settings.get("dev") if isinstance(settings, Mapping) else None, "data_sha256": None}
 
 
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [clean(dict(row)) for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        raise UserError(f"no file or folder {path}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    if not rows or "bitmap" not in rows[0]:
-        raise UserError(f"{path} is not the table of a search: it has no rows with a column 'bitmap'")
-    return rows
-
-
 def _read_run(folder: Path, sources: Sources) -> None:
     after, before = folder / "results.json", folder / "before.json"
     if not (after.is_file() or before.is_file() or has_events(folder)):
         inner = sorted(folder.glob("**/version_*"))[:1]
         hint = f"; did you mean {inner[0]}?" if inner else ""
         raise UserError(f"{folder} is not a run folder: no scores and no TensorBoard events in it{hint}")
-    name = "/".join(folder.resolve().parts[-1:])
+    name = clean(folder.resolve().name)
     old = _records(before) if before.is_file() else ()
     new = _records(after) if after.is_file() else ()
     if new or old:

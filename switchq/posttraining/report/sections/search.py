@@ -7,7 +7,8 @@ from switchq.plots.front import pareto
 from switchq.plots.search import path_chart, search_chart
 from switchq.plots.strip import bit_strip
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
-from switchq.posttraining.report.sources import Search, Sources, number
+from switchq.posttraining.report.reading import number
+from switchq.posttraining.report.sources import Search, Sources
 from switchq.posttraining.report.text import bits_text, short, slug
 
 SCORES = {
