@@ -4,12 +4,13 @@ import json
 import os
 import re
 import struct
-import subprocess
-import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from switchq.posttraining import report as switchq_report
 
 from .conftest import Outcome, Run
 
@@ -28,7 +29,7 @@ def test_one_line_one_page(results: Path, run: Run, switchq: Callable[..., Outco
     page = Path("new/report.html").read_text(encoding="utf-8")
     assert "<title>A &amp; B</title>" in page
     size = Path("new/report.html").stat().st_size / 1e6
-    figures, tables = page.count("<figure"), page.count("<table>")
+    figures, tables = page.count("<figure"), page.count("<table>\n")
     assert figures >= 1
     count = f"{figures} figure{'s' * (figures > 1)}, {tables} table{'s' * (tables > 1)}"
     assert done.out == f"Report new/report.html ({size:.1f} MB, {count})\n"
@@ -131,9 +132,7 @@ def test_a_full_disk_leaves_the_old_page(
 
 
 def test_the_template_is_part_of_the_package() -> None:
-    code = (
-        "from importlib.resources import files; folder = files('switchq.posttraining.report') / 'template';"
-        "print(sorted(one.name for one in folder.iterdir() if one.name.startswith('page')))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "['page.css', 'page.html.j2', 'page.js']\n"
+    settings = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text(encoding="utf-8"))
+    (pattern,) = settings["tool"]["setuptools"]["package-data"]["switchq.posttraining.report"]
+    folder = Path(switchq_report.__file__).parent
+    assert sorted(path.name for path in folder.glob(pattern)) == ["page.css", "page.html.j2", "page.js"]
