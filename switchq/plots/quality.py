@@ -59,11 +59,15 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
     return alt.layer(*layers).properties(width="container", height=height)
 
 
-def size_axis() -> alt.X:
-    """Weight MB across."""
+COSTS = {"weight_mb": "Size of the weights (MB)", "average_bits": "Average bits"}
+"""Fields that can lie across, and what each is."""
+
+
+def size_axis(field: str = "weight_mb") -> alt.X:
+    """Weight MB, or another field of `COSTS`, across."""
     ticks = alt.Axis(tickCount=alt.ExprRef("ceil(width / 80)"))
     scale = alt.Scale(zero=False, nice=False, padding=22)
-    return alt.X("weight_mb:Q", title="Size of the weights (MB)", scale=scale, axis=ticks)
+    return alt.X(f"{field}:Q", title=COSTS[field], scale=scale, axis=ticks)
 
 
 def bits_colour(rows: Rows) -> alt.Color:
@@ -74,13 +78,13 @@ def bits_colour(rows: Rows) -> alt.Color:
     return alt.Color("average_bits:Q", scale=width_scale(averages), legend=legend)
 
 
-def front_line(rows: Rows, size: alt.X, score: alt.Y) -> list[alt.Chart]:
+def front_line(rows: Rows, size: alt.X, score: alt.Y, field: str = "weight_mb") -> list[alt.Chart]:
     """The front as a staircase: what is reached at a size is kept at every larger one."""
     front = [row for row in rows if row["front"]]
     if len(front) < 2:
         return []
     line = alt.Chart(data(front)).mark_line(color=INK, strokeWidth=1.5, opacity=0.75, interpolate="step-after")
-    return [line.encode(x=size, y=score, order=alt.Order("weight_mb:Q"))]
+    return [line.encode(x=size, y=score, order=alt.Order(f"{field}:Q"))]
 
 
 def percent_scale(values: Sequence[float]) -> alt.Scale:

@@ -11,19 +11,22 @@ VERDICTS = ("accepted", "rejected", "tried")
 _CROSS = "M-.7,-.7L.7,.7M-.7,.7L.7,-.7"
 
 
-def search_chart(rows: Rows, metric: str, higher_is_better: bool = True, height: int = 340) -> AnyChart:
+def search_chart(
+    rows: Rows, metric: str, higher_is_better: bool = True, cost: str = "weight_mb", height: int = 340
+) -> AnyChart:
     """Tried bitmaps and the path of the accepted ones, in the order in which they were tried.
 
     Args:
         rows: in order: `step` (from 1), `method`, `shown` (the bitmap, short), `average_bits`, `weight_mb`,
             `value`, `verdict` (one of `VERDICTS`), `front` (whether nothing beats it), `path` (whether it belongs to a
-            greedy path).
+            greedy path), `questions` (how many the score is from, or None).
         metric: what the score is, with its unit.
         higher_is_better: false for a perplexity or a divergence, whose axis points down.
+        cost: what lies across, `weight_mb` or `average_bits`.
         height: of the plot, pixels.
     """
-    size, score = size_axis(), _score(rows, metric, higher_is_better)
-    layers = front_line(rows, size, score)
+    size, score = size_axis(cost), _score(rows, metric, higher_is_better)
+    layers = front_line(rows, size, score, cost)
     path = [row for row in rows if row["path"] and row["verdict"] == "accepted"]
     if len(path) > 1:
         line = alt.Chart(data(path)).mark_line(color=MUTED, strokeWidth=1.2, strokeDash=[4, 3])
@@ -74,6 +77,7 @@ def _marks(rows: Rows, across: alt.X, score: alt.Y, metric: str) -> list[alt.Cha
         alt.Tooltip("verdict:N", title="Verdict"),
         alt.Tooltip("shown:N", title="Bitmap"),
         alt.Tooltip("value:Q", title=metric, format=",.3f"),
+        alt.Tooltip("questions:Q", title="Questions"),
         alt.Tooltip("average_bits:Q", title="Average bits", format=".2f"),
         alt.Tooltip("weight_mb:Q", title="Size (MB)", format=",.2f"),
     ]

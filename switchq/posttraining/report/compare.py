@@ -114,7 +114,7 @@ def _scored_on(result: EvalResult, hashes: Mapping[str, str]) -> tuple[object, .
     windows = str(scoring.get("windows") or "") if isinstance(scoring, dict) else ""
     data = str(run.get("data"))
     return (
-        run.get("data_sha256") or hashes.get(data, data),
+        str(run.get("data_sha256") or hashes.get(data, data)),
         result.n_questions,
         tuple(sorted(result.text_perplexity)),
         windows,

@@ -131,17 +131,16 @@ _FIRST = (
 )
 
 
-def made_from(paths: Sequence[Path | str], records: Sequence[Mapping[str, Any]], config: str = "", **more: Any) -> Made:
+def made_from(
+    paths: Sequence[Path | str],
+    records: Sequence[Mapping[str, Any]],
+    config: str = "",
+    more: Mapping[str, Any] | None = None,
+) -> Made:
     """How something was made, from the `run` records of its files; where records differ, all values are listed."""
     commands = dict.fromkeys(str(one["command"]) for one in records if one.get("command"))
     values: dict[str, dict[str, None]] = {}
-    for record in [more, *records]:
-        flat = {name: record[name] for name in _FIRST if record.get(name) is not None} if record is not more else record
-        flat = dict(flat)
-        if record is not more and isinstance(record.get("settings"), Mapping):
-            flat |= _flat(record["settings"])
-        if record is not more and isinstance(record.get("versions"), Mapping):
-            flat["versions"] = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    for flat in [dict(more or {}), *map(_flat_record, records)]:
         for name, value in flat.items():
             if value is not None:
                 values.setdefault(name, {})[_text(value)] = None
@@ -149,6 +148,17 @@ def made_from(paths: Sequence[Path | str], records: Sequence[Mapping[str, Any]],
         (name, " | ".join(list(texts)[:4]) + (" | …" if len(texts) > 4 else "")) for name, texts in values.items()
     )
     return Made(tuple(dict.fromkeys(str(path) for path in paths)), tuple(commands), settings, config)
+
+
+def _flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A `run` record without nesting: what was run on what, the settings, and the versions on one line."""
+    flat = {name: record[name] for name in _FIRST if record.get(name) is not None}
+    settings, versions = record.get("settings"), record.get("versions")
+    if isinstance(settings, Mapping):
+        flat |= _flat(settings)
+    if isinstance(versions, Mapping):
+        flat["versions"] = ", ".join(f"{name} {value}" for name, value in versions.items())
+    return flat
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,12 +7,13 @@ which `<` is an escape too, and the still pictures of the charts are images, in 
 import base64
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
+from itertools import count
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -60,7 +61,21 @@ def build(sources: Sources, title: str | None = None) -> Report:
     top = summary(sources)
     base = next((fact.value for fact in top.facts if fact.name == "Base model"), None)
     named = clean(title) if title else (f"Bit-widths of {base.rpartition('/')[2] or base}" if base else "Bit-widths")
-    return Report(named, top, tuple(made for section in SECTIONS for made in [section(sources)] if made))
+    sections = [made for section in SECTIONS for made in [section(sources)] if made]
+    return Report(named, top, tuple(_distinct(sections)))
+
+
+def _distinct(sections: list[Section]) -> Iterator[Section]:
+    """The sections with a number after the name of each block whose name was taken: files may be called alike."""
+    taken = {section.slug for section in sections}
+    for section in sections:
+        blocks: list[Figure | Table] = []
+        for block in section.blocks:
+            names = (block.slug if i == 1 else f"{block.slug}-{i}" for i in count(1))
+            name = next(name for name in names if name not in taken)
+            taken.add(name)
+            blocks.append(replace(block, slug=name))
+        yield replace(section, blocks=tuple(blocks))
 
 
 def render(report: Report) -> str:

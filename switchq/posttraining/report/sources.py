@@ -125,8 +125,15 @@ def _read(path: Path, sources: Sources) -> None:
             raise UserError(f"{path} is not a result that can be reported ({what}); understood are {UNDERSTOOD}")
 
 
+def _values(of: Any) -> list[Any]:
+    return list(of.values()) if isinstance(of, Mapping) else []
+
+
 def _sensitivity(path: Path) -> Sensitivity:
     read = Sensitivity.read(path)
+    parts = (read.run, read.cost, read.correlations, *_values(read.cost), *_values(read.correlations))
+    if not all(isinstance(part, Mapping) for part in parts):
+        raise UserError(f"the sensitivities {path} are damaged: run, cost or correlations are no objects")
     try:
         return replace(read, **{item.name: clean(getattr(read, item.name)) for item in fields(read)})
     except RecursionError as error:
@@ -155,7 +162,8 @@ def _one(record: Any, path: Path, index: int) -> Scored:
     if not isinstance(record, Mapping):
         raise UserError(f"{where} is not a result of `switchq eval`; understood are {UNDERSTOOD}")
     for name, kind in _REQUIRED.items():
-        if not isinstance(record.get(name), kind) or isinstance(record.get(name), bool):
+        value = record.get(name)
+        if not isinstance(value, kind) or (kind not in (str, list) and number(value) is None):
             raise UserError(f"{where} is not a result of `switchq eval`: {name!r} is missing or of the wrong type")
     kept = {item.name for item in fields(EvalResult) if item.compare}
     values = {**_DEFAULTS, **{name: value for name, value in record.items() if name in kept}}

@@ -101,6 +101,7 @@ def facts(sources: Sources) -> tuple[Fact, ...]:
     """Base model, checkpoint, data and device, each distinct value once."""
     records = [one.result.run for file in sources.results for one in file.scored]
     records += [run.record for run in sources.runs]
+    records += [scored.result.run for one in sources.searches for scored in one.dev]
     records += [one.run for _, one in sources.sensitivities]
     records += [run for one in sources.searches for run in [one.content.get("run")] if isinstance(run, dict)]
     names = {"base": "Base model", "checkpoint": "Checkpoint", "data": "Data", "device": "Device"}

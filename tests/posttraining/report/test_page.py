@@ -189,3 +189,33 @@ def test_figure_names_are_safe_file_names(hostile: str) -> None:
 def test_blocks_are_figures_or_tables(page: Page) -> None:
     kinds = {type(block) for section in page.report.sections for block in section.blocks}
     assert kinds == {Figure, Table}
+
+
+def test_scores_from_fewer_questions_are_not_on_the_front(files: Files, tmp_path: Path) -> None:
+    content = json.loads(files.search.with_suffix(".json").read_text())
+    content["points"].append({**TRIED[2], "F1": 100.0, "questions": 16})
+    (tmp_path / "search.json").write_text(json.dumps(content))
+    report = build(read_sources([tmp_path / "search.json"]))
+    chart = next(one for one in report.figures if one.slug.startswith("search-"))
+    assert chart.title == f"The search tried 7 bitmaps; {sum(front_of_tried())} are on the front"
+    assert "given up after fewer questions" in chart.caption
+    assert all(row["value"] < 100 for row in rows_of(chart.chart) if row["front"])
+
+
+def test_a_search_over_average_bits_is_drawn_over_them(files: Files, tmp_path: Path) -> None:
+    content = json.loads(files.search.with_suffix(".json").read_text())
+    content["settings"] |= {"cost": "average_bits", "paths": 1, "records": 2, "config": 3}
+    (tmp_path / "search.json").write_text(json.dumps(content))
+    chart = next(
+        one for one in build(read_sources([tmp_path / "search.json"])).figures if one.slug.startswith("search-")
+    )
+    assert {layer["encoding"]["x"]["field"] for layer in chart.chart.to_dict()["layer"]} == {"average_bits"}
+
+
+def test_files_of_one_name_do_not_get_in_each_others_way(files: Files, tmp_path: Path) -> None:
+    other = tmp_path / "sensitivity.json"
+    other.write_bytes(files.sensitivity.read_bytes())
+    report = build(read_sources([files.sensitivity, other]))
+    slugs = [block.slug for section in report.sections for block in section.blocks]
+    assert len(slugs) == len(set(slugs)) == 8
+    assert len(data_of(render(report))["figures"]) == 6

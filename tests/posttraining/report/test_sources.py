@@ -66,6 +66,7 @@ BROKEN = {
     "unknown kind": ('{"kind": "recipe"}', "'recipe'", "switchq eval", "sensitivity or search"),
     "no kind": ("{}", "says no kind", "run folder"),
     "a number": ("3", "says no kind"),
+    "endless": (json.dumps([RECORDS[0]]).replace("200.0", "1e999"), "record 1", "'weight_mb'"),
     "sensitivity": ('{"kind": "sensitivity", "layers": 3}', "damaged"),
     "search": ('{"kind": "search"}', "holds no bitmaps"),
     "search run": ('{"kind": "search", "points": [{"bitmap": "8"}], "run": 3}', "'run' is not an object"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from switchq.plots.front import pareto
+from switchq.plots.quality import COSTS
 from switchq.plots.search import path_chart, search_chart
 from switchq.plots.strip import bit_strip
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
@@ -29,7 +30,10 @@ def search(sources: Sources) -> Section | None:
 
 
 def tried_rows(one: Search) -> tuple[str, list[Row]]:
-    """The name of the score, and all tried bitmaps in order as `search_chart` takes them."""
+    """The name of the score, and all tried bitmaps in order as `search_chart` takes them.
+
+    Only scores from as many questions as any are compared for the front: a search may reject a bitmap after a few.
+    """
     listed = list(one.tried) or [*one.part("baselines"), *one.part("front")]
     settings = one.content.get("settings")
     wanted = settings.get("metric") if isinstance(settings, Mapping) else None
@@ -39,7 +43,7 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
     rows: list[Row] = []
     for step, row in enumerate(listed, 1):
         value, size, bits = (number(row.get(name)) for name in (metric, "weight_mb", "average_bits"))
-        if value is None or size is None:
+        if value is None or number(row.get(cost(one))) is None:
             continue
         accepted = _yes(row.get("accepted"))
         method = str(row.get("method") or "")
@@ -51,12 +55,23 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
                 "average_bits": bits if bits is not None else 16.0,
                 "weight_mb": size,
                 "value": value,
+                "questions": number(row.get("questions")),
                 "verdict": "tried" if accepted is None else "accepted" if accepted else "rejected",
                 "path": row.get("method") in greedy if greedy else accepted is not None,
             }
         )
-    fronts = pareto([(row["weight_mb"], row["value"]) for row in rows], metric in ("F1", "EM"))
-    return metric, [{**row, "front": front} for row, front in zip(rows, fronts)]
+    most = max((row["questions"] for row in rows if row["questions"] is not None), default=None)
+    full = [row for row in rows if row["questions"] == most]
+    fronts = pareto([(row[cost(one)], row["value"]) for row in full], metric in ("F1", "EM"))
+    on_front = {row["step"] for row, front in zip(full, fronts) if front}
+    return metric, [{**row, "front": row["step"] in on_front} for row in rows]
+
+
+def cost(one: Search) -> str:
+    """What the search made small: `average_bits` or `weight_mb`."""
+    settings = one.content.get("settings")
+    wanted = settings.get("cost") if isinstance(settings, Mapping) else None
+    return str(wanted) if wanted in COSTS else "weight_mb"
 
 
 def _yes(value: Any) -> bool | None:
@@ -70,10 +85,11 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
     run = one.content.get("run")
     record = run if isinstance(run, Mapping) else {}
     settings = one.content.get("settings")
-    made = made_from([one.path], [record], **(dict(settings) if isinstance(settings, Mapping) else {}))
+    made = made_from([one.path], [record], more=settings if isinstance(settings, Mapping) else None)
     higher, what = metric in ("F1", "EM"), SCORES[metric]
     blocks: list[Figure | Table] = []
     tag = slug(one.name)
+    name = f"The search {one.name}" if len(sources.searches) > 1 else "The search"
     if rows:
         words = f"{len(rows):,} bitmaps in {one.name}; {'up' if higher else 'up (a lower score)'} and left is better."
         if any(row["verdict"] != "tried" for row in rows):
@@ -82,8 +98,10 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
         if any(row["path"] and row["verdict"] == "accepted" for row in rows):
             words += " The dashed line follows the accepted steps of greedy in their order."
         words += " These are the search's own scores, on its own questions."
-        title = f"The search tried {len(rows):,} bitmaps; {sum(row['front'] for row in rows)} are on the front"
-        blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher), made))
+        if len({row["questions"] for row in rows}) > 1:
+            words += " Some were given up after fewer questions than the others; they are not on the front."
+        title = f"{name} tried {len(rows):,} bitmaps; {sum(row['front'] for row in rows)} are on the front"
+        blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher, cost(one)), made))
     path = [row for row in rows if row["path"] and row["verdict"] != "tried"]
     for method in dict.fromkeys(row["method"] for row in path):
         own = [{**row, "step": step} for step, row in enumerate((r for r in path if r["method"] == method), 1)]

@@ -24,7 +24,7 @@ def _blocks(path: Path, one: Sensitivity) -> list[Figure | Table]:
     cost: dict[str, Any] = {
         f"cost of {name}.{what}": value for name, of in one.cost.items() for what, value in of.items()
     }
-    made = made_from([path], [one.run], **cost)
+    made = made_from([path], [one.run], more=cost)
     tag = slug(path.name)
     blocks: list[Figure | Table] = []
     for name, of in one.scores.items():

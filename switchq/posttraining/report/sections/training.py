@@ -45,7 +45,7 @@ def _figures(run: TrainingRun, several: bool) -> list[Figure]:
             continue
         log = part in LOGARITHMIC or part in extra
         shown = f"{title}, {run.name}" if several else title
-        words = f"{run.name}. " + ("Logarithmic axis. " if log else "")
+        words = f"Run {run.name}. " + ("Logarithmic axis. " if log else "")
         if max(len(curve) for curve in curves.values()) > 25:
             words += "Faint: as logged; strong: a moving average. "
         words += "Dashed lines are stripes." if any("/" in label for label in curves) else ""
