@@ -130,7 +130,10 @@ def _values(of: Any) -> list[Any]:
 
 
 def _sensitivity(path: Path) -> Sensitivity:
-    read = Sensitivity.read(path)
+    try:
+        read = Sensitivity.read(path)
+    except (OverflowError, RecursionError) as error:
+        raise UserError(f"the sensitivities {path} are damaged: {error}") from None
     parts = (read.run, read.cost, read.correlations, *_values(read.cost), *_values(read.correlations))
     if not all(isinstance(part, Mapping) for part in parts):
         raise UserError(f"the sensitivities {path} are damaged: run, cost or correlations are no objects")
@@ -176,6 +179,7 @@ def _one(record: Any, path: Path, index: int) -> Scored:
             raise UserError(f"{where}: {name!r} is not an object")
         values[name] = values.get(name) or {}
     values["text_perplexity"] = {name: number(value) for name, value in values["text_perplexity"].items()}
+    values["adapters"] = values["adapters"] is not False
     values["n_questions"] = int(number(values.get("n_questions")) or 0)
     return Scored(EvalResult.from_record(values), dict(_intervals(record)))
 
@@ -192,7 +196,7 @@ def _intervals(record: Mapping[str, Any]) -> Iterator[tuple[str, Interval]]:
 def _search(path: Path, content: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> Search:
     if not isinstance(content.get("run") or {}, Mapping):
         raise UserError(f"the search {path} is damaged: 'run' is not an object")
-    rows = tuple(row for row in tried if isinstance(row, Mapping))
+    rows = tuple(row for row in (tried if isinstance(tried, list) else []) if isinstance(row, Mapping))
     dev = content.get("dev")
     records = [one for one in dev if isinstance(one, Mapping)] if isinstance(dev, list) else []
     if not rows and not content.get("front") and not content.get("baselines") and not records:

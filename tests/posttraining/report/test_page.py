@@ -219,3 +219,13 @@ def test_files_of_one_name_do_not_get_in_each_others_way(files: Files, tmp_path:
     slugs = [block.slug for section in report.sections for block in section.blocks]
     assert len(slugs) == len(set(slugs)) == 8
     assert len(data_of(render(report))["figures"]) == 6
+
+
+def test_odd_values_are_no_obstacle(files: Files, tmp_path: Path) -> None:
+    content = json.loads(files.search.with_suffix(".json").read_text())
+    content["points"][0] |= {"method": ["greedy"], "label": {"a": 1}, "accepted": [1], "questions": "many"}
+    content["dev"][0]["adapters"] = ["on"]
+    (tmp_path / "search.json").write_text(json.dumps(content))
+    report = build(read_sources([tmp_path / "search.json"]))
+    assert len(report.figures) == 4
+    assert "adapters" not in [name.lower() for one in report.tables for name in one.columns]

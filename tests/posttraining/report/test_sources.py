@@ -68,6 +68,7 @@ BROKEN = {
     "a number": ("3", "says no kind"),
     "endless": (json.dumps([RECORDS[0]]).replace("200.0", "1e999"), "record 1", "'weight_mb'"),
     "sensitivity": ('{"kind": "sensitivity", "layers": 3}', "damaged"),
+    "sensitivity bits": ('{"kind": "sensitivity", "layers": [], "bits": [1e999]}', "damaged"),
     "search": ('{"kind": "search"}', "holds no bitmaps"),
     "search run": ('{"kind": "search", "points": [{"bitmap": "8"}], "run": 3}', "'run' is not an object"),
     "search dev": ('{"kind": "search", "dev": [{"bitmap": "8"}]}', "record 1", "'bits' is missing"),

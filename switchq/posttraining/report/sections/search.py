@@ -37,9 +37,9 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
     listed = list(one.tried) or [*one.part("baselines"), *one.part("front")]
     settings = one.content.get("settings")
     wanted = settings.get("metric") if isinstance(settings, Mapping) else None
-    order = [str(wanted)] if wanted in SCORES else list(SCORES)
+    order = [str(wanted)] if str(wanted) in SCORES else list(SCORES)
     metric = next((name for name in order if any(number(row.get(name)) is not None for row in listed)), order[0])
-    greedy = {row.get("method") for row in listed if "greedy" in str(row.get("method", "")).lower()}
+    greedy = {str(row.get("method")) for row in listed if "greedy" in str(row.get("method", "")).lower()}
     rows: list[Row] = []
     for step, row in enumerate(listed, 1):
         value, size, bits = (number(row.get(name)) for name in (metric, "weight_mb", "average_bits"))
@@ -57,7 +57,7 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
                 "value": value,
                 "questions": number(row.get("questions")),
                 "verdict": "tried" if accepted is None else "accepted" if accepted else "rejected",
-                "path": row.get("method") in greedy if greedy else accepted is not None,
+                "path": method in greedy if greedy else accepted is not None,
             }
         )
     most = max((row["questions"] for row in rows if row["questions"] is not None), default=None)
@@ -71,7 +71,7 @@ def cost(one: Search) -> str:
     """What the search made small: `average_bits` or `weight_mb`."""
     settings = one.content.get("settings")
     wanted = settings.get("cost") if isinstance(settings, Mapping) else None
-    return str(wanted) if wanted in COSTS else "weight_mb"
+    return str(wanted) if str(wanted) in COSTS else "weight_mb"
 
 
 def _yes(value: Any) -> bool | None:
@@ -100,7 +100,8 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
         words += " These are the search's own scores, on its own questions."
         if len({row["questions"] for row in rows}) > 1:
             words += " Some were given up after fewer questions than the others; they are not on the front."
-        title = f"{name} tried {len(rows):,} bitmaps; {sum(row['front'] for row in rows)} are on the front"
+        on_front = {(row["shown"], row["weight_mb"], row["value"]) for row in rows if row["front"]}
+        title = f"{name} tried {len(rows):,} bitmaps; {len(on_front)} are on the front"
         blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher, cost(one)), made))
     path = [row for row in rows if row["path"] and row["verdict"] != "tried"]
     for method in dict.fromkeys(row["method"] for row in path):
