@@ -1,4 +1,4 @@
-"""The command line. `fit`, `validate` and `test` belong to LightningCLI; the other verbs are functions in COMMANDS.
+"""The command line. `fit`, `validate` and `test` belong to LightningCLI; the other verbs are functions in `verbs.py`.
 
 Nothing heavy is imported before a verb is known to run, so that `--help` answers at once.
 """
@@ -7,9 +7,10 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from switchq.errors import UserError
+from switchq.verbs import COMMANDS, POSITIONAL
 
 TRAINER_COMMANDS = {
     "fit": "train a switchable model (spnet, cyclic, instantnet)",
@@ -17,203 +18,6 @@ TRAINER_COMMANDS = {
     "test": "score a checkpoint on the dev set",
 }
 
-
-def eval_(
-    ckpt: str | None = None,
-    model: str | None = None,
-    bitmap: list[str] | None = None,
-    adapters: Literal["on", "off", "both"] = "on",
-    data: str | None = None,
-    text: list[str] | None = None,
-    base: str | None = None,
-    limit: int | None = None,
-    batch_size: int = 32,
-    max_new_tokens: int | None = None,
-    window: int | None = None,
-    device: str = "auto",
-    output: str | None = None,
-    predictions: str | None = None,
-) -> None:
-    """Score a model at any bitmaps: EM, F1, perplexity, size and speed, as a table and as JSON.
-
-    Args:
-        ckpt: checkpoint of `switchq fit`.
-        model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        bitmap: what to run at, repeatable: `8`, `8/4` (stripe), `8,4,...` (one per layer), `attn=8,mlp=4` or
-            `@file.json`; by default 16 and the ladder of the trained widths.
-        adapters: with the LoRA adapters, without, or one row each.
-        data: SQuAD-style JSON file or Hub name; by default the dev set that the checkpoint was trained beside.
-        text: text files for perplexity, repeatable; given alone, questions are not asked.
-        base: where the base model lies now, if it has moved since training.
-        limit: score only so many questions, drawn at random.
-        batch_size: questions a batch.
-        max_new_tokens: most tokens of an answer; by default what the checkpoint was trained beside, or 32.
-        window: tokens of a text window; the model's context window by default.
-        device: auto, cpu, cuda, cuda:1, ...
-        output: JSON file for the results: a list with one record per bitmap, in the order given.
-        predictions: folder for the answers, one file per row in the official format.
-    """
-    settings = dict(locals())
-    from switchq.commands.eval import evaluate_command
-
-    evaluate_command(**settings)
-
-
-def gendata(
-    model: str,
-    output: str,
-    prompts: Literal["squad", "random"] = "squad",
-    source: str = "rajpurkar/squad",
-    count: int = 1000,
-    max_new_tokens: int = 64,
-    greedy_tokens: int = 4,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    batch_size: int = 32,
-    teacher_top_k: int = 0,
-    seed: int = 0,
-    device: str = "auto",
-) -> None:
-    """Let a model write its own training data (LLM-QAT): it continues SQuAD prompts or random start tokens.
-
-    Args:
-        model: the full-precision model, by Hub name or folder.
-        output: folder to write; a run that was interrupted goes on where it stopped.
-        prompts: continue `squad` contexts and questions, or `random` start tokens.
-        source: where squad prompts come from: JSON file or Hub name.
-        count: sequences to write.
-        max_new_tokens: most tokens to add to a prompt.
-        greedy_tokens: take the likeliest token for so many steps, sample after.
-        temperature: of the sampling.
-        top_k: sample among the so many likeliest tokens; 0 means all.
-        batch_size: sequences generated together.
-        teacher_top_k: also keep the model's so many likeliest next tokens with their log-probabilities, to distil from.
-        seed: of everything random.
-        device: auto, cpu, cuda, cuda:1, ...
-    """
-    settings = dict(locals())
-    from switchq.commands.gendata import gendata_command
-
-    gendata_command(**settings)
-
-
-def sensitivity(
-    ckpt: str | None = None,
-    model: str | None = None,
-    output: str = "sensitivity.json",
-    scores: list[Literal["mse", "mae", "kl", "fisher"]] | None = None,
-    bits: list[int] | None = None,
-    grid: Literal["symmetric", "asymmetric"] | None = None,
-    group_size: int | None = None,
-    scale: Literal["absmax", "mse"] | None = None,
-    data: str | None = None,
-    text: str | None = None,
-    base: str | None = None,
-    limit: int = 64,
-    batch_size: int = 8,
-    window: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    logdir: str = "lightning_logs/sensitivity",
-    overwrite: bool = False,
-) -> None:
-    """Measure how much each layer suffers at each bit-width: a table, JSON and a heat map in TensorBoard.
-
-    Args:
-        ckpt: checkpoint of `switchq fit`.
-        model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        output: JSON file for the sensitivities.
-        scores: what to measure, repeatable; by default all of mse, mae (of a layer's output), kl (of the final logits)
-            and fisher (squared weight error, weighted by squared gradients).
-        bits: widths to measure, repeatable; by default the trained ones, of a plain model 8, 4 and 2.
-        grid: of a plain model: symmetric (the default) or asymmetric.
-        group_size: of a plain model: inputs that share a scale; one scale per output row by default.
-        scale: of a plain model: absmax (the default) or mse.
-        data: calibrate on these training questions, SQuAD-style JSON file or Hub name; by default those that the
-            checkpoint's training held out.
-        text: calibrate on a text file instead.
-        base: where the base model lies now, if it has moved since training.
-        limit: questions or windows to calibrate on, drawn at random.
-        batch_size: questions or windows a batch.
-        window: tokens of a text window; 512 by default, or the model's context window if that is shorter.
-        seed: of the draw.
-        device: auto, cpu, cuda, cuda:1, ...
-        logdir: folder for TensorBoard; each run writes to a new folder in it.
-        overwrite: replace the output if it is there already.
-    """
-    settings = dict(locals())
-    from switchq.commands.sensitivity import sensitivity_command
-
-    sensitivity_command(**settings)
-
-
-def search(
-    ckpt: str | None = None,
-    model: str | None = None,
-    sensitivity: str | None = None,
-    method: list[Literal["greedy", "greedy-plain", "ilp", "evolution"]] | None = None,
-    budget: float = 0.3,
-    metric: Literal["F1", "EM", "perplexity", "KL"] = "F1",
-    score: str | None = None,
-    cost: Literal["average_bits", "weight_mb"] = "average_bits",
-    average_bits: float | None = None,
-    weight_mb: float | None = None,
-    data: str | None = None,
-    questions: int = 200,
-    dev: str | None = None,
-    dev_limit: int | None = None,
-    dev_points: int = 8,
-    widths: list[int] | None = None,
-    group: Literal["layer", "block"] = "layer",
-    generations: int = 20,
-    population: int = 16,
-    batch_size: int = 32,
-    max_new_tokens: int | None = None,
-    base: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    output: str = "search.csv",
-    overwrite: bool = False,
-) -> None:
-    """Search for mixed precision: a width for each layer, as small as a budget on the metric allows.
-
-    Args:
-        ckpt: checkpoint of `switchq fit`.
-        model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        sensitivity: file of `switchq sensitivity` for this model; greedy and ilp need it.
-        method: repeatable: greedy, ilp, evolution (all three by default), or greedy-plain, which evaluates every step.
-        budget: the relative drop of the metric that is allowed against full precision: 0.3 is 30 %.
-        metric: F1, EM, perplexity of the answers, or KL divergence from full precision at the answers.
-        score: which of the file's sensitivities to use; by default kl, fisher, mse or mae, the first that is there.
-        cost: what the front is drawn over and the chosen bitmap is smallest in.
-        average_bits: most average bits of the chosen bitmap.
-        weight_mb: most weight MB of the chosen bitmap.
-        data: training questions to search on, SQuAD-style JSON file or Hub name; by default those that the
-            checkpoint's training held out.
-        questions: use so many of them, drawn at random.
-        dev: scored once, at the end; by default the dev set that the checkpoint was trained beside.
-        dev_limit: score only so many dev questions, drawn at random.
-        dev_points: score so many bitmaps of the front on dev, beside the chosen, uniform and striped ones.
-        widths: candidate widths; by default the trained ones, or 8, 4, 2.
-        group: what gets a width of its own, each layer or each block.
-        generations: of evolution.
-        population: offspring a generation.
-        batch_size: questions a batch.
-        max_new_tokens: most tokens of an answer; by default what the checkpoint was trained beside, or 32.
-        base: where the base model lies now, if it has moved since training.
-        seed: of everything random.
-        device: auto, cpu, cuda, cuda:1, ...
-        output: table of all bitmaps tried; the result, the chosen bitmap and the journal lie beside it. An
-            unfinished search is gone on with.
-        overwrite: replace another search's files.
-    """
-    settings = dict(locals())
-    from switchq.commands.search import search_command
-
-    search_command(**settings)
-
-
-COMMANDS: dict[str, Any] = {"eval": eval_, "gendata": gendata, "sensitivity": sensitivity, "search": search}
 
 HELP = """usage: switchq COMMAND [options]     (switchq COMMAND --help lists a command's options)
 
@@ -292,16 +96,27 @@ def _help() -> str:
 
 
 def _spelled(args: list[str]) -> list[str]:
-    """Options as jsonargparse wants them: `--bitmap 8 --bitmap 4`, a list, as `--bitmap+ 8 --bitmap+ 4`; a flag as
-    `--overwrite=true`."""
-    options = inspect.signature(COMMANDS[args[0]]).parameters.values()
+    """Options as jsonargparse wants them.
+
+    | typed | becomes |
+    |---|---|
+    | `report a.json` | `report --run a.json` |
+    | `--overwrite` | `--overwrite=true` |
+    | `--bitmap 8 --bitmap 4` | `--bitmap+ 8 --bitmap+ 4`, for options that are lists |
+    """
+    command, *rest = args
+    options = inspect.signature(COMMANDS[command]).parameters.values()
     lists = {f"--{option.name}" for option in options if "list[" in str(option.annotation)}
     flags = {f"--{option.name}" for option in options if option.annotation is bool}
-    spelled = []
-    for argument, following in zip(args, [*args[1:], ""]):
-        name, equals, value = argument.partition("=")
+    spelled, after_option = [command], False
+    for argument, following in zip(rest, [*rest[1:], ""]):
+        is_option = argument.startswith("-") and len(argument) > 1
+        if not is_option and not after_option and command in POSITIONAL:
+            spelled.append(f"{POSITIONAL[command]}+")
+        after_option = is_option and "=" not in argument and argument not in ("-h", "--help")
         if argument in flags and following not in ("true", "false"):
-            argument = f"{argument}=true"
+            argument, after_option = f"{argument}=true", False
+        name, equals, value = argument.partition("=")
         spelled.append(f"{name}+{equals}{value}" if name in lists else argument)
     return spelled
 

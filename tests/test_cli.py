@@ -51,6 +51,7 @@ OPTIONS = {
         "data", "questions", "dev", "dev_limit", "dev_points", "widths", "group", "generations", "population",
         "batch_size", "max_new_tokens", "base", "seed", "device", "output", "overwrite",
     ],
+    "report": ["run", "output", "figures", "title", "overwrite"],
 }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def evaluate_command(
     output: str | None,
     predictions: str | None,
 ) -> None:
-    """See `switchq.cli.eval_`, whose arguments these are.
+    """See `switchq.verbs.eval_`, whose arguments these are.
 
     Raises:
         UserError: anything the user can mend, before the work starts where that is possible.

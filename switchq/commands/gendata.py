@@ -11,7 +11,7 @@ from switchq.models import content_hash, load_model, load_tokenizer, pick_device
 
 
 def gendata_command(model: str, output: str, device: str, **settings: Any) -> None:
-    """See `switchq.cli.gendata`, whose arguments these are.
+    """See `switchq.verbs.gendata`, whose arguments these are.
 
     Raises:
         UserError: anything the user can mend, before the work starts where that is possible.

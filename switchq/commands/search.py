@@ -38,7 +38,7 @@ LIMITS: tuple[Cost, ...] = ("average_bits", "weight_mb")
 
 
 def search_command(**arguments: Any) -> None:
-    """See `switchq.cli.search`, whose arguments these are.
+    """See `switchq.verbs.search`, whose arguments these are.
 
     Raises:
         UserError: anything the user can mend, before the work starts where that is possible.

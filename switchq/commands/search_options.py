@@ -11,7 +11,7 @@ from switchq.posttraining.search.space import Cost
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of `switchq.cli.search`, which explains them."""
+    """The arguments of `switchq.verbs.search`, which explains them."""
 
     ckpt: str | None
     model: str | None

@@ -59,7 +59,7 @@ def sensitivity_command(
     logdir: str,
     overwrite: bool,
 ) -> None:
-    """See `switchq.cli.sensitivity`, whose arguments these are.
+    """See `switchq.verbs.sensitivity`, whose arguments these are.
 
     Raises:
         UserError: anything the user can mend, before the work starts.

@@ -2,7 +2,7 @@
 
 from switchq.evaluation.decode import Decoded, decode
 from switchq.evaluation.evaluate import evaluate
-from switchq.evaluation.files import check_writable, write_json, write_text
+from switchq.evaluation.files import check_writable, write_bytes, write_json, write_text
 from switchq.evaluation.memory import WeightBytes, peak_memory, reset_peak_memory, weight_bytes
 from switchq.evaluation.perplexity import (
     TokenPerplexity,
@@ -43,6 +43,7 @@ __all__ = [
     "token_nll",
     "weight_bytes",
     "without_phrase",
+    "write_bytes",
     "write_json",
     "write_predictions",
     "write_results",

@@ -39,7 +39,16 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically.
+    """Write `text` as UTF-8, atomically; half a surrogate pair, which UTF-8 lacks, is written as its escape.
+
+    Raises:
+        UserError: `path` cannot be written; a file that was there before is untouched.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write `content` atomically; the folder is made if it is missing.
 
     Raises:
         UserError: `path` cannot be written; a file that was there before is untouched.
@@ -48,8 +57,8 @@ def write_text(path: str | Path, text: str) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from switchq.errors import UserError
+from switchq.plots.heatmap import sensitivity_map
 from switchq.plots.render import png
-from switchq.plots.sensitivity_map import sensitivity_map
 from switchq.posttraining.sensitivity.result import Sensitivity
 
 

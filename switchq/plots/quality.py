@@ -1,0 +1,130 @@
+"""Quality against size: points by bit-width and kind of bitmap, the front through the best of them."""
+
+import math
+from collections.abc import Sequence
+
+import altair as alt
+
+from switchq.plots.palette import INK, MUTED, width_scale
+from switchq.plots.rows import AnyChart, Rows, data
+
+KINDS = ("uniform", "striped", "mixed")
+SHAPES = ("circle", "diamond", "triangle-up")
+
+
+def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height: int = 340) -> AnyChart:
+    """A score against weight MB.
+
+    Args:
+        rows: one per bitmap: `bitmap`, `kind` (one of `KINDS`), `average_bits`, `weight_mb`, `value`, `file`, `front`
+            (whether nothing beats it); optionally `before` (the score before training), `low` and `high` (the
+            interval), `label` (written beside the point) and further values for the tooltip.
+        metric: what the score is, with its unit, for the axis.
+        higher_is_better: false for a perplexity, whose axis is logarithmic.
+        height: of the plot, pixels.
+    """
+    values = [row[name] for row in rows for name in ("value", "before", "low", "high") if row.get(name) is not None]
+    scale = percent_scale(values) if higher_is_better else _perplexity_scale(values)
+    size = size_axis()
+    colour = bits_colour(rows)
+    shape = alt.Shape(
+        "kind:N",
+        scale=alt.Scale(domain=list(KINDS), range=list(SHAPES)),
+        legend=alt.Legend(title=None, symbolFillColor=MUTED, symbolStrokeColor=MUTED),
+    )
+    axis = alt.Axis() if higher_is_better else alt.Axis(values=_round_values(values), format="~s")
+    score = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
+    tooltip = _tooltip(rows, metric)
+    layers: list[alt.Chart] = front_line(rows, size, score)
+    changed = [row for row in rows if row.get("before") is not None]
+    if changed:
+        before = alt.Y("before:Q", title=metric, scale=scale, axis=axis)
+        layers += [
+            alt.Chart(data(changed)).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x=size, y=score, y2="before:Q"),
+            alt.Chart(data(changed))
+            .mark_point(size=60, filled=False, strokeWidth=1.5, opacity=1)
+            .encode(x=size, y=before, color=colour, shape=shape, tooltip=tooltip),
+        ]
+    spread = [row for row in rows if row.get("low") is not None and row.get("high") is not None]
+    if spread:
+        low = alt.Y("low:Q", title=metric, scale=scale, axis=axis)
+        bars = alt.Chart(data(spread)).mark_rule(strokeWidth=1.5)
+        layers.append(bars.encode(x=size, y=low, y2="high:Q", color=colour))
+    points = alt.Chart(data(rows)).mark_point(size=95, filled=True, opacity=1)
+    layers.append(points.encode(x=size, y=score, color=colour, shape=shape, tooltip=tooltip))
+    named = [row for row in rows if row.get("label")]
+    if named:
+        text = alt.Chart(data(named)).mark_text(dx=9, dy=-9, align="left", fontSize=12, fontWeight=600, color=INK)
+        layers.append(text.encode(x=size, y=score, text="label:N"))
+    return alt.layer(*layers).properties(width="container", height=height)
+
+
+COSTS = {"weight_mb": "Size of the weights (MB)", "average_bits": "Average bits"}
+"""Fields that can lie across, and what each is."""
+
+
+def size_axis(field: str = "weight_mb") -> alt.X:
+    """Weight MB, or another field of `COSTS`, across."""
+    ticks = alt.Axis(tickCount=alt.ExprRef("ceil(width / 80)"))
+    scale = alt.Scale(zero=False, nice=False, padding=22)
+    return alt.X(f"{field}:Q", title=COSTS[field], scale=scale, axis=ticks)
+
+
+def bits_colour(rows: Rows) -> alt.Color:
+    """Mean width by colour, with its key."""
+    averages = [row["average_bits"] for row in rows]
+    ends = [2, 4, 8] + ([16] if max(averages, default=0) > 8 else [])
+    legend = alt.Legend(title="Average bits", type="symbol", values=ends, symbolType="square")
+    return alt.Color("average_bits:Q", scale=width_scale(averages), legend=legend)
+
+
+def front_line(rows: Rows, size: alt.X, score: alt.Y, field: str = "weight_mb") -> list[alt.Chart]:
+    """The front as a staircase: what is reached at a size is kept at every larger one."""
+    front = [row for row in rows if row["front"]]
+    if len(front) < 2:
+        return []
+    line = alt.Chart(data(front)).mark_line(color=INK, strokeWidth=1.5, opacity=0.75, interpolate="step-after")
+    return [line.encode(x=size, y=score, order=alt.Order(f"{field}:Q"))]
+
+
+def percent_scale(values: Sequence[float]) -> alt.Scale:
+    """A scale round some percentages that does not leave 0 to 100 by more than room for a mark."""
+    low, high = min(values, default=0.0), max(values, default=100.0)
+    room = max(0.08 * (high - low), 1.0)
+    return alt.Scale(domain=[max(low - room, -2.0), min(high + room, 102.0)], nice=False, zero=False)
+
+
+def _perplexity_scale(values: Sequence[float]) -> alt.Scale:
+    if min(values, default=0.0) > 0:
+        return alt.Scale(type="log", nice=False, domain=[min(values) * 0.9, max(values) * 1.15])
+    return alt.Scale(zero=False, padding=16)
+
+
+def _round_values(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten within the range of the values, or of a wide range the powers alone."""
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    if low <= 0:
+        return []
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    return [step * 10.0**power for power in powers for step in steps]
+
+
+def _tooltip(rows: Rows, metric: str) -> list[alt.Tooltip]:
+    offered = {
+        "bitmap": ("Bitmap", "N", None),
+        "file": ("File", "N", None),
+        "adapters": ("Adapters", "N", None),
+        "value": (metric, "Q", ",.2f"),
+        "before": (f"{metric}, before training", "Q", ",.2f"),
+        "kept": ("Kept of 16 bits (%)", "Q", ".1f"),
+        "low": ("95 % interval, from", "Q", ",.2f"),
+        "high": ("to", "Q", ",.2f"),
+        "average_bits": ("Average bits", "Q", ".2f"),
+        "weight_mb": ("Size (MB)", "Q", ",.2f"),
+    }
+    return [
+        alt.Tooltip(f"{name}:{kind}", title=title, format=form or alt.Undefined)
+        for name, (title, kind, form) in offered.items()
+        if any(row.get(name) is not None for row in rows)
+    ]

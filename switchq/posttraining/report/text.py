@@ -1,0 +1,30 @@
+"""Words and names for the page."""
+
+import re
+
+LONGEST = 40
+"""Characters of a label on a chart."""
+
+
+def short(text: str, longest: int = LONGEST) -> str:
+    """The text, or its beginning with an ellipsis."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def slug(text: str, number: int | None = None) -> str:
+    """A name for a file or an anchor: lower-case ASCII letters, digits and hyphens, and a number where one is given.
+
+    >>> slug("F1-against-size-dev.json, 200 questions", 1)
+    'f1-against-size-dev-json-200-questions-1'
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-") or "part"
+    return words if number is None else f"{words}-{number}"
+
+
+def bits_text(average: float) -> str:
+    """A mean width: at most two decimals.
+
+    >>> bits_text(4.0), bits_text(19 / 3)
+    ('4', '6.33')
+    """
+    return f"{average:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,95 @@
+"""Every chart becomes SVG and PNG with one mark for each row, and its data survive the journey."""
+
+import re
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from switchq.plots.curves import curve_chart, smooth, thin
+from switchq.plots.heatmap import correlation_map, heat_map
+from switchq.plots.layers import brief, layout, split_layer
+from switchq.plots.quality import quality_chart
+from switchq.plots.render import WIDTH, png, svg
+from switchq.plots.search import path_chart, search_chart
+from switchq.plots.strip import bit_strip
+
+NAMES = [f"h.{block}.{linear}" for block in range(3) for linear in ("attn.q", "mlp.up")]
+POINTS = [
+    {"bitmap": f"b{i}", "kind": "uniform", "average_bits": 2.0 + i, "weight_mb": 10.0 + i, "value": 50.0 + i,
+     "file": "f", "front": True, "before": 40.0, "low": 45.0, "high": 60.0, "label": str(i)}
+    for i in range(4)
+]  # fmt: skip
+TRIALS = [
+    {"step": i, "method": "greedy", "shown": "x", "average_bits": 8 - i, "weight_mb": 9.0 - i, "value": 90.0 - i,
+     "verdict": ("accepted", "rejected", "tried")[i % 3], "front": i < 2, "path": True}
+    for i in range(6)
+]  # fmt: skip
+CELLS = [{"layer": name, "bits": bits, "score": 0.1 * bits} for bits in (8, 2) for name in NAMES]
+CHARTS: dict[str, tuple[Callable[[], Any], str, int]] = {
+    "quality": (lambda: quality_chart(POINTS, "F1 (%)"), "mark-symbol", 8),
+    "perplexity": (lambda: quality_chart(POINTS, "Perplexity", higher_is_better=False), "mark-symbol", 8),
+    "search": (lambda: search_chart(TRIALS, "F1 (%)"), "mark-symbol", 6),
+    "divergence": (lambda: search_chart(TRIALS, "KL", higher_is_better=False), "mark-symbol", 6),
+    "path": (lambda: path_chart([row for row in TRIALS if row["verdict"] != "tried"], "F1 (%)"), "mark-symbol", 4),
+    "strip": (lambda: bit_strip([8, 4, 8, 4, 2, 2], NAMES), "mark-rect", 6),
+    "strip without names": (lambda: bit_strip([8, 4], ["layer 0", "layer 1"]), "mark-rect", 2),
+    "heat map": (lambda: heat_map(CELLS), "mark-rect", 12),
+    "heat map of nothing finite": (lambda: heat_map([{"layer": "lm_head", "bits": 4, "score": None}]), "mark-rect", 0),
+    "correlations": (lambda: correlation_map({"a": {"b": 0.5}, "b": {"a": 0.5}}), "mark-rect", 4),
+    "short curves": (lambda: curve_chart({"8": [(0, 1.0), (9, 2.0)]}, {"8": 8}, "F1"), "mark-symbol", 2),
+    "long curves": (lambda: curve_chart({"8": [(i, 1.0 + i) for i in range(40)]}, {"8": 8}, "CE"), "mark-line", 2),
+}
+
+
+def marks(drawn: str, kind: str) -> int:
+    """Marks of a kind in the plot itself; those of legends and axes are not counted."""
+    groups = re.findall(rf'<g class="{kind} role-mark[^"]*"[^>]*(?<!/)>(.*?)</g>', drawn, re.DOTALL)
+    return sum(group.count("<path") for group in groups)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_one_mark_for_each_row(name: str) -> None:
+    make, kind, count = CHARTS[name]
+    chart = make()
+    assert chart.to_dict()["width"] == "container"
+    assert marks(svg(chart), kind) == count
+
+
+def test_png_is_as_large_as_asked() -> None:
+    image = png(bit_strip([8, 4, 8, 4, 2, 2], NAMES))
+    assert image.startswith(b"\x89PNG")
+    width, _ = struct.unpack(">II", image[16:24])
+    assert WIDTH < width / 2 < WIDTH + 250
+
+
+def test_texts_cannot_leave_the_svg() -> None:
+    evil = "</text><script>1</script>"
+    drawn = svg(bit_strip([8, 4, 8, 4], [f"h.{i}.{evil}{j}" for i in range(2) for j in range(2)]))
+    assert "<script" not in drawn
+    assert "&lt;script" in drawn
+
+
+def test_layers_have_a_block_and_a_linear() -> None:
+    assert split_layer("model.layers.12.mlp.up_proj") == (12, "mlp.up_proj")
+    assert split_layer("lm_head") == (None, "lm_head")
+    assert layout(["h.1.a.b", "head"]) == [("1", "a.b"), ("other", "head")]
+    assert brief(["attn.c_attn", "attn.c_proj", "mlp.c_proj"]) == {
+        "attn.c_attn": "c_attn",
+        "attn.c_proj": "attn.c_proj",
+        "mlp.c_proj": "mlp.c_proj",
+    }
+
+
+def test_smoothing_keeps_a_constant_and_starts_at_the_first_value() -> None:
+    assert smooth([3.0] * 5) == pytest.approx([3.0] * 5)
+    values = smooth([1.0, 0.0, 0.0], weight=0.5)
+    assert values == pytest.approx([1.0, 1 / 3, 1 / 7])
+
+
+def test_thinning_keeps_both_ends() -> None:
+    curve = [(i, float(i)) for i in range(5000)]
+    kept = thin(curve, 600)
+    assert (len(kept), kept[0], kept[-1]) == (600, curve[0], curve[-1])
+    assert thin(curve[:10], 600) == curve[:10]
