@@ -9,6 +9,9 @@ from typing import Any, Literal
 def eval_(
     ckpt: str | None = None,
     model: str | None = None,
+    grid: Literal["symmetric", "asymmetric"] | None = None,
+    group_size: int | None = None,
+    scale: Literal["absmax", "mse"] | None = None,
     bitmap: list[str] | None = None,
     adapters: Literal["on", "off", "both"] = "on",
     data: str | None = None,
@@ -27,6 +30,9 @@ def eval_(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
+        grid: of a plain model: symmetric (the default) or asymmetric.
+        group_size: of a plain model: inputs that share a scale; one scale per output row by default.
+        scale: of a plain model: absmax (the default) or mse.
         bitmap: what to run at, repeatable: `8`, `8/4` (stripe), `8,4,...` (one per layer), `attn=8,mlp=4` or
             `@file.json`; by default 16 and the ladder of the trained widths.
         adapters: with the LoRA adapters, without, or one row each.
@@ -88,12 +94,12 @@ def gendata(
 def sensitivity(
     ckpt: str | None = None,
     model: str | None = None,
-    output: str = "sensitivity.json",
-    scores: list[Literal["mse", "mae", "kl", "fisher"]] | None = None,
-    bits: list[int] | None = None,
     grid: Literal["symmetric", "asymmetric"] | None = None,
     group_size: int | None = None,
     scale: Literal["absmax", "mse"] | None = None,
+    output: str = "sensitivity.json",
+    scores: list[Literal["mse", "mae", "kl", "fisher"]] | None = None,
+    bits: list[int] | None = None,
     data: str | None = None,
     text: str | None = None,
     base: str | None = None,
@@ -110,13 +116,13 @@ def sensitivity(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
+        grid: of a plain model: symmetric (the default) or asymmetric.
+        group_size: of a plain model: inputs that share a scale; one scale per output row by default.
+        scale: of a plain model: absmax (the default) or mse.
         output: JSON file for the sensitivities.
         scores: what to measure, repeatable; by default all of mse, mae (of a layer's output), kl (of the final logits)
             and fisher (squared weight error, weighted by squared gradients).
         bits: widths to measure, repeatable; by default the trained ones, of a plain model 8, 4 and 2.
-        grid: of a plain model: symmetric (the default) or asymmetric.
-        group_size: of a plain model: inputs that share a scale; one scale per output row by default.
-        scale: of a plain model: absmax (the default) or mse.
         data: calibrate on these training questions, SQuAD-style JSON file or Hub name; by default those that the
             checkpoint's training held out.
         text: calibrate on a text file instead.
@@ -138,6 +144,9 @@ def sensitivity(
 def search(
     ckpt: str | None = None,
     model: str | None = None,
+    grid: Literal["symmetric", "asymmetric"] | None = None,
+    group_size: int | None = None,
+    scale: Literal["absmax", "mse"] | None = None,
     sensitivity: str | None = None,
     method: list[Literal["greedy", "greedy-plain", "ilp", "evolution"]] | None = None,
     budget: float = 0.3,
@@ -168,6 +177,9 @@ def search(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
+        grid: of a plain model: symmetric (the default) or asymmetric.
+        group_size: of a plain model: inputs that share a scale; one scale per output row by default.
+        scale: of a plain model: absmax (the default) or mse.
         sensitivity: file of `switchq sensitivity` for this model; greedy and ilp need it.
         method: repeatable: greedy, ilp, evolution (all three by default), or greedy-plain, which evaluates every step.
         budget: the relative drop of the metric that is allowed against full precision: 0.3 is 30 %.

@@ -35,21 +35,21 @@ def test_an_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[s
 
 OPTIONS = {
     "eval": [
-        "ckpt", "model", "bitmap", "adapters", "data", "text", "base", "limit", "batch_size", "max_new_tokens",
-        "window", "device", "output", "predictions",
+        "ckpt", "model", "grid", "group_size", "scale", "bitmap", "adapters", "data", "text", "base", "limit",
+        "batch_size", "max_new_tokens", "window", "device", "output", "predictions",
     ],
     "gendata": [
         "model", "output", "prompts", "source", "count", "max_new_tokens", "greedy_tokens", "temperature", "top_k",
         "batch_size", "teacher_top_k", "seed", "device",
     ],
     "sensitivity": [
-        "ckpt", "model", "output", "scores", "bits", "grid", "group_size", "scale", "data", "text", "base", "limit",
+        "ckpt", "model", "grid", "group_size", "scale", "output", "scores", "bits", "data", "text", "base", "limit",
         "batch_size", "window", "seed", "device", "logdir", "overwrite",
     ],
     "search": [
-        "ckpt", "model", "sensitivity", "method", "budget", "metric", "score", "cost", "average_bits", "weight_mb",
-        "data", "questions", "dev", "dev_limit", "dev_points", "widths", "group", "generations", "population",
-        "batch_size", "max_new_tokens", "base", "seed", "device", "output", "overwrite",
+        "ckpt", "model", "grid", "group_size", "scale", "sensitivity", "method", "budget", "metric", "score", "cost",
+        "average_bits", "weight_mb", "data", "questions", "dev", "dev_limit", "dev_points", "widths", "group",
+        "generations", "population", "batch_size", "max_new_tokens", "base", "seed", "device", "output", "overwrite",
     ],
     "report": ["run", "output", "figures", "title", "overwrite"],
 }  # fmt: skip

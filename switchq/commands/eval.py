@@ -31,6 +31,9 @@ from switchq.nn import get_switch
 def evaluate_command(
     ckpt: str | None,
     model: str | None,
+    grid: str | None,
+    group_size: int | None,
+    scale: str | None,
     bitmap: list[str] | None,
     adapters: str,
     data: str | None,
@@ -58,7 +61,7 @@ def evaluate_command(
     if predictions is not None:
         check_writable(Path(predictions) / "predictions.json")
     place = pick_device(device)
-    subject = load_subject(ckpt, model, base=base)
+    subject = load_subject(ckpt, model, base=base, grid=grid, group_size=group_size, scale=scale)
     bitmaps = bitmap or ["16", *(rung for rung in ladder(subject.widths) if rung != "16")]
     for written in bitmaps:
         Bitmap.parse(written, get_switch(subject.model).names)

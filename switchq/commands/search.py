@@ -52,7 +52,15 @@ def search_command(**arguments: Any) -> None:
     place = pick_device(options.device)
     sensitivity = None if options.sensitivity is None else Sensitivity.read(options.sensitivity)
     score = None if sensitivity is None else pick_score(sensitivity, options.score)
-    subject = load_subject(options.ckpt, options.model, base=options.base, bits=options.widths or (8, 4, 2))
+    subject = load_subject(
+        options.ckpt,
+        options.model,
+        base=options.base,
+        bits=options.widths,
+        grid=options.grid,
+        group_size=options.group_size,
+        scale=options.scale,
+    )
     space = search_space(subject.model, options.widths or subject.widths, options.group)
     limits = _limits(space, options)
     questions = _questions(subject, options)
@@ -67,7 +75,7 @@ def search_command(**arguments: Any) -> None:
         settings={**subject.settings, "scoring": questions.settings()},
     )
     if sensitivity is not None:
-        sensitivity.check(record["base_hash"], record["checkpoint_sha256"], space.names)
+        sensitivity.check(record["base_hash"], record["checkpoint_sha256"], space.names, subject.settings.get("grid"))
     measure = ModelMeasure(subject.model, subject.tokenizer, questions, Metric(options.metric))
     settings = {
         **{name: value for name, value in asdict(options).items() if name not in ("output", "overwrite", "device")},

@@ -15,6 +15,9 @@ class Options:
 
     ckpt: str | None
     model: str | None
+    grid: str | None
+    group_size: int | None
+    scale: str | None
     sensitivity: str | None
     method: list[Any] | None
     budget: float

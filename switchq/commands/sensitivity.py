@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -18,13 +17,9 @@ from switchq.posttraining.calibration import Batch, question_batches, text_batch
 from switchq.posttraining.sensitivity import SCORES, Sensitivity, measure
 from switchq.posttraining.sensitivity.log import log_sensitivity
 from switchq.posttraining.sensitivity.tables import correlation_table, cost_table, sensitivity_tables
-from switchq.quant import Asymmetric, Grid, Symmetric
 
 WINDOW = 512
 """Tokens of a text window, where the model reads that many and nothing else is asked for."""
-
-PLAIN_BITS = (8, 4, 2)
-"""The widths of a plain model."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +69,11 @@ def sensitivity_command(
         raise UserError("calibrate on questions (--data) or on text (--text), not on both")
     if window is not None and text is None:
         raise UserError("--window is the length of a window of text: it needs --text FILE")
-    if ckpt is not None and (grid, group_size, scale) != (None, None, None):
-        raise UserError("--grid, --group_size and --scale are for a plain model: a checkpoint keeps its own grid")
     if Path(output).exists() and not overwrite:
         raise UserError(f"{output} is there already: give another --output, or --overwrite true")
     check_writable(output)
     place = pick_device(device)
-    chosen = _grid(grid, group_size, scale)
-    subject = load_subject(ckpt, model, base=base, bits=bits or PLAIN_BITS, grid=chosen)
+    subject = load_subject(ckpt, model, base=base, bits=bits, grid=grid, group_size=group_size, scale=scale)
     widths = bits or [width for width in subject.widths if width != FULL]
     if not widths:
         raise UserError("the checkpoint was trained at 16 bits alone: say which widths to measure (--bits 8 --bits 4)")
@@ -112,11 +104,6 @@ def sensitivity_command(
     _show(result, subject, output, events)
 
 
-def _grid(grid: str | None, group_size: int | None, scale: Any) -> Grid:
-    kind = Asymmetric if grid == "asymmetric" else Symmetric
-    return kind(group_size=group_size, scale=scale or "absmax")
-
-
 def _calibration(subject: Subject, options: CalibrationOptions) -> tuple[list[Batch], str]:
     """Batches, and the file or Hub name that they come from."""
     longest = context_window(subject.model)
@@ -141,10 +128,23 @@ def _show(result: Sensitivity, subject: Subject, output: str, events: Path) -> N
         console.print()
         console.print(table)
     console.print()
-    of = f"--ckpt {subject.checkpoint}" if subject.checkpoint else f"--model {subject.name}"
+    of = (
+        f"--ckpt {subject.checkpoint}"
+        if subject.checkpoint
+        else f"--model {subject.name} {_grid_options(subject)}".strip()
+    )
     for line in (
         f"Sensitivities {output}",
         f"Heat map      tensorboard --logdir {events}",
         f"Try next      switchq search {of} --sensitivity {output}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _grid_options(subject: Subject) -> str:
+    """The options that give a plain model the same grid again; those at their defaults are left out."""
+    grid = subject.settings["grid"]
+    group_size, scale = grid["init_args"]["group_size"], grid["init_args"]["scale"]
+    options = ["--grid asymmetric"] if grid["class_path"] == "Asymmetric" else []
+    options += [f"--group_size {group_size}"] if group_size is not None else []
+    return " ".join([*options, *([f"--scale {scale}"] if scale != "absmax" else [])])

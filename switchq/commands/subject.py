@@ -14,9 +14,12 @@ from switchq.data.squad import Question, read_squad
 from switchq.data.training_data import subset
 from switchq.errors import UserError
 from switchq.models import load_model, load_tokenizer, make_switchable
-from switchq.quant import Grid, Symmetric
+from switchq.quant import Asymmetric, Symmetric
 from switchq.training.checkpoint import read_checkpoint, restore_module
 from switchq.training.identity import BaseIdentity
+
+PLAIN_BITS = (8, 4, 2)
+"""The widths of a plain model, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,10 @@ def load_subject(
     model: str | None,
     *,
     base: str | None = None,
-    bits: Sequence[int] = (8, 4, 2),
-    grid: Grid = Symmetric(),
+    bits: Sequence[int] | None = None,
+    grid: str | None = None,
+    group_size: int | None = None,
+    scale: Any = None,
 ) -> Subject:
     """Load a checkpoint, or a plain model.
 
@@ -92,15 +97,19 @@ def load_subject(
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: a model by Hub name or folder, rounded without training.
         base: where the checkpoint's base lies now, if it has moved.
-        bits: the widths of a plain model.
-        grid: the grid of a plain model.
+        bits: the widths of a plain model; 8, 4 and 2 by default.
+        grid: of a plain model: `symmetric` (by default) or `asymmetric`.
+        group_size: of a plain model: inputs that share a scale; one scale per output row by default.
+        scale: of a plain model: `absmax` (by default) or `mse`.
 
     Raises:
-        UserError: both or neither of `ckpt` and `model`, or what loading them raises.
+        UserError: both or neither of `ckpt` and `model`, a grid for a checkpoint, or what loading them raises.
     """
     if (ckpt is None) == (model is None):
         raise UserError("give either --ckpt (a trained checkpoint) or --model (a plain model)")
     if ckpt is not None:
+        if (grid, group_size, scale) != (None, None, None):
+            raise UserError("--grid, --group_size and --scale are for a plain model: a checkpoint keeps its own grid")
         checkpoint = read_checkpoint(ckpt)
         module = restore_module(checkpoint, base)
         data = dict(checkpoint.get("datamodule_hyper_parameters", {}))
@@ -115,5 +124,8 @@ def load_subject(
         )
     network, tokenizer = load_model(str(model)), load_tokenizer(str(model))
     identity = BaseIdentity.of(str(model), network)
-    make_switchable(network, bits, grid, adapters=False)
-    return Subject(network, tokenizer, identity, tuple(bits), settings={"grid": grid.to_dict()})
+    kind = Asymmetric if grid == "asymmetric" else Symmetric
+    chosen = kind(group_size=group_size, scale=scale or "absmax")
+    widths = tuple(bits or PLAIN_BITS)
+    make_switchable(network, widths, chosen, adapters=False)
+    return Subject(network, tokenizer, identity, widths, settings={"grid": chosen.to_dict()})

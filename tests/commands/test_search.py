@@ -20,6 +20,7 @@ from switchq.evaluation.provenance import sha256
 from switchq.nn import switch_layers
 from switchq.posttraining.search.measure import ModelMeasure
 from switchq.posttraining.sensitivity import Sensitivity
+from switchq.quant import Symmetric
 
 from .conftest import Outcome, Run
 
@@ -36,7 +37,11 @@ def write_sensitivity(path: Path, ckpt: Path | None, model: Path | None, **chang
         bits: tuple(float((one.linear.round_weight(bits) - one.linear.weight).square().mean()) for one in layers)
         for bits in (8, 4, 2)
     }
-    run = {"base_hash": subject.identity.sha256, "checkpoint_sha256": None if ckpt is None else sha256(ckpt)}
+    run = {
+        "base_hash": subject.identity.sha256,
+        "checkpoint_sha256": None if ckpt is None else sha256(ckpt),
+        "settings": {"grid": Symmetric().to_dict()},
+    }
     names, sizes = zip(*((one.name, one.linear.weight.numel()) for one in layers))
     Sensitivity(names, sizes, (8, 4, 2), {"mse": mse}, run={**run, **changes}).write(path)
     return path

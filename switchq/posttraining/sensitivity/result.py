@@ -48,11 +48,13 @@ class Sensitivity:
         width = max((own for own in self.bits if own <= bits), default=min(self.bits))
         return self.scores[name][width]
 
-    def check(self, base_hash: str, checkpoint_sha256: str | None, layers: tuple[str, ...]) -> None:
-        """Make sure that these are the sensitivities of a certain model.
+    def check(
+        self, base_hash: str, checkpoint_sha256: str | None, layers: tuple[str, ...], grid: Mapping[str, Any] | None
+    ) -> None:
+        """Make sure that these are the sensitivities of a certain model, rounded to a certain grid.
 
         Raises:
-            UserError: they are another model's.
+            UserError: they are another model's, or another grid's.
         """
         mine = self.run.get("base_hash"), self.run.get("checkpoint_sha256")
         if mine != (base_hash, checkpoint_sha256) or self.layers != layers:
@@ -61,6 +63,9 @@ class Sensitivity:
                 f"the sensitivities are those of another model ({whose}, base weights {str(mine[0])[:12]}, checkpoint "
                 f"{str(mine[1])[:12]}): run `switchq sensitivity` on this one"
             )
+        own = self.run.get("settings", {}).get("grid")
+        if own != grid:
+            raise UserError(f"the sensitivities are those of another grid ({own}): give the same as here ({grid})")
 
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all.

@@ -39,11 +39,13 @@ def test_an_unknown_score_names_the_known_ones() -> None:
 
 
 def test_whose_they_are() -> None:
-    RESULT.check("ab", None, RESULT.layers)
+    RESULT.check("ab", None, RESULT.layers, None)
     others: list[tuple[Any, ...]] = [("cd", None, RESULT.layers), ("ab", "ef", RESULT.layers), ("ab", None, ("h.0.a",))]
     for other in others:
         with pytest.raises(UserError, match=r"another model \(tiny"):
-            RESULT.check(*other)
+            RESULT.check(*other, None)
+    with pytest.raises(UserError, match="another grid"):
+        RESULT.check("ab", None, RESULT.layers, {"class_path": "Symmetric"})
 
 
 @pytest.mark.parametrize(
