@@ -1,6 +1,7 @@
 """Quality against size: points by bit-width and kind of bitmap, the front through the best of them."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import altair as alt
@@ -10,6 +11,9 @@ from switchq.plots.rows import AnyChart, Rows, data
 
 KINDS = ("uniform", "striped", "mixed")
 SHAPES = ("circle", "diamond", "triangle-up")
+
+DASHES = ([1, 0], [6, 3], [2, 2], [10, 3, 2, 3], [10, 4], [4, 2, 1, 2], [1, 4], [14, 3])
+"""What tells the lines of several files apart: colours mean bit-widths."""
 
 
 def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height: int = 340) -> AnyChart:
@@ -36,6 +40,7 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
     score = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
     tooltip = _tooltip(rows, metric)
     layers: list[alt.Chart] = front_line(rows, size, score)
+    layers += _file_lines(rows, size, score)
     changed = [row for row in rows if row.get("before") is not None]
     if changed:
         before = alt.Y("before:Q", title=metric, scale=scale, axis=axis)
@@ -57,6 +62,24 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
         text = alt.Chart(data(named)).mark_text(dx=9, dy=-9, align="left", fontSize=12, fontWeight=600, color=INK)
         layers.append(text.encode(x=size, y=score, text="label:N"))
     return alt.layer(*layers).properties(width="container", height=height)
+
+
+def _file_lines(rows: Rows, size: alt.X, score: alt.Y) -> list[alt.Chart]:
+    """Where there are several files, a thin line through the uniform and striped bitmaps of each."""
+    plain = [row for row in rows if row["kind"] != "mixed"]
+    counts = Counter(row["file"] for row in plain)
+    files = [file for file, count in counts.items() if count > 1]
+    if len(files) < 2 or len(files) > len(DASHES):
+        return []
+    dash = alt.StrokeDash(
+        "file:N",
+        scale=alt.Scale(domain=files, range=list(DASHES[: len(files)])),
+        legend=alt.Legend(title="File", symbolStrokeColor=MUTED, symbolSize=400),
+    )
+    lines = alt.Chart(data([row for row in plain if row["file"] in files])).mark_line(
+        color=MUTED, strokeWidth=1.2, opacity=0.8
+    )
+    return [lines.encode(x=size, y=score, strokeDash=dash, detail="adapters:N", order=alt.Order("weight_mb:Q"))]
 
 
 COSTS = {"weight_mb": "Size of the weights (MB)", "average_bits": "Average bits"}

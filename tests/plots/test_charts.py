@@ -57,6 +57,17 @@ def test_one_mark_for_each_row(name: str) -> None:
     assert marks(svg(chart), kind) == count
 
 
+def test_files_are_told_apart_by_lines_through_their_uniform_and_striped_bitmaps() -> None:
+    rows = [{**row, "file": file, "front": False, "before": None} for file in ("a", "b") for row in POINTS]
+    mixed = {**rows[0], "kind": "mixed"}
+    assert marks(svg(quality_chart([*rows, mixed], "F1 (%)")), "mark-line") == 2
+    assert marks(svg(quality_chart(rows[:4], "F1 (%)")), "mark-line") == 0
+    (line,) = [
+        layer for layer in quality_chart([*rows, mixed], "F1 (%)").to_dict()["layer"] if layer["mark"]["type"] == "line"
+    ]
+    assert [row["file"] for row in line["data"]["values"]] == ["a"] * 4 + ["b"] * 4
+
+
 def test_png_is_as_large_as_asked() -> None:
     image = png(bit_strip([8, 4, 8, 4, 2, 2], NAMES))
     assert image.startswith(b"\x89PNG")

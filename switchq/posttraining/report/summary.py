@@ -44,19 +44,26 @@ class Summary:
 def summary(sources: Sources) -> Summary:
     """What the top of the page says."""
     found = groups(sources)
-    sentences = tuple(text for group in found for text in [kept_sentence(group)] if text)
-    first = next((group for group in found if kept_sentence(group)), found[0] if found else None)
-    return Summary(
-        sentences, facts(sources), () if first is None else _tiles(first), "" if first is None else first.title
-    )
+    named = [(group, *one) for group in found for one in [kept_sentence(group)] if one is not None]
+    sentences = tuple(text for _, text, _ in named)
+    if not found:
+        return Summary(sentences, facts(sources), (), "")
+    group, file = (named[0][0], named[0][2]) if named else (found[0], found[0].rows[0].file)
+    on = f"{file}, {group.title}" if _several_files(group) else group.title
+    return Summary(sentences, facts(sources), _tiles(group, file), on)
 
 
-def kept_sentence(group: Group) -> str:
-    """What the smallest bitmap that is good enough keeps, or the best one if none is; empty without a 16-bit record.
+def _several_files(group: Group) -> bool:
+    return len({row.file for row in group.rows}) > 1
 
-    F1 decides where there is one. Of several files the one whose bitmap is named is named too.
+
+def kept_sentence(group: Group) -> tuple[str, str] | None:
+    """What the smallest bitmap that is good enough keeps, or the best one if none is, and the file that it is of.
+
+    There is none without a 16-bit record. F1 decides where there is one. Of several files the one whose bitmap is named
+    is named too.
     """
-    files = len({row.file for row in group.rows}) > 1
+    files = _several_files(group)
     rows = [row for row in group.rows if row.reference is not None and set(row.result.bits) != {FULL}]
     known = [(kept, row) for row in rows for kept in [row.kept("F1")] if kept is not None]
     if known:
@@ -67,9 +74,8 @@ def kept_sentence(group: Group) -> str:
             else max(known, key=lambda one: one[0])
         )
         where = f" in {row.file}" if files else ""
-        return (
-            f"{_name(row)}{where} keeps {kept:.1f} % of the 16-bit F1 at {row.size:.0f} % of its size ({group.title})."
-        )
+        of_size = f"at {row.size:.0f} % of its size ({group.title})"
+        return f"{_name(row)}{where} keeps {kept:.1f} % of the 16-bit F1 {of_size}.", row.file
     for metric in group.metrics:
         if metric == "F1":
             continue
@@ -85,8 +91,9 @@ def kept_sentence(group: Group) -> str:
                 if kept >= 100
                 else f"lowers the {metric} by {100 - kept:.1f} %"
             )
-            return f"{_name(row)}{where} {change} at {row.size:.0f} % of the 16-bit size ({group.title})."
-    return ""
+            of_size = f"at {row.size:.0f} % of the 16-bit size ({group.title})"
+            return f"{_name(row)}{where} {change} {of_size}.", row.file
+    return None
 
 
 def _name(row: Row) -> str:
@@ -119,12 +126,13 @@ def _tail(value: str) -> str:
     return value if len(value) <= 44 else "…/" + "/".join(parts[-3:])
 
 
-def _tiles(group: Group) -> tuple[Tile, ...]:
+def _tiles(group: Group, file: str) -> tuple[Tile, ...]:
+    """The uniform bit-widths of one file."""
     metric = next(iter(group.metrics), None)
     if metric is None:
         return ()
     tiles: dict[int, Tile] = {}
-    for row in group.rows:
+    for row in (row for row in group.rows if row.file == file):
         bits, value = row.result.bits[0], score(row.result, metric)
         if kind(row.result.bits) != "uniform" or value is None or bits in tiles:
             continue

@@ -229,3 +229,21 @@ def test_odd_values_are_no_obstacle(files: Files, tmp_path: Path) -> None:
     report = build(read_sources([tmp_path / "search.json"]))
     assert len(report.figures) == 4
     assert "adapters" not in [name.lower() for one in report.tables for name in one.columns]
+
+
+def test_correlations_over_everything_and_at_each_width(files: Files, tmp_path: Path) -> None:
+    """A width whose correlations are not known has no figure."""
+    content = json.loads(files.sensitivity.read_text())
+    names = list(content["scores"])[:2]
+    assert len(names) == 2
+    pair = {name: dict(zip(names, row)) for name, row in zip(names, ([1.0, 0.25], [0.25, 1.0]))}
+    width = content["bits"][0]
+    content["correlations"] = {
+        **pair,
+        **{f"{one}@{width}": {f"{o}@{width}": -v for o, v in row.items()} for one, row in pair.items()},
+    }
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    figures = [one for one in build(read_sources([tmp_path / "s.json"])).figures if "correlations" in one.slug]
+    assert [one.slug.split("-")[2] for one in figures] == ["all", str(width)]
+    values = [{(row["one"], row["other"]): row["value"] for row in rows_of(one.chart)} for one in figures]
+    assert [one[names[0], names[1]] for one in values] == [0.25, -0.25]

@@ -71,3 +71,13 @@ def test_tiles_and_facts(sources: Callable[..., Sources]) -> None:
         "Data": "data/dev.json",
         "Device": "cpu (x86_64, 1 threads)",
     }
+
+
+def test_the_tiles_are_those_of_the_file_that_the_sentence_names(tmp_path: Path) -> None:
+    worse = [{**one, "F1": one["F1"] * (1.0 if one["bitmap"] == "16" else 0.5)} for one in RECORDS]
+    for name, records in (("a.json", worse), ("b.json", RECORDS)):
+        (tmp_path / name).write_text(json.dumps(records))
+    top = summary(read_sources([tmp_path / "a.json", tmp_path / "b.json"]))
+    assert "in b.json keeps 98.8 %" in top.sentences[0]
+    assert [tile.score for tile in top.tiles] == ["80.0", "79.6", "72.0", "10.5"]
+    assert top.tiles_on == "b.json, dev.json, 50 questions"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from switchq.plots.heatmap import TITLES, correlation_map, heat_map
-from switchq.posttraining.report.content import Column, Figure, Section, Table, made_from, table
+from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
 from switchq.posttraining.report.sources import Sources
 from switchq.posttraining.report.text import slug
 from switchq.posttraining.sensitivity import Sensitivity
@@ -48,15 +48,31 @@ def _blocks(path: Path, one: Sensitivity) -> list[Figure | Table]:
         words = "Each cell is one layer at one width; the more it stands out from the page, the more the model suffers."
         words += " Empty cells: not finite." if any(row["score"] is None for row in rows) else ""
         blocks.append(Figure(slug(f"sensitivity-{name}-{tag}"), title, words, heat_map(rows, called), made))
-    if len(one.scores) > 1 and one.correlations:
-        words = (
-            "Spearman's rank correlation over all layers and widths: 1 means that both scores order the layers alike."
-        )
-        chart = correlation_map({name: dict(row) for name, row in one.correlations.items()})
-        blocks.append(
-            Figure(f"sensitivity-correlations-{tag}", "How far the scores agree", words, chart, made, wide=False)
-        )
+    if len(one.scores) > 1:
+        blocks += _correlations(one, made, tag)
     return [*blocks, _table(one, path, tag)]
+
+
+def _correlations(one: Sensitivity, made: Made, tag: str) -> list[Figure]:
+    """A matrix over all layers and widths, and one for each width: ranks over several widths agree more easily."""
+    found = []
+    for bits in (None, *one.bits):
+        suffix = "" if bits is None else f"@{bits}"
+        rows = {
+            name: {
+                other: value
+                for other in one.scores
+                for value in [one.correlations.get(f"{name}{suffix}", {}).get(f"{other}{suffix}")]
+            }
+            for name in one.scores
+        }
+        if not any(value is not None for row in rows.values() for value in row.values()):
+            continue
+        over = "over all layers and widths" if bits is None else f"over the layers at {bits} bits"
+        words = f"Spearman's rank correlation {over}: 1 means that both scores order the layers alike."
+        name = f"sensitivity-correlations-{'all' if bits is None else bits}-{tag}"
+        found.append(Figure(name, f"How far the scores agree, {over}", words, correlation_map(rows), made, wide=False))
+    return found
 
 
 def _table(one: Sensitivity, path: Path, tag: str) -> Table:
