@@ -74,7 +74,13 @@ def _file_lines(rows: Rows, size: alt.X, score: alt.Y) -> list[alt.Chart]:
     dash = alt.StrokeDash(
         "file:N",
         scale=alt.Scale(domain=files, range=list(DASHES[: len(files)])),
-        legend=alt.Legend(title="File", symbolStrokeColor=MUTED, symbolSize=400),
+        legend=alt.Legend(
+            title="File",
+            orient="bottom",
+            columns=alt.ExprRef("max(1, floor(width / 170))"),
+            symbolStrokeColor=MUTED,
+            symbolSize=400,
+        ),
     )
     lines = alt.Chart(data([row for row in plain if row["file"] in files])).mark_line(
         color=MUTED, strokeWidth=1.2, opacity=0.8
