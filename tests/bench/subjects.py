@@ -37,9 +37,11 @@ SHAPES: dict[str, PreTrainedConfig] = {
         max_position_embeddings=2048,
         tie_word_embeddings=True,
     ),
+    "thin": GPT2Config(vocab_size=1024, n_layer=12, n_embd=64, n_head=4),
     "toy": GPT2Config(vocab_size=1024, n_layer=2, n_embd=64, n_head=2),
 }
-"""Configurations by name; GPT-2's has dropout, which is at work on both sides or on neither."""
+"""Configurations by name; GPT-2's has dropout, which is at work on both sides or on neither. `thin` has the depth of
+GPT-2 small and almost no arithmetic: its steps are all overhead, which is what counts on a launch-bound GPU."""
 
 
 def quiet() -> None:
