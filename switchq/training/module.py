@@ -6,14 +6,12 @@ Optimisation is manual, so clipping, accumulation and the learning-rate schedule
 arguments.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from transformers import get_scheduler
 
 from switchq.bitmap import Bitmap, ladder
 from switchq.errors import UserError
@@ -24,14 +22,15 @@ from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.identity import BaseIdentity
-from switchq.training.passes import LossFunctions, Plan, StoredTeacher, non_finite, pass_loss, shares, targets
+from switchq.training.optimisation import OptimisationMixin
+from switchq.training.passes import LossFunctions, Plan, StoredTeacher, pass_loss, shares, targets
 from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
 
 Decay = Literal["constant_with_warmup", "linear", "cosine"]
 
 
-class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
+class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningModule):
     """A causal language model that is trained at many bitmaps at once.
 
     Args:
@@ -124,40 +123,6 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
         self.latest: dict[str, Tensor] = {}
         self._losses = LossFunctions()
 
-    def configure_optimizers(self) -> Any:
-        """AdamW over everything that is trainable, with a `transformers` learning-rate schedule per optimiser step."""
-        groups: dict[bool, list[Tensor]] = {True: [], False: []}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                groups[".bits_" in name].append(parameter)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": parameters, "lr": self.hparams["lr" if adapters else "base_lr"]}
-                for adapters, parameters in groups.items()
-                if parameters
-            ],
-            weight_decay=self.hparams["weight_decay"],
-            fused=True,  # hundreds of small tensors: one kernel instead of a few for each
-        )
-        scheduler = get_scheduler(
-            self.hparams["decay"],
-            optimizer,
-            num_warmup_steps=self.hparams["warmup_steps"],
-            num_training_steps=self.optimizer_steps(),
-        )
-        return [optimizer], [scheduler]
-
-    def optimizer_steps(self) -> int:
-        """Optimiser steps of the whole run; the trainer's own estimate counts one a batch."""
-        trainer = self.trainer
-        limit = trainer.max_steps if trainer.max_steps > 0 else math.inf
-        if trainer.max_epochs not in (None, -1):
-            trainer.fit_loop.setup_data()
-            per_batch = max(1, sum(one.step or one is self.plan[-1] for one in self.plan))
-            batches = int(trainer.num_training_batches * trainer.max_epochs)
-            limit = min(limit, batches * per_batch // self.hparams["accumulate"])
-        return max(1, int(limit))
-
     def check_trainer(self, trainer: Trainer) -> None:
         """Refuse what manual optimisation over several passes cannot honour.
 
@@ -217,44 +182,20 @@ class SwitchableModule(SavingMixin, ScoringMixin, LightningModule):
                 logs |= {f"{part}/{one.label}": value for part, value in parts.items()}
                 losses.append(loss.detach())
             if one.step or (index == len(plan) - 1 and steps_now):
-                self._step(batch_idx, [one.label for one in plan[: index + 1] if one.learns], losses, logs)
+                self.take_step(batch_idx, [one.label for one in plan[: index + 1] if one.learns], losses, logs)
         logs["loss"] = torch.stack(losses).mean()
         self.latest = logs
         if due:  # Lightning's bookkeeping costs more than a small step, and only these reach the logger
             self.log_dict(logs, batch_size=len(inputs["input_ids"]))
 
-    def _step(self, batch_idx: int, labels: list[str], losses: list[Tensor], logs: dict[str, Tensor]) -> None:
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        limit = self.hparams["max_grad_norm"] or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self._trained(), limit)
-        bad = non_finite([*labels, "all"], [*losses, norm])
-        if bad:
-            what = "the gradient" if bad == "all" else f"the loss at bitmap {bad}"
-            raise UserError(
-                f"{what} is not a finite number at step {self.global_step} (batch {batch_idx}): lower --model.lr; "
-                f"the last good checkpoint is untouched"
-            )
-        optimizer.step()  # type: ignore[union-attr]
-        torch.clear_autocast_cache()  # it holds low-precision copies of what was just changed
-        optimizer.zero_grad()  # type: ignore[union-attr]
-        self.waiting = 0
-        logs["learning rate"] = torch.tensor(scheduler.get_last_lr()[0])  # type: ignore[union-attr]
-        logs["gradient norm/joint"] = norm.detach()
-        scheduler.step()  # type: ignore[union-attr]
-
-    def _trained(self) -> list[Tensor]:
-        """From the optimiser: a walk through the modules would cost as much as a small forward."""
-        groups = self.optimizers().param_groups  # type: ignore[union-attr]
-        return [parameter for group in groups for parameter in group["params"]]
-
     def _gradients(self) -> list[Tensor | None]:
-        return [None if parameter.grad is None else parameter.grad.clone() for parameter in self._trained()]
+        return [None if parameter.grad is None else parameter.grad.clone() for parameter in self.trained_parameters()]
 
     def _added_norm(self, before: list[Tensor | None]) -> Tensor:
         """Norm of what one backward added to the gradients."""
         added = [
             parameter.grad if old is None else parameter.grad - old
-            for parameter, old in zip(self._trained(), before)
+            for parameter, old in zip(self.trained_parameters(), before)
             if parameter.grad is not None
         ]
         return torch.nn.utils.get_total_norm(added)
