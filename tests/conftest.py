@@ -1,5 +1,6 @@
 """What all tests share: a seed, the folder of real data, and tiny random models of every supported architecture."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -19,6 +21,10 @@ from transformers import (
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "opt")
 
 BuildModel = Callable[..., PreTrainedModel]
+
+settings.register_profile("repeatable", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("repeatable")  # a change is judged by the same examples each time; elsewhere by new ones
 
 torch.set_num_threads(1)
 """Models here are too small to share out, and threads that wait for each other on a busy machine cost minutes."""
