@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench_autoscheme
 import bench_search
 import bench_seed_scheme
 import bench_sensitivity
@@ -63,3 +64,20 @@ def test_search_writes_its_figures(tmp_path: Path) -> None:
     assert [row["name"] for row in content["rows"]] == ["greedy, plain", "greedy, fast"]
     assert content["question_evaluations"]["greedy, plain"] == 49 * 6
     assert 0 < share < 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_allocations_are_scored_without_the_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    output = tmp_path / "figures.json"
+    options = ["--model", TOKENIZER, "--calibration", text, "--text", text, "--averages", "3", "5", "--seeds", "2"]
+    sizes = ["--calibration-windows", "2", "--calibration-window", "32", "--windows", "2", "--window", "32"]
+    bench_autoscheme.main(["--device", "cpu", *map(str, [*options, *sizes]), "--output", str(output)])
+    content = json.loads(output.read_text())
+    assert [row["target"] for row in content["rows"]] == [None] + [3] * 6 + [5] * 6
+    chosen = [row for row in content["rows"] if row["name"].startswith(("ilp", "random"))]
+    assert all(row["target"] - 0.2 < row["average_bits"] <= row["target"] + 1e-6 for row in chosen)
+    assert all(row["perplexity"]["text"] > 1 for row in content["rows"])
+    assert not any(row["name"] == "AutoScheme" for row in content["rows"])
+    assert "left out" in capsys.readouterr().out
