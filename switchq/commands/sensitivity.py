@@ -70,7 +70,7 @@ def sensitivity_command(
     if window is not None and text is None:
         raise UserError("--window is the length of a window of text: it needs --text FILE")
     if Path(output).exists() and not overwrite:
-        raise UserError(f"{output} is there already: give another --output, or --overwrite true")
+        raise UserError(f"{output} is there already: give another --output, or --overwrite")
     check_writable(output)
     place = pick_device(device)
     subject = load_subject(ckpt, model, base=base, bits=bits, grid=grid, group_size=group_size, scale=scale)
