@@ -1,8 +1,7 @@
 """The widths that auto-round's AutoScheme chooses for a model, as JSON.
 
 Run by `bench_autoscheme.py` with the Python of an environment that auto-round is installed in; it knows nothing of
-switchq. auto-round keeps its
-scores in AR_AUTO_SCHEME_CACHE, so the first average pays for those after it.
+switchq. auto-round keeps its scores in AR_AUTO_SCHEME_CACHE, so the first average pays for those after it.
 """
 
 import argparse
