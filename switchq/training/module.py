@@ -2,7 +2,7 @@
 
 One training step, for every pass of the plan: set the bitmap, forward, cross-entropy plus distillation from the
 detached predictions of earlier passes, backward; then one optimiser step (or one after every pass that asks for it).
-Optimisation is manual, so clipping, accumulation and the learning-rate schedule are done here, from this module's own
+Optimisation is manual: the optimiser, clipping and the learning rate are in `optimisation.py`, from this module's own
 arguments.
 """
 
