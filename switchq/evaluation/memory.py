@@ -68,8 +68,7 @@ def weight_bytes(model: nn.Module, bitmap: Bitmap, *, adapters: bool = True) -> 
             codes_bits += bits * weight_OI.numel()
             outputs, inputs = weight_OI.shape
             scale_bits += layer.linear.grid.overhead_bits((outputs, inputs), bits)
-        name = layer.adapter_for(bits) if adapters else None
-        if name is not None:
+        for name in layer.adapters_for(bits) if adapters else ():
             adapter_weights += lora.lora_A[name].weight.numel() + lora.lora_B[name].weight.numel()
     rest = sum(p.numel() for p in model.parameters() if id(p) not in elsewhere)
     return WeightBytes(codes_bits / 8, scale_bits / 8, adapter_weights * 2.0, rest * 2.0)

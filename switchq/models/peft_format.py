@@ -1,32 +1,38 @@
 """Adapters as plain peft reads them: one folder per width, for the model as `transformers` builds it.
 
 peft knows a Conv1D weight, (in, out), by `fan_in_fan_out`; past the door our weights are (out, in), so the flag is put
-back here. The factors A (R, I) and B (O, R) are the same on both sides.
+back here. The factors A (R, I) and B (O, R) are the same on both sides. A shared adapter is written into the folder of
+every width too: two adapters of ranks R and S are one of rank R + S.
 """
 
 from copy import copy
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from switchq.errors import UserError
 from switchq.models.load import architecture_of
+from switchq.nn.adapters import SHARED
 
 PREFIX = "base_model.model."
 """What peft puts before the name of every parameter."""
 
 
 def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
-    """Write each adapter of a switchable model to `folder`/bits_N, for `peft.PeftModel.from_pretrained(base, ...)`.
+    """Write what runs at each width to `folder`/bits_N, for `peft.PeftModel.from_pretrained(base, ...)`.
+
+    A shared adapter is also written by itself, to `folder`/shared: widths without an adapter of their own run with it.
 
     Args:
         model: a switchable model with a frozen base; adapters alone do not say what a trained base has become.
         folder: where to put the folders; made if it is missing, files that are there are replaced.
 
     Returns:
-        The folders, one per width.
+        The folders, one per adapter.
 
     Raises:
         UserError: if `folder` cannot be written.
@@ -36,10 +42,14 @@ def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
     for name, config in configs.items():
         place = Path(folder) / name
         plain = copy(config)
+        weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        if SHARED in configs and name != SHARED:
+            shared = get_peft_model_state_dict(model, adapter_name=SHARED, save_embedding_layers=False)
+            weights = _joined([(shared, configs[SHARED]), (weights, config)])
+            plain.r = plain.lora_alpha = configs[SHARED].r + config.r
         plain.fan_in_fan_out = architecture_of(model.config).transposed
         plain.base_model_name_or_path = model.config.name_or_path
         plain.inference_mode = True
-        weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         try:
             place.mkdir(parents=True, exist_ok=True)
             plain.save_pretrained(str(place))
@@ -52,3 +62,15 @@ def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
             raise UserError(f"cannot write adapters to {place}: {error.strerror or error}") from error
         written.append(place)
     return written
+
+
+def _joined(adapters: list[tuple[dict[str, Tensor], LoraConfig]]) -> dict[str, Tensor]:
+    """The factors of the adapters' sum, scaling 1: rows of A one after the other, columns of B times their scaling."""
+    joined = {}
+    for key in adapters[0][0]:
+        if ".lora_A." in key:
+            joined[key] = torch.cat([weights[key] for weights, _ in adapters])
+        else:
+            scaled = [weights[key] * (config.lora_alpha / config.r) for weights, config in adapters]
+            joined[key] = torch.cat(scaled, dim=1)
+    return joined

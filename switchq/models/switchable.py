@@ -11,7 +11,7 @@ from switchq.bitmap import FULL, check_width
 from switchq.errors import UserError
 from switchq.models.load import architecture_of
 from switchq.nn import QuantEmbedding, QuantLinear, add_adapters, attach_switch, switch_layers
-from switchq.nn.adapters import Start, adapter_config
+from switchq.nn.adapters import Start, adapter_configs
 from switchq.quant import Grid, Symmetric
 
 Extra = Literal["head", "embeddings"]
@@ -25,10 +25,12 @@ def make_switchable(
     adapters: bool = True,
     rank: Mapping[int, int] = {},
     alpha: Mapping[int, int] = {},
+    shared_rank: int = 0,
     dropout: float = 0.0,
     start: Start = "zero",
     extra: Sequence[Extra] = (),
     train_base: bool = False,
+    learn_scales: bool = False,
 ) -> PreTrainedModel:
     """Make `model` switchable, in place.
 
@@ -37,13 +39,16 @@ def make_switchable(
         bits: the widths to prepare and to give an adapter each.
         grid: where weights are rounded to.
         adapters: whether to add LoRA adapters.
-        rank: width -> LoRA rank; 16, 32 and 64 at 8, 4 and 2 bits by default.
+        rank: width -> LoRA rank; 16, 32 and 64 at 8, 4 and 2 bits by default. 0 for none
+            where an adapter or a trained base is shared.
         alpha: width -> LoRA alpha; twice the rank by default.
+        shared_rank: rank of an adapter that runs at every width beside the width's own; 0 for none.
         dropout: LoRA dropout.
         start: how adapters start, see `switchq.nn.add_adapters`.
         extra: quantise the `head` and the `embeddings` too. A tied pair is one tensor and one entry of the bitmap, and
             has to be named in full.
         train_base: leave the block linears' own weights trainable, shared by all widths (straight-through).
+        learn_scales: make the scales of every width in `bits` trainable.
 
     Returns:
         The same model, at 16 bits.
@@ -67,14 +72,17 @@ def make_switchable(
         model.set_submodule(name, linear)
     _quantize_extra(model, tuple(extra), grid)
     if adapters:
-        configs = {width: adapter_config(width, architecture.linears, rank, alpha, dropout) for width in widths}
+        configs = adapter_configs(widths, architecture.linears, rank, alpha, dropout, shared_rank, train_base)
         add_adapters(model, configs, start)
+    rounded = [width for width in widths if width != FULL]
     for linear in linears.values():  # after peft, which freezes all that is not an adapter
         linear.weight.requires_grad_(train_base)
-    attach_switch(model)
+        for width in rounded if train_base or learn_scales else ():
+            linear.fix_grid(width, learn_scales)
+    attach_switch(model, widths)
     for layer in switch_layers(model):
-        for width in widths:
-            if width != FULL and not train_base:
+        for width in rounded:
+            if not layer.linear.is_prepared(width):
                 layer.linear.prepare(width)
     return model
 

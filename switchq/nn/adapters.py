@@ -1,7 +1,8 @@
-"""One LoRA adapter per bit-width, held by peft under the names `bits_8`, `bits_4`, ...
+"""One LoRA adapter per bit-width, held by peft under the names `bits_8`, `bits_4`, ..., and one that all widths share.
 
-peft builds, saves and loads the adapters; this file adds the starts that depend on the width. An adapter's contribution
-is y += (alpha / r) B A x with A (R, I) and B (O, R), computed in `switchq.nn.lora`.
+The shared adapter learns the task from every pass; those of the widths make up for rounding. peft builds, saves and
+loads the adapters; this file adds the starts that depend on the width. An adapter's contribution is
+y += (alpha / r) B A x with A (R, I) and B (O, R), computed in `switchq.nn.lora`.
 """
 
 import warnings
@@ -24,68 +25,100 @@ DEFAULT_RANKS = {8: 16, 7: 16, 6: 16, 5: 32, 4: 32, 3: 32, 2: 64, FULL: 16}
 """Ranks grow as bits fall: 16, 32 and 64 at 8, 4 and 2 bits."""
 
 
+SHARED = "shared"
+"""The peft adapter name of the adapter that runs at every width."""
+
+
 def adapter_name(bits: int) -> str:
     """The peft adapter name of a width."""
     return f"bits_{bits}"
 
 
-def adapter_config(
-    bits: int, targets: Sequence[str], ranks: Mapping[int, int], alphas: Mapping[int, int], dropout: float
-) -> LoraConfig:
-    """The peft configuration of the adapter for `bits`; alpha is twice the rank unless `alphas` says otherwise.
+def adapter_configs(
+    widths: Sequence[int],
+    targets: Sequence[str],
+    ranks: Mapping[int, int] = {},
+    alphas: Mapping[int, int] = {},
+    dropout: float = 0.0,
+    shared_rank: int = 0,
+    optional: bool = False,
+) -> dict[str, LoraConfig]:
+    """Adapter name -> peft configuration.
+
+    Args:
+        widths: those that get an adapter each, unless their rank is 0.
+        targets: names of the linears inside a block.
+        ranks: width -> rank; `DEFAULT_RANKS` for those left out.
+        alphas: width -> alpha; twice the rank for those left out.
+        dropout: on the adapters' input.
+        shared_rank: of the adapter that all widths share; 0 for none.
+        optional: whether a width may go without an adapter, because something else is trained.
 
     Raises:
-        UserError: if the rank is below 1.
+        UserError: a rank below 0; a rank of 0 where the width would have nothing to train.
     """
-    rank = ranks.get(bits, DEFAULT_RANKS[bits])
-    if rank < 1:
-        raise UserError(f"the rank of the {bits}-bit adapter is {rank}: use 1 or more, or no adapters at all")
-    return LoraConfig(
-        r=rank,
-        lora_alpha=alphas.get(bits, 2 * rank),
-        lora_dropout=dropout,
-        target_modules=list(targets),
-        task_type="CAUSAL_LM",
-    )
+    chosen = {adapter_name(bits): (ranks.get(bits, DEFAULT_RANKS[bits]), alphas.get(bits)) for bits in widths}
+    for name, (rank, _) in ({SHARED: (shared_rank, None)} | chosen).items():
+        if rank < 0 or (rank == 0 and name != SHARED and not (shared_rank or optional)):
+            what = "shared adapter" if name == SHARED else f"{name.rpartition('_')[2]}-bit adapter"
+            raise UserError(
+                f"the rank of the {what} is {rank}: use 1 or more, or 0 where widths share an adapter or a trained base"
+            )
+    return {
+        name: LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank if alpha is None else alpha,
+            lora_dropout=dropout,
+            target_modules=list(targets),
+            task_type="CAUSAL_LM",
+        )
+        for name, (rank, alpha) in ({SHARED: (shared_rank, None)} | chosen).items()
+        if rank > 0
+    }
 
 
-def add_adapters(model: nn.Module, configs: Mapping[int, LoraConfig], start: Start = "zero") -> None:
-    """Inject one adapter per width into `model`, in place; adapters are float32 and trainable whatever the base is.
+def add_adapters(model: nn.Module, configs: Mapping[str, LoraConfig], start: Start = "zero") -> None:
+    """Inject adapters into `model`, in place; they are float32 and trainable whatever the base is.
 
     Args:
         model: a model whose block linears are `QuantLinear`.
-        configs: width -> peft configuration.
+        configs: what `adapter_configs` gives.
         start: `zero` leaves the model's outputs unchanged; `loftq` starts each adapter at the best rank-R approximation
             of what rounding to its width took away (LoftQ, Li et al. 2023, arXiv:2310.08659, with a single step, so
-            that the codes do not depend on the adapter).
+            that the codes do not depend on the adapter); the shared one starts at zero.
     """
-    for bits, config in configs.items():
+    for name, config in configs.items():
         config._register_custom_module({QuantLinear: SwitchedLora})
         with warnings.catch_warnings():
             # A second adapter of another name is what we are here for.
             warnings.filterwarnings("ignore", message=".*[Aa]lready found a `peft_config`.*")
-            inject_adapter_in_model(config, model, adapter_name=adapter_name(bits))
+            inject_adapter_in_model(config, model, adapter_name=name)
     for name, parameter in model.named_parameters():
-        if ".bits_" in name:
+        if is_adapter(name):
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
     if start == "loftq":
         for layer in model.modules():
             if isinstance(layer, LoraLayer):
-                for bits in configs:
-                    _start_at_residual(layer, bits)
+                for name in configs:
+                    if name != SHARED:
+                        _start_at_residual(layer, name)
+
+
+def is_adapter(parameter: str) -> bool:
+    """Whether the parameter of that dotted name belongs to an adapter."""
+    return ".lora_" in parameter
 
 
 @torch.no_grad()
-def _start_at_residual(layer: LoraLayer, bits: int) -> None:
+def _start_at_residual(layer: LoraLayer, name: str) -> None:
     """B A = the truncated SVD of (W - Q(W)) / scaling, the singular values split evenly between the factors.
 
     Ranks beyond those of the weight keep the zero start, which lets them learn.
     """
-    base = layer.get_base_layer()
+    base, bits = layer.get_base_layer(), int(name.rpartition("_")[2])
     if bits == FULL or not isinstance(base, QuantLinear):
         return
-    name = adapter_name(bits)
     residual_OI = (base.weight.float() - base.round_weight(bits).float()) / layer.scaling[name]
     rank = layer.r[name]
     u_OR, s_R, v_IR = torch.svd_lowrank(residual_OI, q=min(rank + 8, *residual_OI.shape), niter=4)

@@ -14,7 +14,7 @@ from torch import nn
 
 from switchq.bitmap import FULL, Bitmap
 from switchq.errors import UserError
-from switchq.nn.adapters import adapter_name
+from switchq.nn.adapters import SHARED, adapter_name
 from switchq.nn.linear import QuantLinear
 from switchq.nn.weight import QuantWeight
 
@@ -27,11 +27,13 @@ class SwitchLayer:
         name: the dotted name in the model as `transformers` builds it.
         linear: the quantised module.
         lora: the peft layer around it, or None.
+        widths: the trained widths, narrowest first.
     """
 
     name: str
     linear: QuantWeight
     lora: LoraLayer | None = None
+    widths: tuple[int, ...] = ()
     _adapters: dict[int, list[str]] = field(default_factory=dict)
 
     @property
@@ -39,12 +41,13 @@ class SwitchLayer:
         """The current width."""
         return self.linear.bits
 
-    def adapter_for(self, bits: int) -> str | None:
-        """The adapter that runs at `bits`: its own, else the next wider one, else the widest there is."""
-        if self.lora is None:
-            return None
-        trained = sorted(int(name.rpartition("_")[2]) for name in self.lora.lora_A)
-        return adapter_name(next((width for width in trained if width >= bits), trained[-1])) if trained else None
+    def adapters_for(self, bits: int) -> list[str]:
+        """The adapters that run at `bits`: the shared one, and that of its own width, else of the next wider trained
+        width, else of the widest; each if it is there."""
+        if self.lora is None or not self.widths:
+            return []
+        width = next((width for width in self.widths if width >= bits), self.widths[-1])
+        return [name for name in (SHARED, adapter_name(width)) if name in self.lora.lora_A]
 
     def switch(self, bits: int, adapters: bool) -> None:
         """Run at `bits` from the next forward on."""
@@ -56,7 +59,7 @@ class SwitchLayer:
         if self.lora is not None:
             names = self._adapters.get(bits)
             if names is None:
-                names = self._adapters[bits] = [name for name in (self.adapter_for(bits),) if name]
+                names = self._adapters[bits] = self.adapters_for(bits)
             self.lora.__dict__["_active_adapter"] = names if adapters else _NONE
 
 
@@ -77,8 +80,12 @@ class Switch:
         return tuple(layer.name for layer in self.layers)
 
 
-def attach_switch(model: nn.Module) -> Switch:
+def attach_switch(model: nn.Module, widths: Sequence[int] = ()) -> Switch:
     """Find the quantised layers of `model`, and set all of them to full precision.
+
+    Args:
+        model: a model with quantised layers.
+        widths: the trained widths, which say what adapter runs where.
 
     Raises:
         UserError: if there are none.
@@ -88,7 +95,7 @@ def attach_switch(model: nn.Module) -> Switch:
         parent = name.removesuffix(".base_layer")
         if isinstance(module, QuantLinear) or (isinstance(module, QuantWeight) and module._source[0] is module):  # type: ignore[index]
             lora = model.get_submodule(parent) if parent != name else None
-            layers.append(SwitchLayer(parent, module, lora))  # type: ignore[arg-type]
+            layers.append(SwitchLayer(parent, module, lora, tuple(sorted(widths))))  # type: ignore[arg-type]
     if not layers:
         raise UserError("this model has no quantised layers: make it switchable first")
     switch = Switch(tuple(layers), Bitmap.stripe([FULL], len(layers)))

@@ -1,15 +1,18 @@
 """What every quantised module shares: a full-precision weight, a grid, and the width that the weight runs at now.
 
 A frozen weight gives the same rounded weight in every forward, so each width is rounded once and kept as a buffer; a
-switch then only changes which tensor the next forward reads. A trainable weight is rounded anew in every forward that
-takes a gradient (straight-through), and outside of training only when it has changed.
+switch then only changes which tensor the next forward reads. A weight that is trained, or whose scales are, is rounded
+anew in every forward that takes a gradient (straight-through), and outside of training only when it has changed. The
+grid of a trained weight is fitted once, to the weight as it was pretrained: a checkpoint need not hold what can be
+computed from the base.
 """
 
 import torch
 from torch import Tensor, nn
 
 from switchq.bitmap import FULL
-from switchq.quant import Grid
+from switchq.quant import Grid, Params
+from switchq.quant.learned import learned_fake_quantize
 
 
 class QuantWeight(nn.Module):
@@ -23,17 +26,35 @@ class QuantWeight(nn.Module):
     weight: Tensor
     grid: Grid
     bits: int
-    _versions: dict[int, int]
+    _versions: dict[int, tuple[int, ...]]
+    _fitted: dict[int, tuple[str, ...]]
 
     def _init_grid(self, grid: Grid) -> None:
         grid.groups(self.weight.shape[1])
         self.grid = grid
         self.bits = FULL
         self._versions = {}
+        self._fitted = {}
+
+    def fix_grid(self, bits: int, learn_scales: bool) -> None:
+        """Fit the grid of `bits` to the weight as it is now, for good; `learn_scales` makes its scales trainable."""
+        params = self.grid.fit(self.weight, bits)
+        self._fitted[bits] = tuple(params)
+        for name, value in params.items():
+            self.register_buffer(_buffer(name, bits), value, persistent=False)
+        if learn_scales:
+            self.register_parameter(_buffer("log_scale", bits), nn.Parameter(torch.zeros_like(params["scale"])))
 
     def round_weight(self, bits: int) -> Tensor:
-        """The weight (O, I) rounded to `bits`, differentiable (straight-through) if the weight is."""
-        return self.grid.fake_quantize(self.weight, self.grid.fit(self.weight, bits), bits)
+        """The weight (O, I) rounded to `bits`, differentiable (straight-through) if the weight or its scales are."""
+        fitted = self._fitted.get(bits)
+        if fitted is None:
+            return self.grid.fake_quantize(self.weight, self.grid.fit(self.weight, bits), bits)
+        params: Params = {name: self._buffers[_buffer(name, bits)] for name in fitted}  # type: ignore[misc]
+        log_scale_OG = self._log_scale(bits)
+        if log_scale_OG is None:
+            return self.grid.fake_quantize(self.weight, params, bits)
+        return learned_fake_quantize(self.grid, self.weight, params, log_scale_OG, bits)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -42,36 +63,46 @@ class QuantWeight(nn.Module):
 
         What is kept under `torch.inference_mode` is an ordinary tensor, which a later training step can read.
         """
-        if bits != FULL and self._versions.get(bits) != self.weight._version:
-            self.register_buffer(_buffer(bits), self.round_weight(bits).detach(), persistent=False)
-            self._versions[bits] = self.weight._version
+        if bits != FULL and self._versions.get(bits) != self._state(bits):
+            self.register_buffer(_buffer("weight", bits), self.round_weight(bits).detach(), persistent=False)
+            self._versions[bits] = self._state(bits)
 
     def forget(self, bits: int) -> None:
         """Drop the rounded weight of `bits`, if there is one."""
         self._versions.pop(bits, None)
-        self._buffers.pop(_buffer(bits), None)
-        self._non_persistent_buffers_set.discard(_buffer(bits))
+        self._buffers.pop(_buffer("weight", bits), None)
+        self._non_persistent_buffers_set.discard(_buffer("weight", bits))
 
     def is_prepared(self, bits: int) -> bool:
-        """Whether a switch to `bits` needs no rounding; a trainable weight is rounded in the forward."""
-        if bits == FULL:
-            return True
-        weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
-        return weight.requires_grad or self._versions.get(bits) == weight._version
+        """Whether a switch to `bits` needs no rounding; what is trained is rounded in the forward."""
+        return bits == FULL or self._learns(bits) or self._versions.get(bits) == self._state(bits)
 
     def effective_weight(self) -> Tensor:
         """The weight (O, I) at the current width."""
         bits = self.bits
         if bits == FULL:
             return self.weight
-        trainable = self.weight.requires_grad
+        trainable = self._learns(bits)
         if trainable and torch.is_grad_enabled():
             self._versions = {}  # an optimiser step may follow, and fused optimisers do not raise the version
             return self.round_weight(bits)
         if trainable or bits not in self._versions:
             self.prepare(bits)
-        return self._buffers[_buffer(bits)]  # type: ignore[return-value]
+        return self._buffers[_buffer("weight", bits)]  # type: ignore[return-value]
+
+    def _log_scale(self, bits: int) -> Tensor | None:
+        return self._parameters.get(_buffer("log_scale", bits))
+
+    def _learns(self, bits: int) -> bool:
+        weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
+        return weight.requires_grad or _buffer("log_scale", bits) in self._parameters
+
+    def _state(self, bits: int) -> tuple[int, ...]:
+        """Changes whenever the rounded weight may have, but for what fused optimisers do."""
+        weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
+        log_scale_OG = self._log_scale(bits)
+        return (weight._version,) if log_scale_OG is None else (weight._version, log_scale_OG._version)
 
 
-def _buffer(bits: int) -> str:
-    return f"weight_{bits}bit"
+def _buffer(name: str, bits: int) -> str:
+    return f"{name}_{bits}bit"

@@ -126,12 +126,18 @@ class Grid(ABC):
         """The weight (O, I), float32, that integer codes stand for."""
         return self.decode_groups(self._split(codes_OI.float()), self._columns(params)).reshape(codes_OI.shape)
 
+    def round(self, weight_OI: Tensor, params: Params, bits: int) -> Tensor:
+        """The level (O, I) nearest to each weight, in the weight's dtype; what `decode` makes of `encode`."""
+        columns = self._columns(params)
+        codes_OGS = self.encode_groups(self._split(weight_OI.float()), columns, bits)
+        return self.decode_groups(codes_OGS, columns).reshape(weight_OI.shape).to(weight_OI.dtype)
+
     def fake_quantize(self, weight_OI: Tensor, params: Params, bits: int) -> Tensor:
         """The rounded weight (O, I) in the weight's dtype, exactly, with a gradient that passes straight through.
 
         The straight-through estimator of Bengio et al. 2013 (arXiv:1308.3432): rounding's derivative is taken as 1.
         """
-        rounded_OI = self.decode(self.encode(weight_OI.detach(), params, bits), params).to(weight_OI.dtype)
+        rounded_OI = self.round(weight_OI.detach(), params, bits)
         return rounded_OI + (weight_OI - weight_OI.detach()) if weight_OI.requires_grad else rounded_OI
 
     def _split(self, weight_OI: Tensor) -> Tensor:

@@ -37,16 +37,20 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
         base: the pretrained model, by Hub name or local folder.
         bits: the widths that get an adapter each; any of 2 to 8, and 16 for an adapter of the unquantised model.
         grid: where weights are rounded to.
-        rank: width -> LoRA rank (16, 32 and 64 at 8, 4 and 2 bits by default).
+        rank: width -> LoRA rank (16, 32 and 64 at 8, 4 and 2 bits by default); 0 for none where widths share an
+            adapter or a trained base.
         alpha: width -> LoRA alpha (twice the rank by default).
+        shared_rank: rank of one more adapter that runs at every width; 0 for none.
         adapter_dropout: LoRA dropout.
         adapter_start: `zero`, or `loftq`: the SVD of what rounding to that width took away.
         extra: also quantise the `head` and the `embeddings`.
         train_base: train the block linears' own weights too (straight-through), shared by all widths.
+        learn_scales: train the grid's scales too, those of each width for itself.
         dtype: of the frozen weights; adapters are float32.
         lr: peak learning rate of the adapters (AdamW).
         base_lr: peak learning rate of the base weights, if they are trained.
-        weight_decay: AdamW's.
+        scale_lr: peak learning rate of the logarithms of the scales, if they are trained.
+        weight_decay: AdamW's, of all but the scales.
         decay: what the learning rate does after the warm-up.
         warmup_steps: optimiser steps over which the learning rate rises.
         max_grad_norm: the joint gradient norm is clipped to this; 0 turns clipping off.
@@ -69,13 +73,16 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
         grid: Grid = Symmetric(),
         rank: dict[int, int] | None = None,
         alpha: dict[int, int] | None = None,
+        shared_rank: int = 0,
         adapter_dropout: float = 0.0,
         adapter_start: Start = "zero",
         extra: Sequence[Extra] = (),
         train_base: bool = False,
+        learn_scales: bool = False,
         dtype: Dtype = "float32",
         lr: float = 5e-4,
         base_lr: float = 2e-5,
+        scale_lr: float = 1e-3,
         weight_decay: float = 0.0,
         decay: Decay = "cosine",
         warmup_steps: int = 20,
@@ -91,6 +98,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
             ("accumulate", accumulate, 1),
             ("lr", lr, 0),
             ("base_lr", base_lr, 0),
+            ("scale_lr", scale_lr, 0),
+            ("shared_rank", shared_rank, 0),
             ("weight_decay", weight_decay, 0),
             ("warmup_steps", warmup_steps, 0),
             ("max_grad_norm", max_grad_norm, 0),
@@ -108,10 +117,12 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
             grid,
             rank=rank or {},
             alpha=alpha or {},
+            shared_rank=shared_rank,
             dropout=adapter_dropout,
             start=adapter_start,
             extra=extra,
             train_base=train_base,
+            learn_scales=learn_scales,
         )
         self.model.train()  # `load_model` gives it in evaluation mode, where its own dropout would stay off
         scored = bitmaps or ("16", *(rung for rung in ladder(bits) if rung != "16"))

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, get_scheduler
 
 from switchq.errors import UserError
+from switchq.nn.adapters import is_adapter
 from switchq.training.passes import Plan, non_finite
 
 
@@ -29,14 +30,15 @@ class OptimisationMixin(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW over everything that is trainable, with a `transformers` learning-rate schedule per optimiser step."""
-        groups: dict[bool, list[Tensor]] = {True: [], False: []}
+        groups: dict[str, list[Tensor]] = {"lr": [], "scale_lr": [], "base_lr": []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                groups[".bits_" in name].append(parameter)
+                rate = "lr" if is_adapter(name) else "scale_lr" if ".log_scale_" in name else "base_lr"
+                groups[rate].append(parameter)
         optimizer = torch.optim.AdamW(
             [
-                {"params": parameters, "lr": self.hparams["lr" if adapters else "base_lr"]}
-                for adapters, parameters in groups.items()
+                {"params": parameters, "lr": self.hparams[rate]} | ({"weight_decay": 0.0} if rate == "scale_lr" else {})
+                for rate, parameters in groups.items()
                 if parameters
             ],
             weight_decay=self.hparams["weight_decay"],

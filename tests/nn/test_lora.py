@@ -94,3 +94,13 @@ def test_an_adapter_that_is_zero_changes_no_bit() -> None:
     ours.lora_B["bits_4"].weight.data.zero_()
     x = torch.randn(2, 7, 5)
     assert torch.equal(ours(x), ours.base_layer(x))
+
+
+def test_two_active_adapters_add_up_as_in_peft() -> None:
+    ours, theirs = pair(torch.float32)
+    for layer in (ours, theirs):
+        layer.__dict__["_active_adapter"] = ["bits_8", "bits_4"]
+    x = torch.randn(2, 7, 5)
+    torch.testing.assert_close(ours(x), theirs(x))
+    theirs.__dict__["_active_adapter"] = ["bits_4"]
+    assert not torch.allclose(ours(x), theirs(x))

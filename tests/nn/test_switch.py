@@ -134,7 +134,7 @@ def test_an_unprepared_width_is_rounded_once(model: PreTrainedModel, tokens_BT: 
 def test_adapter_of_a_width(model: PreTrainedModel, bits: int, expected: int) -> None:
     """Its own, else the next wider one, else the widest there is."""
     layer = switch_layers(model)[0]
-    assert layer.adapter_for(bits) == f"bits_{expected}"
+    assert layer.adapters_for(bits) == [f"bits_{expected}"]
     set_bitmap(model, bits)
     assert layer.lora is not None
     assert layer.lora.active_adapters == [f"bits_{expected}"]
@@ -142,7 +142,7 @@ def test_adapter_of_a_width(model: PreTrainedModel, bits: int, expected: int) ->
 
 def test_adapter_of_a_width_wider_than_all(tiny_gpt2: BuildModel) -> None:
     model = make_switchable(tiny_gpt2(), bits=(4, 2), rank={4: 2, 2: 2})
-    assert [switch_layers(model)[0].adapter_for(bits) for bits in (2, 3, 4, 8, 16)] == [
+    assert [switch_layers(model)[0].adapters_for(bits)[0] for bits in (2, 3, 4, 8, 16)] == [
         "bits_2",
         "bits_4",
         "bits_4",
@@ -153,7 +153,7 @@ def test_adapter_of_a_width_wider_than_all(tiny_gpt2: BuildModel) -> None:
 
 def test_adapter_of_full_precision(tiny_gpt2: BuildModel) -> None:
     model = make_switchable(tiny_gpt2(), bits=(16, 4), rank={16: 2, 4: 2})
-    assert [switch_layers(model)[0].adapter_for(bits) for bits in (4, 8, 16)] == ["bits_4", "bits_16", "bits_16"]
+    assert [switch_layers(model)[0].adapters_for(bits)[0] for bits in (4, 8, 16)] == ["bits_4", "bits_16", "bits_16"]
 
 
 def test_every_layer_runs_the_adapter_of_its_own_width(model: PreTrainedModel, tokens_BT: Tensor) -> None:
@@ -235,3 +235,50 @@ def test_a_compiled_model_follows_the_switch(model: PreTrainedModel, tokens_BT: 
         for bits in (8, 2, 16, 2, 4, 8):
             set_bitmap(model, bits)
             torch.testing.assert_close(compiled(x), block(x))
+
+
+def test_the_shared_adapter_runs_at_every_width(tiny_gpt2: BuildModel) -> None:
+    """A width of rank 0 has the shared one alone; 16 bits run as the widest trained width does."""
+    model = make_switchable(tiny_gpt2(), shared_rank=3, rank={8: 0, 4: 2, 2: 2})
+    layer = switch_layers(model)[0]
+    assert {bits: layer.adapters_for(bits) for bits in (2, 3, 4, 5, 8, 16)} == {
+        2: ["shared", "bits_2"],
+        3: ["shared", "bits_4"],
+        4: ["shared", "bits_4"],
+        5: ["shared"],
+        8: ["shared"],
+        16: ["shared"],
+    }
+
+
+def test_the_shared_adapter_adds_to_that_of_the_width(tiny_gpt2: BuildModel, tokens_BT: Tensor) -> None:
+    model = make_switchable(tiny_gpt2(), shared_rank=3, rank={8: 2, 4: 2, 2: 2})
+    with torch.no_grad():
+        before = {bits: model_at(model, bits, tokens_BT) for bits in (8, 2)}
+        for name, parameter in model.named_parameters():
+            if "lora_B.shared" in name:
+                nn.init.normal_(parameter, std=0.05)
+        for bits, logits in before.items():
+            assert not torch.allclose(model_at(model, bits, tokens_BT), logits)
+        for name, parameter in model.named_parameters():
+            if "lora_B.bits_2" in name:
+                nn.init.normal_(parameter, std=0.05)
+        shared_only = model_at(model, 8, tokens_BT)
+        for layer in switch_layers(model):  # what the sum is, computed from the weights
+            assert layer.lora is not None
+            lora = layer.lora
+            delta_OI = sum(
+                lora.scaling[name] * lora.lora_B[name].weight @ lora.lora_A[name].weight
+                for name in ("shared", "bits_2")
+            )
+            layer.linear.weight_2bit += delta_OI
+        with_both = model_at(model, 2, tokens_BT, adapters=False)
+        for layer in switch_layers(model):
+            layer.linear.forget(2)
+        torch.testing.assert_close(model_at(model, 2, tokens_BT), with_both)
+        assert torch.equal(model_at(model, 8, tokens_BT), shared_only)
+
+
+def model_at(model: PreTrainedModel, bits: int, tokens_BT: Tensor, adapters: bool = True) -> Tensor:
+    with at(model, bits, adapters=adapters):
+        return model(tokens_BT).logits

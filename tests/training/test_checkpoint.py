@@ -16,6 +16,7 @@ from workshop import Workshop, assert_same, trained
 from switchq.errors import UserError
 from switchq.models import make_switchable, save_adapters
 from switchq.nn import at, set_bitmap, switch_layers
+from switchq.quant import Asymmetric
 from switchq.training.callbacks import Cyclic, LastCheckpoint, SPNet
 from switchq.training.checkpoint import load_checkpoint, newest_checkpoint, read_checkpoint
 from switchq.training.module import SwitchableModule
@@ -62,6 +63,27 @@ def test_a_loaded_checkpoint_gives_the_same_logits(workshop: Workshop, tmp_path:
     untrained = workshop.module(train_base=train_base)
     assert not torch.equal(logits(loaded, "2"), logits(untrained, "2"))
     assert (tmp_path / "adapters").exists() != train_base
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shared_rank": 2},
+        {"learn_scales": True, "scale_lr": 0.05},
+        {"learn_scales": True, "scale_lr": 0.05, "train_base": True, "base_lr": 1e-2, "rank": {8: 0, 4: 0, 2: 0}},
+        {"train_base": True, "base_lr": 1e-2, "shared_rank": 3, "grid": Asymmetric(group_size=8, scale="mse")},
+    ],
+    ids=["shared adapter", "scales", "scales and base, no adapters", "base, shared adapter"],
+)
+def test_whatever_is_trained_comes_back(workshop: Workshop, tmp_path: Path, options: dict[str, Any]) -> None:
+    module = workshop.fit(SPNet(), tmp_path, 3, workshop.module(**options))
+    untrained = workshop.module(**options)
+    changed = {name for name, value in trained(module).items() if not torch.equal(value, trained(untrained)[name])}
+    assert changed == trained(module).keys()
+    loaded = load_checkpoint(last(tmp_path))
+    assert_same(trained(loaded), trained(module))
+    for bitmap in ("16", "8", "8/4", "3", "2"):
+        assert torch.equal(logits(loaded, bitmap), logits(module, bitmap))
 
 
 def test_a_base_that_moved_is_found_where_it_is_now(
@@ -213,6 +235,22 @@ class TestPlainPeft:
                 seen.append(model(tokens_BT).logits)
                 torch.testing.assert_close(plain(tokens_BT).logits, seen[-1])
         assert not torch.allclose(seen[0], seen[1])
+
+    def test_the_shared_one_is_part_of_all(
+        self, tiny: Callable[..., PreTrainedModel], tokens_BT: Tensor, tmp_path: Path
+    ) -> None:
+        model = make_switchable(tiny("gpt2"), rank={8: 0, 4: 3, 2: 4}, alpha={4: 5}, shared_rank=2)
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(parameter, std=0.2)
+        folders = save_adapters(model, tmp_path)
+        assert [folder.name for folder in folders] == ["shared", "bits_4", "bits_2"]
+        for folder, names in zip(folders, (["shared"], ["shared", "bits_4"], ["shared", "bits_2"])):
+            plain = peft.PeftModel.from_pretrained(tiny("gpt2"), folder).eval()
+            for layer in switch_layers(model):
+                layer.lora.__dict__["_active_adapter"] = names
+            with torch.no_grad():
+                torch.testing.assert_close(plain(tokens_BT).logits, model(tokens_BT).logits)
 
     def test_a_run_writes_them(self, run: tuple[SwitchableModule, Path], workshop: Workshop) -> None:
         module, folder = run

@@ -79,6 +79,17 @@ def test_cyclic_each_steps_after_every_bitmap():
     assert all(one.step for one in plan)
 
 
+def test_cyclic_turns_runs_one_bitmap_a_batch_in_the_order_given():
+    schedule = bound(Cyclic(mode="turns", bitmaps=["8", "2", "mixed", "2"]))
+    plans = [schedule.passes(step) for step in range(8)]
+    assert all(len(plan) == 1 for plan in plans)
+    labels = [plan[0].label for plan in plans]
+    assert labels == ["8", "2", "mixed", "2"] * 2
+    assert plans[2] != plans[6]
+    assert plans[6] == bound(Cyclic(mode="turns", bitmaps=["8", "2", "mixed", "2"])).passes(6)
+    assert [bound(Cyclic(mode="turns")).passes(step)[0].label for step in range(6)] == [*LADDER, LADDER[0]]
+
+
 def test_cyclic_cosine_follows_equation_1():
     schedule = bound(Cyclic(mode="cosine", cycles=4, low=3, high=8))
     schedule.total_steps = 400

@@ -16,33 +16,41 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
+from switchq.bitmap import ladder
 from switchq.errors import UserError
 from switchq.training.callbacks.schedule import Schedule
 from switchq.training.passes import Pass, Plan
 from switchq.training.range_test import precision_range_test
+
+MIXED = "mixed"
+"""In a list of bitmaps: one with a width drawn for each layer."""
 
 
 class Cyclic(Schedule):
     """One optimiser step per bitmap.
 
     Args:
-        mode: `each` runs every bitmap on every batch and steps after each; `cosine` runs one uniform bitmap per batch,
-            whose width follows a cosine.
-        bitmaps: for `each`; the trained widths and the stripes between them by default.
+        mode: `each` runs every bitmap on every batch and steps after each; `turns` runs one bitmap per batch, so that a
+            run sees more data for the same compute; `cosine` runs one uniform bitmap per batch, whose width follows a
+            cosine.
+        bitmaps: for `each` and `turns`; the trained widths and the stripes between them by default. `turns` takes them
+            in the order given, repetitions and all; `mixed` stands for a bitmap drawn anew.
         cycles: for `cosine`: cycles over the whole run.
         low: for `cosine`: the narrowest width, or `auto` for the result of the precision range test.
         high: for `cosine`: the widest width; the widest trained one by default.
         range_test_steps: optimiser steps that the range test gives each width.
+        seed: of the bitmaps that `mixed` draws.
     """
 
     def __init__(
         self,
-        mode: Literal["each", "cosine"] = "each",
+        mode: Literal["each", "turns", "cosine"] = "each",
         bitmaps: Sequence[str | int] | None = None,
         cycles: int = 8,
         low: int | Literal["auto"] | None = None,
         high: int | None = None,
         range_test_steps: int = 8,
+        seed: int = 0,
     ) -> None:
         if cycles < 1:
             raise UserError(f"cyclic needs at least one cycle, not {cycles}")
@@ -52,11 +60,16 @@ class Cyclic(Schedule):
         self.low = low
         self.high = high
         self.range_test_steps = range_test_steps
+        self.seed = seed
         self.total_steps = 1
         self.found_low: int | None = None
 
     def passes(self, step: int) -> Plan:
-        """`each`: all bitmaps, widest first, a step after each. `cosine`: the width of this step."""
+        """`each`: all bitmaps, widest first, a step after each. `turns`: that of this step. `cosine`: its width."""
+        if self.mode == "turns":
+            turns = self.bitmaps or ladder(self.widths)
+            written = turns[step % len(turns)]
+            return (Pass(self.mixed(step, 1, self.seed)[0] if written == MIXED else self.resolve([written])[0]),)
         if self.mode == "each":
             return tuple(replace(Pass(bitmap), step=True) for bitmap in self.resolve(self.bitmaps))
         return (Pass(self.uniform(self.width(step))),)
