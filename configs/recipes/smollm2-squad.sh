@@ -14,6 +14,8 @@ row() { # name, optimiser steps, then options of fit
     --data.train "$train" --data.dev "$dev" --data.seed "$seed" --trainer.max_steps "$steps" \
     --trainer.default_root_dir "$out/$name-seed$seed" "$@"
 }
+turns=(--schedule Cyclic --schedule.mode turns)
+base=(--model.train_base true --model.learn_scales true --model.base_lr 1e-4)
 groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale mse)
 run() {
   case $1 in
@@ -24,7 +26,14 @@ run() {
     lora16) row lora16 500 --model.bits '[16]' --schedule.bitmaps '["16"]' --model.bitmaps '[16, 8, 8/4, 4, 4/2, 2]' ;;
     spnet-g64) row spnet-g64 100 "${groups[@]}" ;;
     spnet-g64-loftq) row spnet-g64-loftq 100 "${groups[@]}" --model.adapter_start loftq ;;
-    spnet-g64-base) row spnet-g64-base 100 "${groups[@]}" --model.train_base true --model.base_lr 1e-4 ;;
+    turns-shared) row turns-shared 500 "${groups[@]}" "${turns[@]}" --model.adapter_start loftq --model.shared_rank 16 ;;
+    turns-shared-0) # 8 bits without an adapter of its own
+      row turns-shared-0 500 "${groups[@]}" "${turns[@]}" --model.adapter_start loftq --model.shared_rank 16 --model.rank '{8: 0}' ;;
+    turns-base) row turns-base 500 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.rank '{8: 0, 4: 0, 2: 0}' ;;
+    turns-base-loftq) row turns-base-loftq 500 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.adapter_start loftq --model.rank '{8: 0}' ;;
+    turns-base-shared) # everything at once
+      row turns-base-shared 500 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.adapter_start loftq --model.rank '{8: 0}' \
+        --model.shared_rank 16 ;;
     *) echo "no row $1" >&2; return 2 ;;
   esac
 }
