@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from switchq.bitmap import FULL
+from switchq.errors import UserError
 from switchq.quant import Grid, Params
 from switchq.quant.learned import learned_fake_quantize
 
@@ -37,7 +38,13 @@ class QuantWeight(nn.Module):
         self._fitted = {}
 
     def fix_grid(self, bits: int, learn_scales: bool) -> None:
-        """Fit the grid of `bits` to the weight as it is now, for good; `learn_scales` makes its scales trainable."""
+        """Fit the grid of `bits` to the weight as it is now, for good; `learn_scales` makes its scales trainable.
+
+        Raises:
+            UserError: scales to be learned of a grid whose levels are not integers times the scale.
+        """
+        if learn_scales and not self.grid.integer_levels:
+            raise UserError(f"the scales of {type(self.grid).__name__} cannot be learned: its levels are uneven")
         params = self.grid.fit(self.weight, bits)
         self._fitted[bits] = tuple(params)
         for name, value in params.items():

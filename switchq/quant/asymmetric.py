@@ -1,6 +1,7 @@
 """The asymmetric grid: levels scale x {0 - z, ..., 2^b - 1 - z} with an integer zero point z in the code range."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from switchq.quant.grid import Grid, Params, stored_scale
 @dataclass(frozen=True)
 class Asymmetric(Grid):
     """Unsigned integers with a scale and a zero point per group (or per output row); zero is always a level."""
+
+    integer_levels: ClassVar[bool] = True
 
     def range_params(self, weight_OGS: Tensor, bits: int, shrink: float) -> Params:
         """scale = (max - min) / (2^b - 1), zero = round(-min / scale), over the range widened to hold 0."""

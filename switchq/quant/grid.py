@@ -14,7 +14,7 @@ here. Grids hold no tensors, so one grid object serves every layer and every bit
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ class Grid(ABC):
     Raises:
         UserError: a group size below 1, an unknown scale search.
     """
+
+    integer_levels: ClassVar[bool] = False
+    """Whether every level is an integer times the scale, without gaps: what learned scales need."""
 
     group_size: int | None = None
     scale: ScaleSearch = "absmax"

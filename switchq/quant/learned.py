@@ -5,7 +5,7 @@ differ by orders of magnitude, and keeps s positive: the log domain of TQT (Jain
 straight-through gradients of LSQ (Esser et al. 2020, arXiv:1902.08153) for the rounded weight v(w, s):
 
     dv/dw = m                   m = 1 where w is within half a step of its level, 0 where it is clipped
-    dv/dd = s dv/ds = v - m w   for every grid whose levels are multiples of its scale (Euler: v = w dv/dw + s dv/ds)
+    dv/dd = s dv/ds = v - m w   for integer levels (Euler: v is homogeneous, v = w dv/dw + s dv/ds)
 
 (LSQ counts the half step beyond the outermost level as clipped), and with LSQ's step size gradient scale 1 / sqrt(S q),
 S weights a group and q = 2^(b-1), so that the scales' share in the joint gradient norm does not grow with the weights.

@@ -5,6 +5,7 @@ bits of information), stored in 2.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from switchq.quant.grid import Grid, Params, stored_scale
 @dataclass(frozen=True)
 class Symmetric(Grid):
     """Symmetric integers, one scale per group (or per output row)."""
+
+    integer_levels: ClassVar[bool] = True
 
     def range_params(self, weight_OGS: Tensor, bits: int, shrink: float) -> Params:
         """scale = shrink x max|w| / q."""

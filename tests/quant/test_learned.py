@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from switchq.errors import UserError
 from switchq.nn import QuantLinear
 from switchq.quant import Asymmetric, Grid, Symmetric
 from switchq.quant.learned import learned_fake_quantize, learned_params
@@ -84,3 +85,15 @@ def test_the_grid_of_a_trained_weight_stays_where_it_was_fitted() -> None:
     codes = linear.round_weight(4) / levels
     torch.testing.assert_close(codes, codes.round())
     assert codes.abs().max() < 7  # a new fit would reach the largest code again
+
+
+def test_uneven_levels_are_refused() -> None:
+    linear = QuantLinear(torch.nn.Parameter(torch.randn(6, 32)), None, Uneven())
+    with pytest.raises(UserError, match="Uneven cannot be learned"):
+        linear.fix_grid(4, learn_scales=True)
+
+
+class Uneven(Symmetric):
+    """A grid that does not say that its levels are integers."""
+
+    integer_levels = False
