@@ -71,14 +71,17 @@ def make_switchable(
     for name, linear in linears.items():
         model.set_submodule(name, linear)
     _quantize_extra(model, tuple(extra), grid)
+    rounded = [width for width in widths if width != FULL]
+    for linear in linears.values():
+        for width in rounded if train_base or learn_scales else ():
+            linear.fix_grid(width, learn_scales)
+        for width in rounded:
+            linear.prepare(width)  # before the adapters, whose start may read it: fitting a grid is what takes the time
     if adapters:
         configs = adapter_configs(widths, architecture.linears, rank, alpha, dropout, shared_rank, train_base)
         add_adapters(model, configs, start)
-    rounded = [width for width in widths if width != FULL]
     for linear in linears.values():  # after peft, which freezes all that is not an adapter
-        linear.weight.requires_grad_(train_base)
-        for width in rounded if train_base or learn_scales else ():
-            linear.fix_grid(width, learn_scales)
+        linear.train_in_place(train_base, learn_scales)
     attach_switch(model, widths)
     for layer in switch_layers(model):
         for width in rounded:

@@ -119,7 +119,7 @@ def _start_at_residual(layer: LoraLayer, name: str) -> None:
     base, bits = layer.get_base_layer(), int(name.rpartition("_")[2])
     if bits == FULL or not isinstance(base, QuantLinear):
         return
-    residual_OI = (base.weight.float() - base.round_weight(bits).float()) / layer.scaling[name]
+    residual_OI = (base.weight.float() - base.rounded(bits).float()) / layer.scaling[name]
     rank = layer.r[name]
     u_OR, s_R, v_IR = torch.svd_lowrank(residual_OI, q=min(rank + 8, *residual_OI.shape), niter=4)
     root_R = s_R[:rank].sqrt()

@@ -52,6 +52,17 @@ class QuantWeight(nn.Module):
         if learn_scales:
             self.register_parameter(_buffer("log_scale", bits), nn.Parameter(torch.zeros_like(params["scale"])))
 
+    def train_in_place(self, weight: bool, scales: bool) -> None:
+        """Say what takes a gradient from now on; rounded weights that training would outdate are dropped."""
+        for name, parameter in self.named_parameters(recurse=False):
+            if name == "weight":
+                parameter.requires_grad_(weight)
+            elif name.startswith("log_scale"):
+                parameter.requires_grad_(scales)
+        if weight or scales:
+            for bits in tuple(self._versions):
+                self.forget(bits)
+
     def round_weight(self, bits: int) -> Tensor:
         """The weight (O, I) rounded to `bits`, differentiable (straight-through) if the weight or its scales are."""
         fitted = self._fitted.get(bits)
@@ -74,6 +85,11 @@ class QuantWeight(nn.Module):
             self.register_buffer(_buffer("weight", bits), self.round_weight(bits).detach(), persistent=False)
             self._versions[bits] = self._state(bits)
 
+    def rounded(self, bits: int) -> Tensor:
+        """The weight (O, I) rounded to `bits`, without a gradient; kept for the next time."""
+        self.prepare(bits)
+        return self._buffers[_buffer("weight", bits)]  # type: ignore[return-value]
+
     def forget(self, bits: int) -> None:
         """Drop the rounded weight of `bits`, if there is one."""
         self._versions.pop(bits, None)
@@ -94,7 +110,7 @@ class QuantWeight(nn.Module):
             self._versions = {}  # an optimiser step may follow, and fused optimisers do not raise the version
             return self.round_weight(bits)
         if trainable or bits not in self._versions:
-            self.prepare(bits)
+            return self.rounded(bits)
         return self._buffers[_buffer("weight", bits)]  # type: ignore[return-value]
 
     def _log_scale(self, bits: int) -> Tensor | None:

@@ -28,6 +28,9 @@ ScaleSearch = Literal["absmax", "mse"]
 SHRINKS = tuple(i / 50 for i in range(50, 9, -1))
 """Fractions of the absmax range that the MSE search tries: 1.00, 0.98, ... 0.20."""
 
+CHUNK = 2**17
+"""Weights that a CPU fits at a time: rows are independent, and so few stay in the cache over the whole search."""
+
 
 @dataclass(frozen=True)
 class Grid(ABC):
@@ -109,6 +112,11 @@ class Grid(ABC):
             The parameters, each (O, G), float32; scales hold float16 values, since 16 bits is what they are stored in.
         """
         weight_OGS = self._split(weight_OI.detach().float())
+        rows = max(1, CHUNK // weight_OI.shape[1]) if weight_OI.device.type == "cpu" else len(weight_OGS)
+        fitted = [self._fit(rows_OGS, bits) for rows_OGS in weight_OGS.split(rows)]
+        return {name: torch.cat([params[name] for params in fitted]).squeeze(-1) for name in fitted[0]}
+
+    def _fit(self, weight_OGS: Tensor, bits: int) -> Params:
         best = self.range_params(weight_OGS, bits, 1.0)
         if self.scale == "mse":
             best_error = self._error(weight_OGS, best, bits)
@@ -118,7 +126,7 @@ class Grid(ABC):
                 better = error < best_error
                 best_error = torch.where(better, error, best_error)
                 best = {name: torch.where(better, params[name], value) for name, value in best.items()}
-        return {name: value.squeeze(-1) for name, value in best.items()}
+        return best
 
     def encode(self, weight_OI: Tensor, params: Params, bits: int) -> Tensor:
         """Integer codes (O, I), int16, of the values nearest to `weight_OI` on the fitted grid."""
