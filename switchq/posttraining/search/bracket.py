@@ -12,7 +12,7 @@ bounds moved apart by as much.
 import numpy as np
 from numpy.typing import NDArray
 
-from switchq.bitmap import Bitmap
+from switchq.bitmap import FULL, Bitmap
 from switchq.posttraining.search.metric import Array
 from switchq.posttraining.search.objective import Objective, keeps
 
@@ -39,7 +39,7 @@ def bracket(objective: Objective, bitmap: Bitmap) -> tuple[bool, list[int]]:
 def _known(objective: Objective, bitmap: Bitmap) -> tuple[Array, Array, NDArray[np.bool_], Array]:
     """For each question: least and largest margin, whether it was asked, and the mean loss of all bitmaps on it."""
     bitmaps_BL, margins_BQ = objective.used()
-    full_Q, own_L = objective.full_margins(), np.array(bitmap)
+    full_Q, own_L = objective.margins(Bitmap.stripe([FULL], objective.layers)), np.array(bitmap)
     wider_B, narrower_B = (bitmaps_BL >= own_L).all(1), (bitmaps_BL <= own_L).all(1)
     asked_BQ = ~np.isnan(margins_BQ)
     ceiling_Q = np.where(asked_BQ, margins_BQ, np.inf)[wider_B].min(0)

@@ -188,10 +188,6 @@ class Objective:
         """The lowest and highest margin to reckon with."""
         return self.metric.extremes(self.full.values[self.metric.name], self.full.weights, self.budget)
 
-    def full_margins(self) -> Array:
-        """One margin per question at full precision."""
-        return self._margins(self.full, self.all)
-
     def worst_margins(self) -> Array:
         """The least that each may be."""
         return self.metric.worst_margins(self.full.values[self.metric.name], self.budget)
