@@ -70,7 +70,7 @@ def _score(
         "em": [score.exact_match for score in result.scores],
     }
     if measure is not None:
-        found = measure(bitmap, 0, len(dev.questions))
+        found = measure(bitmap, range(len(dev.questions)))
         entry |= {"values": list(found.values[measure.metric.name]), "weights": list(found.weights)}
     return entry
 

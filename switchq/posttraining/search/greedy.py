@@ -1,24 +1,33 @@
 """Greedy search: from full precision, narrow one unit after the other, least sensitive first, while the budget holds.
 
 `plain` evaluates every step on all questions. `fast` takes the same steps with few evaluations. The order of the steps
-is known beforehand, so it narrows a run of units together: if that keeps the budget, so does every part of it. If not,
-bisection finds the first unit that breaks the budget; that one is refused, and the next run starts with a single unit
-and doubles while it succeeds (Bentley and Yao, 1976). A test is a race over the questions, not an evaluation on all.
+is known beforehand, so it takes a run of steps together: if that keeps the budget, so does every part of it. If not,
+bisection finds the first step that breaks the budget; that one is refused, and the next run starts with a single step
+and doubles while it succeeds (Bentley and Yao, 1976). A test asks only what is not clear from wider and narrower
+bitmaps (`switchq.posttraining.search.bracket`); the narrowest one of all is evaluated first.
 
-Both end at the same bitmap if narrowing never helps the metric (the metric is monotone) and no race is decided wrongly.
-Neither is certain on a real model; where a narrower layer happens to help, the two may part. The end of the path is
-checked on all questions and walked back as far as needed.
+Both end at the same bitmap if narrowing never helps any question (the metric is monotone). A real model is not quite
+monotone, and the two may part. Therefore the end of the path is checked on all questions. Where it breaks the budget,
+what that has told goes into walking the path's steps again; and while there are evaluations left, the steps that were
+refused are tried once more from the end.
 """
 
 import heapq
+from collections.abc import Sequence
 
 from switchq.bitmap import Bitmap
 from switchq.posttraining.search.metric import Array
 from switchq.posttraining.search.space import Genome
 from switchq.posttraining.search.study import Study
 
+Step = tuple[int, int]
+"""A unit, and the width it is narrowed to."""
+
 ALLOWANCE = 5
-"""`fast` spends no more on points along its path than what is left of a fifth of plain greedy's evaluations."""
+"""`fast` spends no more on what its end does not need than what is left of a fifth of plain greedy's evaluations."""
+
+RETRY = 3
+"""Trying refused steps again has to leave room for so many evaluations on all questions."""
 
 NEGLIGIBLE = 1e-3
 """Share of the area between the path's ends below which a gap between two points is left alone."""
@@ -27,118 +36,116 @@ NEGLIGIBLE = 1e-3
 def plain(study: Study, scores: Array) -> Bitmap:
     """Greedy search with every step on all questions; `scores` are (units, choices), a ranking."""
     genome = study.space.full
-    for bits, order in _steps(study, scores):
-        for unit in order:
-            candidate = _narrow(genome, [unit], bits)
-            bitmap = study.space.bitmap(candidate)
-            study.score(bitmap)
-            if study.verdicts[bitmap]:
-                genome = candidate
+    for step in _steps(study, scores):
+        candidate = _narrow(genome, [step])
+        bitmap = study.space.bitmap(candidate)
+        study.score(bitmap)
+        if study.verdicts[bitmap]:
+            genome = candidate
     return study.space.bitmap(genome)
 
 
 def fast(study: Study, scores: Array) -> Bitmap:
     """The same search with few evaluations, and points along its path for the front."""
     before = study.objective.evaluated[study.method]
-    path = [study.space.full]
-    for bits, order in _steps(study, scores):
-        for unit in _accepted(study, path[-1], order, bits):
-            path.append(_narrow(path[-1], [unit], bits))
-    bitmaps = [study.space.bitmap(genome) for genome in path]
-    end = _last_within(study, bitmaps)
-    whole = len(study.space.units) * len(study.space.widths) * study.objective.questions
-    left = whole // ALLOWANCE - (study.objective.evaluated[study.method] - before)
-    study.path = bitmaps[: end + 1]
-    fill_in(study, left)
-    return bitmaps[end]
+    steps = _steps(study, scores)
+
+    def left() -> int:
+        return len(steps) * study.objective.questions // ALLOWANCE - (study.objective.evaluated[study.method] - before)
+
+    study.score(Bitmap.stripe([study.space.widths[-1]], len(study.space.names)))
+    path = _checked(study, study.space.full, steps)
+    while left() >= RETRY * study.objective.questions:
+        refused = [step for step in steps if path[-1][step[0]] > step[1]]
+        more = _checked(study, path[-1], refused)
+        if len(more) == 1:
+            break
+        path += more[1:]
+    study.path = [study.space.bitmap(genome) for genome in path]
+    fill_in(study, left())
+    return study.path[-1]
 
 
-def _steps(study: Study, scores: Array) -> list[tuple[int, list[int]]]:
-    """Each width, widest first, with the units from least to most sensitive at it; ties in model order."""
+def _steps(study: Study, scores: Array) -> list[Step]:
+    """All steps: widest first, and units from least to most sensitive at each width; ties in model order."""
     return [
-        (bits, sorted(range(len(scores)), key=lambda unit: (scores[unit, choice], unit)))
+        (unit, bits)
         for choice, bits in enumerate(study.space.choices[1:], 1)
+        for unit in sorted(range(len(scores)), key=lambda unit: (scores[unit, choice], unit))
     ]
 
 
-def _narrow(genome: Genome, units: list[int], bits: int) -> Genome:
-    return tuple(bits if unit in units else width for unit, width in enumerate(genome))
+def _narrow(genome: Genome, steps: Sequence[Step]) -> Genome:
+    widths = dict(enumerate(genome)) | dict(steps)
+    return tuple(widths.values())
 
 
-def _accepted(study: Study, genome: Genome, order: list[int], bits: int) -> list[int]:
-    """The units of `order` that plain greedy would narrow to `bits`, one after the other, from `genome` on."""
-    accepted: list[int] = []
-    run = len(order)
-    while order:
-        part = order[:run]
-        if _keeps(study, _narrow(genome, accepted + part, bits)):
-            accepted, order, run = accepted + part, order[run:], 2 * run
+def _checked(study: Study, start: Genome, steps: Sequence[Step]) -> list[Genome]:
+    """The path from `start` by those of `steps` that keep the budget; the end does so on all questions."""
+    while True:
+        steps = _accepted(study, start, steps)
+        path = [start]
+        for step in steps:
+            path.append(_narrow(path[-1], [step]))
+        end = study.space.bitmap(path[-1])
+        study.score(end)
+        if study.verdicts[end] or not steps:
+            return path
+
+
+def _accepted(study: Study, start: Genome, steps: Sequence[Step]) -> list[Step]:
+    """The steps that plain greedy would accept, one after the other, from `start` on."""
+    accepted: list[Step] = []
+
+    def keeps(count: int) -> bool:
+        return study.bracket(study.space.bitmap(_narrow(start, [*accepted, *steps[:count]])))
+
+    run = len(steps)
+    while steps:
+        passes, fails = 0, min(run, len(steps))
+        if keeps(fails):
+            accepted, steps, run = [*accepted, *steps[:fails]], steps[fails:], 2 * run
             continue
-        passes, fails = 0, len(part)
         while fails - passes > 1:
             middle = (passes + fails) // 2
-            if _keeps(study, _narrow(genome, accepted + part[:middle], bits)):
-                passes = middle
-            else:
-                fails = middle
-        accepted, order, run = accepted + part[:passes], order[fails:], 1
+            passes, fails = (middle, fails) if keeps(middle) else (passes, middle)
+        accepted, steps, run = [*accepted, *steps[:passes]], steps[fails:], 1
     return accepted
-
-
-def _keeps(study: Study, genome: Genome) -> bool:
-    """Whether the budget holds; what follows from earlier answers, the metric being monotone, is not evaluated."""
-    bitmap = study.space.bitmap(genome)
-    if bitmap not in study.verdicts:
-        for other, kept in study.verdicts.items():
-            pairs = list(zip(other, bitmap))
-            if kept and all(narrow <= wide for narrow, wide in pairs):
-                return True
-            if not kept and all(narrow >= wide for narrow, wide in pairs):
-                return False
-    return study.race(bitmap, monotone=True)
-
-
-def _last_within(study: Study, path: list[Bitmap]) -> int:
-    """The last step of the path that keeps the budget on all questions; found by bisection where the end does not."""
-    study.score(path[-1])
-    if study.verdicts[path[-1]] or len(path) == 1:
-        return len(path) - 1
-    kept, broken = 0, len(path) - 1
-    while broken - kept > 1:
-        middle = (kept + broken) // 2
-        study.score(path[middle])
-        if study.verdicts[path[middle]]:
-            kept = middle
-        else:
-            broken = middle
-    return kept
 
 
 def fill_in(study: Study, allowance: int, negligible: float = NEGLIGIBLE) -> None:
     """Spend `allowance` question evaluations on points along the path of `fast`.
 
-    Each goes where the front is least known: into the largest rectangle between neighbours.
-
-    Between two points of a monotone path the front cannot leave the rectangle that they span, so that a gap without
-    height needs no point.
+    Each goes where the front is least known: into the largest rectangle between neighbours, and there to the step of
+    its middle half that has been asked most already. Between two points of a monotone path the front cannot leave the
+    rectangle that they span, so that a gap without height needs no point.
     """
     path = study.path
     if not path:
         return
-    spent = study.objective.evaluated[study.method]
-    points = {step: study.point(study.score(path[step])) for step in sorted({0, len(path) - 1})}
+    known = [step for step, bitmap in enumerate(path) if step in (0, len(path) - 1) or bitmap in study.points]
+    points = {step: study.point(study.score(path[step])) for step in known}
+    gaps: list[tuple[float, int, int]] = []
 
-    def gap(begin: int, end: int) -> float:
+    def add(begin: int, end: int) -> None:
         (cost, loss), (other_cost, other_loss) = points[begin], points[end]
-        return abs(cost - other_cost) * abs(loss - other_loss)
+        heapq.heappush(gaps, (-abs(cost - other_cost) * abs(loss - other_loss), begin, end))
 
-    gaps = [(-gap(0, len(path) - 1), 0, len(path) - 1)]
-    smallest = negligible * -gaps[0][0]
-    while gaps and study.objective.evaluated[study.method] - spent + study.objective.questions <= allowance:
+    for begin, end in zip(known, known[1:]):
+        add(begin, end)
+    (low, worst), (high, best) = points[len(path) - 1], points[0]
+    smallest = negligible * abs(high - low) * abs(worst - best)
+    while gaps:
         size, begin, end = heapq.heappop(gaps)
         if -size <= smallest or end - begin < 2:
             continue
-        middle = (begin + end) // 2
-        points[middle] = study.point(study.score(path[middle]))
-        for one, other in ((begin, middle), (middle, end)):
-            heapq.heappush(gaps, (-gap(one, other), one, other))
+        quarter = (end - begin) // 4
+        inner = range(max(begin + quarter, begin + 1), min(end - quarter, end - 1) + 1)
+        missing = {step: study.objective.missing(path[step]) for step in inner}
+        step = min(inner, key=lambda step: (missing[step], abs(2 * step - begin - end)))
+        if missing[step] > allowance:
+            continue
+        allowance -= missing[step]
+        points[step] = study.point(study.score(path[step]))
+        add(begin, step)
+        add(step, end)

@@ -1,7 +1,7 @@
 """The journal of a search: one JSON object a line, flushed to disk before the search goes on.
 
-    {"header": {"version": 1, "key": ..., "run": {...}, "settings": {...}}}   first, once
-    {"eval": {"bits": [...], "stage": 0, ...}}      one bitmap's values on one stage of the questions
+    {"header": {"version": 2, "key": ..., "run": {...}, "settings": {...}}}   first, once
+    {"eval": {"bits": [...], "rows": [...], ...}}   one bitmap's values on some of the questions
     {"row": {...}}                                  one row of the table, in the order tried
     {"dev": {...}}                                  one bitmap on the dev set
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from switchq.errors import UserError
 
-VERSION = 1
+VERSION = 2
 
 KINDS = ("eval", "row", "dev")
 

@@ -1,7 +1,7 @@
 """Measuring a model: what the search's metrics need of one bitmap on a few questions."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from switchq.posttraining.search.metric import Metric
 from switchq.posttraining.search.objective import Measurement
 
 REFERENCE_BYTES = 5e8
-"""Most bytes of full-precision log-probabilities that are kept; beyond it they are computed anew each time."""
+"""Most bytes of full-precision log-probabilities that are kept; beyond it they are computed anew for each batch."""
 
 
 class ModelMeasure:
@@ -42,24 +42,23 @@ class ModelMeasure:
         limit = questions.max_length or context_window(model)
         self.encoded = questions.prompt.encode_all(questions.questions, tokenizer, limit, questions.max_new_tokens)
         self.v2 = not all(question.answers for question in questions.questions)
-        self._references: dict[tuple[int, ...], Tensor] = {}
-        self._kept = 0.0
+        self._references: list[Tensor] | None = None
         self._warm = False
 
-    def __call__(self, bitmap: Bitmap, begin: int, end: int) -> Measurement:
-        """Measure `bitmap` on the questions from `begin` to `end`."""
+    def __call__(self, bitmap: Bitmap, rows: Sequence[int]) -> Measurement:
+        """Measure `bitmap` on the questions at `rows`."""
         with eval_mode(self.model), at(self.model, bitmap):
             if self.metric.generates:
-                return self._answers(begin, end)
+                return self._answers(rows)
             started = time.perf_counter()
-            sums = self._divergence(begin, end) if self.metric.name == "KL" else self._likelihood(begin, end)
+            sums = self._divergence(rows) if self.metric.name == "KL" else self._likelihood(rows)
             seconds = time.perf_counter() - started
-        weights = [float(len(item.answer_ids)) for item in self.encoded[begin:end]]
+        weights = [float(len(self.encoded[row].answer_ids)) for row in rows]
         return Measurement({self.metric.name: sums}, weights, int(sum(weights)), seconds)
 
-    def _answers(self, begin: int, end: int) -> Measurement:
+    def _answers(self, rows: Sequence[int]) -> Measurement:
         scoring = self.questions
-        prompts = [item.prompt_ids for item in self.encoded[begin:end]]
+        prompts = [self.encoded[row].prompt_ids for row in rows]
         if not self._warm:  # kernels are chosen and memory is drawn before the clock runs
             decode(self.model, self.tokenizer, prompts[: scoring.batch_size], max_new_tokens=2)
             self._warm = True
@@ -73,40 +72,54 @@ class ModelMeasure:
         phrase = scoring.prompt.no_answer
         texts = [without_phrase(text, phrase) if self.v2 else text for text in decoded.texts]
         scores = [
-            question_scores(text, question.answers, v2=self.v2, no_answer=phrase)
-            for text, question in zip(texts, scoring.questions[begin:end], strict=True)
+            question_scores(text, scoring.questions[row].answers, v2=self.v2, no_answer=phrase)
+            for text, row in zip(texts, rows, strict=True)
         ]
         values = {"F1": [f1 for _, f1 in scores], "EM": [exact for exact, _ in scores]}
         return Measurement(values, [1.0] * len(scores), sum(decoded.tokens), decoded.seconds)
 
-    def _likelihood(self, begin: int, end: int) -> list[float]:
-        nll = answer_nll(self.model, self.encoded[begin:end], batch_size=self.questions.batch_size)
+    def _likelihood(self, rows: Sequence[int]) -> list[float]:
+        chosen = [self.encoded[row] for row in rows]
+        nll = answer_nll(self.model, chosen, batch_size=self.questions.batch_size)
         return [float(own.double().sum()) for own in nll]
 
     @torch.no_grad()
-    def _divergence(self, begin: int, end: int) -> list[float]:
+    def _divergence(self, rows: Sequence[int]) -> list[float]:
         """KL(full precision, current bitmap), summed over the positions that predict the answer."""
-        sums = [0.0] * (end - begin)
-        encoded = self.encoded[begin:end]
-        for rows, batch in answer_batches(encoded, self.questions.batch_size, self.model.device):
-            reference_NV = self._reference(tuple(begin + row for row in rows), batch)
-            kl_N = F.kl_div(
-                _log_probs(self.model, batch), reference_NV.to(self.model.device), reduction="none", log_target=True
-            ).sum(-1, dtype=torch.float64)
-            for row, own in zip(rows, kl_N.split([len(encoded[row].answer_ids) for row in rows])):
-                sums[row] = max(0.0, float(own.sum()))
+        if self._references is None:
+            self._references = self._all_references()
+        sums = [0.0] * len(rows)
+        for places, batch in self._batches(rows):
+            lengths = [len(self.encoded[rows[place]].answer_ids) for place in places]
+            if self._references:
+                reference_NV = torch.cat([self._references[rows[place]] for place in places]).to(self.model.device)
+            else:
+                reference_NV = self._reference(batch)
+            kl_N = F.kl_div(_log_probs(self.model, batch), reference_NV, reduction="none", log_target=True).sum(
+                -1, dtype=torch.float64
+            )
+            for place, own in zip(places, kl_N.split(lengths)):
+                sums[place] = max(0.0, float(own.sum()))
         return sums
 
-    def _reference(self, rows: tuple[int, ...], batch: Mapping[str, Tensor]) -> Tensor:
-        if rows not in self._references:
-            with at(self.model, FULL):
-                reference_NV = _log_probs(self.model, batch)
-            size = reference_NV.numel() * reference_NV.element_size()
-            if self._kept + size > REFERENCE_BYTES:
-                return reference_NV
-            self._kept += size
-            self._references[rows] = reference_NV.cpu()
-        return self._references[rows]
+    def _all_references(self) -> list[Tensor]:
+        """Log-probabilities (N, V) of each question, N tokens in its answer; none if they take too much room."""
+        lengths = [len(item.answer_ids) for item in self.encoded]
+        references: dict[int, Tensor] = {}
+        for places, batch in self._batches(range(len(lengths))):
+            whole_NV = self._reference(batch).cpu()
+            if sum(lengths) * whole_NV[0].numel() * whole_NV.element_size() > REFERENCE_BYTES:
+                return []
+            references.update(zip(places, whole_NV.split([lengths[place] for place in places])))
+        return [references[row] for row in range(len(lengths))]
+
+    def _reference(self, batch: Mapping[str, Tensor]) -> Tensor:
+        with at(self.model, FULL):
+            return _log_probs(self.model, batch)
+
+    def _batches(self, rows: Sequence[int]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """The questions at `rows` in batches, each with their places among `rows`."""
+        return answer_batches([self.encoded[row] for row in rows], self.questions.batch_size, self.model.device)
 
 
 def _log_probs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:

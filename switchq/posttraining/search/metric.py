@@ -88,6 +88,10 @@ class Metric:
             margins = full + weights * np.log1p(budget) - values
         return np.clip(np.nan_to_num(margins, nan=-WORST), -WORST, WORST)
 
+    def worst_margins(self, full: Array, budget: float) -> Array:
+        """The least margin that each question may have."""
+        return -(1 - budget) * full if self.generates else np.full_like(full, -WORST)
+
     def extremes(self, full: Array, weights: Array, budget: float) -> tuple[float, float]:
         """The lowest and highest margin to reckon with; for unbounded NLLs a few times that of an unchanged answer."""
         if self.generates:

@@ -1,9 +1,9 @@
-"""How good a bitmap is on the search questions, evaluated in blocks and never twice.
+"""How good a bitmap is on the search questions, evaluated question by question and never twice.
 
-The questions have a fixed, seeded order, cut into up to 16 blocks of equal size. Looks are taken after 1, 2, 4, 8 and
-16 blocks, so that the questions of one look are among those of the next. Each (bitmap, block) is evaluated once and
-kept in the journal; blocks that are asked for together are put to the model together. What an evaluation costs is
-counted in question evaluations: one question put to the model at one bitmap.
+The questions have a fixed, seeded order. Looks are taken at the first 1/16, 1/8, 1/4, 1/2 of them and at all, as far as
+the first holds enough, so that the questions of one look are among those of the next. Each (bitmap, question) is
+evaluated once and kept in the journal; questions that are asked for together are put to the model together. What an
+evaluation costs is counted in question evaluations: one question put to the model at one bitmap.
 """
 
 from collections import Counter, defaultdict
@@ -19,10 +19,11 @@ from switchq.bitmap import FULL, Bitmap
 from switchq.posttraining.search.journal import Journal
 from switchq.posttraining.search.metric import Array, Metric
 
-SMALLEST_BLOCK = 12
-"""The least number of questions that a decision may rest on."""
+SMALLEST_LOOK = 12
+"""The least number of questions that a look may rest on."""
 
-MOST_BLOCKS = 16
+LOOKS = (16, 8, 4, 2, 1)
+"""What part of the questions each look holds, as denominators."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,54 @@ class Measurement:
     seconds: float
 
 
-Measure = Callable[[Bitmap, int, int], Measurement]
-"""Measure a bitmap on the questions from one place (inclusive) to another (exclusive)."""
+Measure = Callable[[Bitmap, Sequence[int]], Measurement]
+"""Measure a bitmap on the questions at some places, in the order given."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A bitmap on some blocks of the questions.
+    """A bitmap on some of the questions.
 
     Attributes:
         bitmap: the bitmap.
-        blocks: which blocks.
-        questions: how many questions they hold.
+        rows: the places of the questions.
         figures: metric -> its figure on them.
         tokens_per_s: over them.
         seconds: that evaluating them took.
     """
 
     bitmap: Bitmap
-    blocks: tuple[int, ...]
-    questions: int
+    rows: tuple[int, ...]
     figures: Mapping[str, float]
     tokens_per_s: float
     seconds: float
+
+    @property
+    def questions(self) -> int:
+        """How many there are."""
+        return len(self.rows)
+
+
+class _Known:
+    """What is known of one bitmap: each array holds one number per question of the search.
+
+    `asked` are the questions that have been evaluated, in this run or one that was resumed; `used` those that this run
+    has come to. Whatever decides how the search goes on looks at the latter only.
+    """
+
+    def __init__(self, questions: int) -> None:
+        self.asked, self.used = np.zeros(questions, dtype=bool), np.zeros(questions, dtype=bool)
+        self.values: dict[str, Array] = defaultdict(lambda: np.zeros(questions))
+        self.weights, self.tokens, self.seconds = np.zeros(questions), np.zeros(questions), np.zeros(questions)
+
+    def keep(self, rows: Sequence[int], found: Measurement) -> None:
+        """Take in a measurement of the questions at `rows`; it shares out tokens and seconds evenly."""
+        chosen = list(rows)
+        self.asked[chosen] = True
+        for name, values in found.values.items():
+            self.values[name][chosen] = values
+        self.weights[chosen] = found.weights
+        self.tokens[chosen], self.seconds[chosen] = found.tokens / len(chosen), found.seconds / len(chosen)
 
 
 class Objective:
@@ -97,117 +123,109 @@ class Objective:
     ) -> None:
         self.measure, self.metric, self.budget = measure, metric, budget
         self.layers, self.questions = layers, questions
-        self.bounds = block_bounds(questions)
         self.journal = journal or Journal(None, {"key": ""})
         self.advance = advance
         self.evaluated: Counter[str] = Counter()
         self.seconds: dict[str, float] = defaultdict(float)
         self.phase = "references"
-        self._known: dict[tuple[Bitmap, int], Measurement] = {}
-        self._used: set[tuple[Bitmap, int]] = set()
+        self._known: dict[Bitmap, _Known] = defaultdict(lambda: _Known(questions))
         for entry in self.journal.entries["eval"]:
-            self._keep(Bitmap(entry["bits"]), range(*entry["blocks"]), _measurement(entry))
+            self._known[Bitmap(entry["bits"])].keep(entry["rows"], _measurement(entry))
 
     @property
-    def blocks(self) -> range:
-        """All blocks."""
-        return range(len(self.bounds) - 1)
-
-    @property
-    def looks(self) -> tuple[range, ...]:
-        """The growing sets of blocks after which a decision may be taken; the last holds all."""
-        return tuple(range(count) for count in (1, 2, 4, 8, 16) if count < len(self.blocks)) + (self.blocks,)
+    def all(self) -> range:
+        """The places of all questions."""
+        return range(self.questions)
 
     @cached_property
-    def full(self) -> Measurement:
+    def looks(self) -> tuple[range, ...]:
+        """The growing sets of questions after which a decision may be taken; the last holds all."""
+        return tuple(range(size) for size in look_sizes(self.questions))
+
+    @cached_property
+    def full(self) -> _Known:
         """The full-precision model on all questions."""
-        return self.over(Bitmap.stripe([FULL], self.layers), self.blocks)
+        return self._ask(Bitmap.stripe([FULL], self.layers), self.all)
 
     @cached_property
     def full_figure(self) -> float:
         """Its figure."""
-        return self.metric.figure(*_arrays(self.full, self.metric))
+        return self.metric.figure(self.full.values[self.metric.name], self.full.weights)
 
-    def over(self, bitmap: Bitmap, blocks: Sequence[int]) -> Measurement:
-        """Measure `bitmap` on the questions of some blocks, in the order given."""
-        self._evaluate(bitmap, [block for block in sorted(blocks) if (bitmap, block) not in self._known])
-        for block in blocks:
-            if (bitmap, block) not in self._used:
-                self._used.add((bitmap, block))
-                size = self.bounds[block + 1] - self.bounds[block]
-                self.evaluated[self.phase] += size
-                self.seconds[self.phase] += self._known[bitmap, block].seconds
-                self.advance(size)
-        parts = [self._known[bitmap, block] for block in blocks]
-        return Measurement(
-            {name: [v for part in parts for v in part.values[name]] for name in parts[0].values},
-            [weight for part in parts for weight in part.weights],
-            sum(part.tokens for part in parts),
-            sum(part.seconds for part in parts),
-        )
+    def score(self, bitmap: Bitmap, rows: Sequence[int] | None = None) -> Scored:
+        """The figures of `bitmap` on the questions at `rows`; on all by default."""
+        chosen = list(self.all if rows is None else rows)
+        known = self._ask(bitmap, chosen)
+        figures = {
+            name: Metric(name).figure(values[chosen], known.weights[chosen])  # type: ignore[arg-type]
+            for name, values in known.values.items()
+        }
+        tokens, seconds = float(known.tokens[chosen].sum()), float(known.seconds[chosen].sum())
+        return Scored(bitmap, tuple(chosen), figures, tokens / seconds if seconds else 0.0, seconds)
 
-    def score(self, bitmap: Bitmap, blocks: Sequence[int] | None = None) -> Scored:
-        """The figures of `bitmap` on some blocks; on all by default."""
-        chosen = tuple(self.blocks if blocks is None else blocks)
-        found = self.over(bitmap, chosen)
-        figures = {name: Metric(name).figure(*_arrays(found, Metric(name))) for name in found.values}  # type: ignore[arg-type]
-        speed = found.tokens / found.seconds if found.seconds else 0.0
-        return Scored(bitmap, chosen, len(found.weights), figures, speed, found.seconds)
+    def loss(self, bitmap: Bitmap, rows: Sequence[int] | None = None) -> float:
+        """The main figure at `rows`, turned so that lower is better."""
+        return self.metric.loss(self.score(bitmap, rows).figures[self.metric.name])
 
-    def loss(self, bitmap: Bitmap, blocks: Sequence[int] | None = None) -> float:
-        """The main figure on some blocks, turned so that lower is better."""
-        return self.metric.loss(self.score(bitmap, blocks).figures[self.metric.name])
+    def margins(self, bitmap: Bitmap, rows: Sequence[int] | None = None) -> Array:
+        """One margin per question at `rows` (see `Metric.margins`)."""
+        chosen = list(self.all if rows is None else rows)
+        return self._margins(self._ask(bitmap, chosen), chosen)
 
-    def margins(self, bitmap: Bitmap, blocks: Sequence[int] | None = None) -> Array:
-        """One margin per question of some blocks (see `Metric.margins`)."""
-        chosen = self.blocks if blocks is None else blocks
-        values, weights = _arrays(self.over(bitmap, chosen), self.metric)
-        full, _ = _arrays(self.full, self.metric)
-        return self.metric.margins(values, full[self.rows(chosen)], weights, self.budget)
+    def missing(self, bitmap: Bitmap) -> int:
+        """How many questions `bitmap` has not been asked."""
+        return self.questions - int(self._known[bitmap].used.sum()) if bitmap in self._known else self.questions
 
-    def rows(self, blocks: Sequence[int]) -> NDArray[np.intp]:
-        """The places of the questions of some blocks."""
-        return np.concatenate([np.arange(self.bounds[block], self.bounds[block + 1]) for block in blocks])
+    def used(self) -> tuple[NDArray[np.int64], Array]:
+        """All that this run has asked: bitmaps (B, layers), and margins (B, questions), NaN where it has not."""
+        known = {bitmap: one for bitmap, one in self._known.items() if one.used.any()}
+        margins_BQ = np.full((len(known), self.questions), np.nan)
+        for row_Q, one in zip(margins_BQ, known.values()):
+            row_Q[one.used] = self._margins(one, np.flatnonzero(one.used))
+        return np.array(list(known), dtype=np.int64).reshape(len(known), self.layers), margins_BQ
 
     def extremes(self) -> tuple[float, float]:
         """The lowest and highest margin to reckon with."""
-        return self.metric.extremes(*_arrays(self.full, self.metric), self.budget)
+        return self.metric.extremes(self.full.values[self.metric.name], self.full.weights, self.budget)
+
+    def worst_margins(self) -> Array:
+        """The least that each may be."""
+        return self.metric.worst_margins(self.full.values[self.metric.name], self.budget)
 
     def within(self, bitmap: Bitmap) -> bool:
         """Whether the drop on all questions stays within the budget."""
         return keeps(self.margins(bitmap))
 
-    def _evaluate(self, bitmap: Bitmap, missing: Sequence[int]) -> None:
-        """Evaluate blocks, those that follow each other at once."""
-        while missing:
-            length = next((i for i, block in enumerate(missing) if block != missing[0] + i), len(missing))
-            run, missing = range(missing[0], missing[0] + length), missing[length:]
-            found = self.measure(bitmap, self.bounds[run.start], self.bounds[run.stop])
-            self.journal.add("eval", _entry(bitmap, run, found))
-            self._keep(bitmap, run, found)
+    def _ask(self, bitmap: Bitmap, rows: Sequence[int]) -> _Known:
+        """Evaluate `bitmap` on those of `rows` that are not known, and count what is used for the first time."""
+        known = self._known[bitmap]
+        missing = [row for row in rows if not known.asked[row]]
+        if missing:
+            found = self.measure(bitmap, missing)
+            self.journal.add("eval", _entry(bitmap, missing, found))
+            known.keep(missing, found)
+        fresh = [row for row in rows if not known.used[row]]
+        if fresh:
+            known.used[fresh] = True
+            self.evaluated[self.phase] += len(fresh)
+            self.seconds[self.phase] += float(known.seconds[fresh].sum())
+            self.advance(len(fresh))
+        return known
 
-    def _keep(self, bitmap: Bitmap, blocks: range, found: Measurement) -> None:
-        """Share out a measurement of several blocks; tokens and seconds by number of questions."""
-        start, whole = self.bounds[blocks.start], self.bounds[blocks.stop] - self.bounds[blocks.start]
-        for block in blocks:
-            begin, end = self.bounds[block] - start, self.bounds[block + 1] - start
-            part = (end - begin) / whole
-            values = {name: row[begin:end] for name, row in found.values.items()}
-            self._known[bitmap, block] = Measurement(
-                values, found.weights[begin:end], found.tokens * part, found.seconds * part
-            )
+    def _margins(self, known: _Known, rows: Sequence[int] | NDArray[np.intp]) -> Array:
+        name, chosen = self.metric.name, np.asarray(rows, dtype=np.intp)
+        return self.metric.margins(
+            known.values[name][chosen], self.full.values[name][chosen], known.weights[chosen], self.budget
+        )
 
 
-def block_bounds(questions: int) -> tuple[int, ...]:
-    """Where the blocks of `questions` questions begin, and where the last one ends.
+def look_sizes(questions: int) -> tuple[int, ...]:
+    """How many of `questions` questions each look holds.
 
-    >>> block_bounds(50), block_bounds(20)
-    ((0, 12, 25, 37, 50), (0, 20))
+    >>> look_sizes(200), look_sizes(50), look_sizes(20)
+    ((12, 25, 50, 100, 200), (12, 25, 50), (20,))
     """
-    count = 1
-    while count < MOST_BLOCKS and questions // (2 * count) >= SMALLEST_BLOCK:
-        count *= 2
-    return tuple(i * questions // count for i in range(count + 1))
+    return tuple(questions // part for part in LOOKS if part == 1 or questions // part >= SMALLEST_LOOK)
 
 
 def keeps(margins: Array) -> bool:
@@ -215,14 +233,10 @@ def keeps(margins: Array) -> bool:
     return float(margins.sum()) >= -1e-9 * max(1.0, float(np.abs(margins).sum()))
 
 
-def _arrays(found: Measurement, metric: Metric) -> tuple[Array, Array]:
-    return np.asarray(found.values[metric.name], dtype=np.float64), np.asarray(found.weights, dtype=np.float64)
-
-
-def _entry(bitmap: Bitmap, blocks: range, found: Measurement) -> dict[str, Any]:
+def _entry(bitmap: Bitmap, rows: Sequence[int], found: Measurement) -> dict[str, Any]:
     return {
         "bits": list(bitmap),
-        "blocks": [blocks.start, blocks.stop],
+        "rows": list(rows),
         "values": {name: list(row) for name, row in found.values.items()},
         "weights": list(found.weights),
         "tokens": found.tokens,

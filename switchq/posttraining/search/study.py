@@ -1,12 +1,14 @@
 """What the methods of a search share: the space, the objective, the table, and all points found so far."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from switchq.bitmap import FULL, Bitmap, ladder
+from switchq.posttraining.search.bracket import bracket
 from switchq.posttraining.search.front import Point, pareto
 from switchq.posttraining.search.objective import Objective, Scored
-from switchq.posttraining.search.race import most_lost, race
+from switchq.posttraining.search.race import race
 from switchq.posttraining.search.space import Cost, Genome, Space
 from switchq.posttraining.search.trials import Trials
 
@@ -27,7 +29,6 @@ class Study:
         found_by: who found it first.
         verdicts: whether a bitmap keeps the budget, as far as that was asked.
         tried: every bitmap that has a row in the table.
-        fragile: the block of questions in which the bitmap that was refused last lost most.
         path: the steps that greedy search accepted, from full precision on.
         written: method, bitmap and number of questions of every row.
         hits: how often a bitmap was asked for that was decided already, by method.
@@ -45,7 +46,6 @@ class Study:
     verdicts: dict[Bitmap, bool] = field(default_factory=dict)
     tried: set[Bitmap] = field(default_factory=set)
     hits: Counter[str] = field(default_factory=Counter)
-    fragile: int | None = None
     path: list[Bitmap] = field(default_factory=list)
     written: set[tuple[str, Bitmap, int]] = field(default_factory=set)
 
@@ -69,26 +69,27 @@ class Study:
         self.row(scored, within)
         return scored
 
-    def race(self, bitmap: Bitmap, monotone: bool = False) -> bool:
-        """Whether it keeps the budget, by as few questions as that takes; asked again, the answer is the same.
-
-        Args:
-            bitmap: to be judged.
-            monotone: whether it may be held against wider bitmaps, on the assumption that narrowing never helps.
-        """
-        if bitmap not in self.verdicts:
-            wider = [one for one in self.points if monotone and all(w >= n for w, n in zip(one, bitmap))]
-            accepted, blocks = race(self.objective, bitmap, wider, self.fragile)
-            if not accepted and wider:
-                self.fragile = most_lost(self.objective, bitmap, blocks, wider)
-            if len(blocks) == len(self.objective.blocks):
-                self.score(bitmap)
-            else:
-                self.verdicts[bitmap] = accepted
-                self.row(self.objective.score(bitmap, blocks), accepted)
-        else:
+    def race(self, bitmap: Bitmap) -> bool:
+        """Whether it keeps the budget, by as few questions as that takes; asked again, the answer is the same."""
+        if bitmap in self.verdicts:
             self.hits[self.method] += 1
+        else:
+            self._judged(bitmap, *race(self.objective, bitmap))
         return self.verdicts[bitmap]
+
+    def bracket(self, bitmap: Bitmap) -> bool:
+        """The same from what is known of wider and narrower bitmaps; the answer may change as more is known."""
+        accepted, rows = bracket(self.objective, bitmap)
+        if rows:
+            self._judged(bitmap, accepted, rows)
+        return accepted
+
+    def _judged(self, bitmap: Bitmap, accepted: bool, rows: Sequence[int]) -> None:
+        if len(rows) == self.objective.questions:
+            self.score(bitmap)
+        else:
+            self.verdicts[bitmap] = accepted
+            self.row(self.objective.score(bitmap, rows), accepted)
 
     def row(self, scored: Scored, accepted: bool) -> None:
         """Add to the table; a method that asks again on the same questions adds no second row."""
@@ -98,7 +99,7 @@ class Study:
         self.written.add(key)
         self.tried.add(scored.bitmap)
         metric = self.objective.metric
-        full = self.objective.score(self.space.bitmap(self.space.full), scored.blocks)
+        full = self.objective.score(self.space.bitmap(self.space.full), scored.rows)
         figures = dict(scored.figures)
         reference = full.figures[metric.name]
         self.trials.add(

@@ -1,6 +1,6 @@
 """Searches without a model: every question has a strength, every layer does damage, and damage adds up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Threshold:
     Attributes:
         damage_LW: damage of layer L at choice W; 0 at full precision, growing as the width shrinks.
         strength_Q: of each question.
-        calls: (bitmap, begin, end) of every measurement.
+        calls: (bitmap, places of the questions) of every measurement.
     """
 
     def __init__(self, space: Space, questions: int, seed: int, spread: float = 1.0) -> None:
@@ -47,19 +47,36 @@ class Threshold:
         self.damage_LW = np.concatenate([np.zeros((len(space.names), 1)), steps.cumsum(1)], axis=1)
         self.strength_Q = rng.exponential(size=questions) * self.damage_LW[:, -1].sum() * spread
         self.space = space
-        self.calls: list[tuple[Bitmap, int, int]] = []
+        self.calls: list[tuple[Bitmap, tuple[int, ...]]] = []
 
-    def __call__(self, bitmap: Bitmap, begin: int, end: int) -> Measurement:
-        self.calls.append((bitmap, begin, end))
+    def __call__(self, bitmap: Bitmap, rows: Sequence[int]) -> Measurement:
+        self.calls.append((bitmap, tuple(rows)))
         choices = [self.space.choices.index(bits) for bits in bitmap]
         damage = self.damage_LW[np.arange(len(choices)), choices].sum()
-        right = (self.strength_Q[begin:end] >= damage).astype(float).tolist()
-        return Measurement({"F1": right, "EM": right}, [1.0] * len(right), end - begin, 0.5)
+        right = (self.strength_Q[list(rows)] >= damage).astype(float).tolist()
+        return Measurement({"F1": right, "EM": right}, [1.0] * len(right), len(right), 0.5)
+
+
+class Divergence(Threshold):
+    """A question loses the damage of all layers, each weighted anew: a monotone metric without thresholds."""
+
+    def __init__(self, space: Space, questions: int, seed: int) -> None:
+        super().__init__(space, questions, seed)
+        rng = np.random.default_rng([seed, 1])
+        self.damage_LW /= self.damage_LW[:, -1].sum()
+        self.weight_QL = rng.lognormal(sigma=0.7, size=(questions, len(space.names)))
+        self.tokens_Q = rng.integers(1, 9, questions).astype(float)
+
+    def __call__(self, bitmap: Bitmap, rows: Sequence[int]) -> Measurement:
+        self.calls.append((bitmap, tuple(rows)))
+        chosen, choices = list(rows), [self.space.choices.index(bits) for bits in bitmap]
+        lost_Q = self.weight_QL[chosen] @ self.damage_LW[np.arange(len(choices)), choices] * self.tokens_Q[chosen]
+        return Measurement({"KL": lost_Q.tolist()}, self.tokens_Q[chosen].tolist(), len(chosen), 0.5)
 
 
 def make_study(
     space: Space,
-    measure: Callable[[Bitmap, int, int], Measurement],
+    measure: Callable[[Bitmap, Sequence[int]], Measurement],
     questions: int,
     budget: float = 0.3,
     metric: str = "F1",

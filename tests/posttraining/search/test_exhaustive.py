@@ -57,8 +57,10 @@ def test_the_chosen_bitmap_is_the_optimum(everything: Study, budget: float) -> N
     ]
     assert everything.price(chosen.bitmap) == pytest.approx(min(kept))
     assert study.objective.evaluated.total() < objective.evaluated.total()
-    # and the rest of the front is close to the true one
-    true, found = ([one.point(scored) for scored in one.front()] for one in (everything, study))
+    # and the rest of the front is close to the true one; a figure depends on its batch in the last digits, so both
+    # fronts get theirs from the same evaluation
+    true = [everything.point(scored) for scored in everything.front()]
+    found = [everything.point(everything.points[scored.bitmap]) for scored in study.front()]
     assert covers(true, found)
     corner = (16.0, 0.5)
     assert hypervolume(found, corner) > 0.98 * hypervolume(true, corner)

@@ -55,7 +55,7 @@ def test_a_header_cut_short_is_no_search_yet(tmp_path: Path) -> None:
     ("old", "new", "says"),
     [
         ('"mine"', '"theirs"', "another model or with other settings"),
-        ('"version": 1', '"version": 0', "other settings"),
+        ('"version": 2', '"version": 1', "other settings"),
         ('{"number": 1}', '{"number": ', "damaged at line 3"),
         ('"eval": {"number": 0}', '"evil": {"number": 0}', "damaged at line 2"),
         ('{"header"', '[{"header"', "damaged at line 1"),

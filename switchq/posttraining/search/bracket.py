@@ -1,0 +1,66 @@
+"""Does a bitmap keep the budget? Judged by what is known of wider and narrower bitmaps, where narrowing never helps.
+
+If the metric is monotone, each question's margin lies between a ceiling, its least margin at any wider bitmap, and a
+floor, its largest at any narrower one. Where the two agree the question need not be asked. The others are asked until
+those left cannot change the sign of the sum, first those whose bounds are furthest apart, of equals those that bitmaps
+have lost most on so far: a refusal needs only as many questions as it takes to lose more than the budget allows.
+
+A real model is only nearly monotone: a question that has once been better at a bitmap than at a wider one has its
+bounds moved apart by as much.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from switchq.bitmap import FULL, Bitmap
+from switchq.posttraining.search.metric import Array
+from switchq.posttraining.search.objective import Objective, keeps
+
+FIRST = 2
+"""Questions of the first helping; each one after it is half as large as all before."""
+
+
+def bracket(objective: Objective, bitmap: Bitmap) -> tuple[bool, list[int]]:
+    """Whether `bitmap` keeps the budget, and the questions at it that this rests on, which may be none."""
+    low_Q, high_Q, asked_Q, lost_Q = _known(objective, bitmap)
+    asked = [int(row) for row in np.flatnonzero(asked_Q)]
+    open_ = [int(row) for row in np.lexsort((-lost_Q, low_Q - high_Q)) if low_Q[row] < high_Q[row]]
+    while True:
+        if keeps(low_Q):
+            return True, sorted(asked)
+        if not keeps(high_Q):
+            return False, sorted(asked)
+        size = max(FIRST, len(asked) // 2)
+        helping, open_ = open_[:size], open_[size:]
+        low_Q[helping] = high_Q[helping] = objective.margins(bitmap, helping)
+        asked += helping
+
+
+def _known(objective: Objective, bitmap: Bitmap) -> tuple[Array, Array, NDArray[np.bool_], Array]:
+    """For each question: least and largest margin, whether it was asked, and the mean loss of all bitmaps on it."""
+    bitmaps_BL, margins_BQ = objective.used()
+    full_Q, own_L = objective.margins(Bitmap.stripe([FULL], objective.layers)), np.array(bitmap)
+    wider_B, narrower_B = (bitmaps_BL >= own_L).all(1), (bitmaps_BL <= own_L).all(1)
+    asked_BQ = ~np.isnan(margins_BQ)
+    ceiling_Q = np.where(asked_BQ, margins_BQ, np.inf)[wider_B].min(0)
+    floor_Q = np.where(asked_BQ, margins_BQ, -np.inf)[narrower_B].max(0, initial=-np.inf)
+    floor_Q = np.where(np.isinf(floor_Q), objective.worst_margins(), floor_Q)
+    low_Q, high_Q = np.minimum(floor_Q, ceiling_Q), np.maximum(floor_Q, ceiling_Q)
+    broken_Q = _broken(bitmaps_BL, np.where(asked_BQ, margins_BQ, np.inf), asked_BQ)
+    low_Q = np.maximum(low_Q - broken_Q, objective.worst_margins())
+    high_Q = np.minimum(high_Q + broken_Q, np.where(asked_BQ, margins_BQ, -np.inf).max(0))
+    same_B = wider_B & narrower_B
+    asked_Q: NDArray[np.bool_] = np.any(asked_BQ[same_B], axis=0)
+    if same_B.any():
+        low_Q[asked_Q] = high_Q[asked_Q] = margins_BQ[same_B][0][asked_Q]
+    lost_Q = np.where(asked_BQ, full_Q - margins_BQ, 0).sum(0) / asked_BQ.sum(0)
+    return low_Q, high_Q, asked_Q, lost_Q
+
+
+def _broken(bitmaps_BL: NDArray[np.int64], margins_BQ: Array, asked_BQ: NDArray[np.bool_]) -> Array:
+    """By how much each question broke the rule at most: its margin at a bitmap above that at a wider one."""
+    most_Q = np.zeros(margins_BQ.shape[1])
+    for own_L, own_Q, asked_Q in zip(bitmaps_BL, margins_BQ, asked_BQ):
+        ceiling_Q = margins_BQ[(bitmaps_BL >= own_L).all(1)].min(0)
+        most_Q[asked_Q] = np.maximum(most_Q, own_Q - ceiling_Q)[asked_Q]
+    return most_Q
