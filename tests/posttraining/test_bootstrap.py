@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from switchq.posttraining.search.bootstrap import difference_interval, interval
+from switchq.posttraining.bootstrap import difference_interval, interval
 
 
 def test_close_to_the_normal_interval_for_many_questions() -> None:
