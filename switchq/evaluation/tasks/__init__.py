@@ -11,6 +11,7 @@ from switchq.evaluation.tasks.multiple_choice import MultipleChoice
 from switchq.evaluation.tasks.perplexity import Perplexity
 from switchq.evaluation.tasks.reading import Reading
 from switchq.evaluation.tasks.speed import Speed
+from switchq.evaluation.tasks.suite import Suite, same_examples
 from switchq.evaluation.tasks.task import Advance, Items, Metric, Score, Task
 
 TASKS: Mapping[str, type[Task]] = {
@@ -29,7 +30,9 @@ __all__ = [
     "Reading",
     "Score",
     "Speed",
+    "Suite",
     "Task",
+    "same_examples",
     "task_from_dict",
 ]
 
