@@ -109,7 +109,7 @@ class Bitmap(tuple[int, ...]):
     def _from_globs(cls, rules: Sequence[Sequence[str]], names: Sequence[str]) -> Self:
         widths = [FULL] * len(names)
         for pattern, bits in rules:
-            matched = [i for i, name in enumerate(names) if _matches(name, pattern.strip())]
+            matched = [i for i, name in enumerate(names) if matches(name, pattern.strip())]
             if not matched:
                 raise UserError(f"{pattern.strip()!r} matches no quantised layer; their names look like {names[0]!r}")
             for i in matched:
@@ -160,7 +160,7 @@ class Bitmap(tuple[int, ...]):
         return f"Bitmap({str(self)!r})"
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
     """Whether `pattern` matches a run of whole components of the dotted `name`."""
     parts = name.split(".")
     runs = (".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))

@@ -12,6 +12,7 @@ from switchq.models.load import (
 from switchq.models.logits import logits_at
 from switchq.models.peft_format import save_adapters
 from switchq.models.switchable import make_switchable
+from switchq.models.weights import weight_view
 
 __all__ = [
     "architecture_of",
@@ -24,4 +25,5 @@ __all__ = [
     "make_switchable",
     "pick_device",
     "save_adapters",
+    "weight_view",
 ]

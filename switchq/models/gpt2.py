@@ -1,10 +1,23 @@
 """GPT-2: its linears are Conv1D modules, whose weight is (in, out)."""
 
-from switchq.models.architecture import Architecture
+from transformers import PreTrainedConfig
+
+from switchq.models.architecture import Architecture, Input
+
+
+def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
+    return (
+        Input(("attn.c_attn",), norm="ln_1"),
+        Input(("attn.c_proj",), linear="attn.c_attn", first_row=2 * config.hidden_size),
+        Input(("mlp.c_fc",), norm="ln_2"),
+        Input(("mlp.c_proj",)),  # after GELU
+    )
+
 
 GPT2 = Architecture(
     model_types=("gpt2",),
     blocks="transformer.h",
     linears=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
+    inputs=_inputs,
     transposed=True,
 )

@@ -1,6 +1,25 @@
 """Llama and the models built like it."""
 
-from switchq.models.architecture import Architecture
+from transformers import PreTrainedConfig
+
+from switchq.models.architecture import Architecture, Input
+
+
+def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return (
+        Input(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), norm="input_layernorm"),
+        Input(
+            ("self_attn.o_proj",),
+            linear="self_attn.v_proj",
+            repeats=heads // (config.num_key_value_heads or heads),
+            head_size=head_size,
+        ),
+        Input(("mlp.gate_proj", "mlp.up_proj"), norm="post_attention_layernorm"),
+        Input(("mlp.down_proj",), linear="mlp.up_proj"),
+    )
+
 
 LLAMA = Architecture(
     model_types=("llama", "mistral", "qwen2", "qwen3"),
@@ -14,4 +33,5 @@ LLAMA = Architecture(
         "mlp.up_proj",
         "mlp.down_proj",
     ),
+    inputs=_inputs,
 )

@@ -5,11 +5,11 @@ from typing import Literal, cast, get_args
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from switchq.bitmap import FULL, check_width
 from switchq.errors import UserError
 from switchq.models.load import architecture_of
+from switchq.models.weights import weight_view
 from switchq.nn import QuantEmbedding, QuantLinear, add_adapters, attach_switch, switch_layers
 from switchq.nn.adapters import Start, adapter_config
 from switchq.quant import Grid, Symmetric
@@ -80,13 +80,11 @@ def make_switchable(
 
 
 def _quant_linear(module: nn.Module, grid: Grid) -> QuantLinear:
-    """The door: past it every weight is (out, in). A Conv1D's (in, out) tensor is seen transposed, not copied, so that
-    the full-precision product stays bit for bit what `transformers` computes."""
-    if isinstance(module, Conv1D):
-        return QuantLinear(nn.Parameter(module.weight.detach().T), module.bias, grid)
-    if isinstance(module, nn.Linear):
-        return QuantLinear(cast(nn.Parameter, module.weight), module.bias, grid)
-    raise UserError(f"cannot quantise a {type(module).__name__}")
+    """A Conv1D's weight is seen transposed, so that the full-precision product stays bit for bit what `transformers`
+    computes; a linear keeps its own parameter, which may be tied."""
+    weight_OI = weight_view(module)
+    own = cast(nn.Parameter, module.weight)
+    return QuantLinear(own if isinstance(module, nn.Linear) else nn.Parameter(weight_OI), module.bias, grid)  # type: ignore[arg-type]
 
 
 def _quantize_extra(model: PreTrainedModel, extra: tuple[Extra, ...], grid: Grid) -> None:

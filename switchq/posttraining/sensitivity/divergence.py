@@ -7,7 +7,6 @@ deep models, and holds one input and one set of reference log-probabilities what
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -17,10 +16,9 @@ from transformers import PreTrainedModel
 from switchq.bitmap import FULL
 from switchq.models import logits_at
 from switchq.models.inference import eval_mode
-from switchq.models.logits import hidden_states
 from switchq.nn import at, switch_layers
+from switchq.posttraining.blocks import block_index, blocks_of, resumed, run_blocks
 from switchq.posttraining.calibration import Batch
-from switchq.posttraining.sensitivity.blocks import Forward, block_index, blocks_of, wrapped_blocks
 from switchq.posttraining.sensitivity.one_layer import layer_at
 
 POSITIONS = 256
@@ -67,12 +65,12 @@ def divergences(
             for block in [None, *range(depth)]:
                 for index in of_block.get(block, ()):
                     for place, width in enumerate(bits):
-                        with layer_at(layers[index], width, adapters), _resumed(model, *start):
+                        with layer_at(layers[index], width, adapters), resumed(model, *start):
                             logits_NV = logits_at(model, batch.inputs, where_N)
                         sums_LW[index, place] += summed_kl(reference_NV, logits_NV)
                         advance(depth - start[0])
                 if block is not None and block + 1 < depth:
-                    start = block + 1, _output_of(model, batch, *start)
+                    start = block + 1, run_blocks(model, batch.inputs, *start, last=block)
                     advance(1)
     return (sums_LW.cpu() / max(count, 1)).nan_to_num(nan=torch.inf, posinf=torch.inf).clamp(min=0)
 
@@ -107,30 +105,3 @@ def summed_kl(reference_NV: Tensor, logits_NV: Tensor, rows: int = 32) -> Tensor
         log_RV = F.log_softmax(logits_RV.double(), -1)
         total += F.kl_div(log_RV, reference_RV, reduction="sum", log_target=True)
     return total
-
-
-def _resumed(
-    model: PreTrainedModel, first: int, input_BTI: Tensor | None, only: bool = False
-) -> AbstractContextManager[None]:
-    """Inside, a forward of the model runs block `first`, with that input, and those after it unless `only`."""
-
-    def wrap(index: int, own: Forward) -> Forward:
-        if index < first or (only and index > first):
-            return lambda hidden_BTI, *rest, **options: hidden_BTI
-        if index > first or input_BTI is None:
-            return own
-        return lambda hidden_BTI, *rest, **options: own(input_BTI, *rest, **options)
-
-    return wrapped_blocks(model, wrap)
-
-
-def _output_of(model: PreTrainedModel, batch: Batch, block: int, input_BTI: Tensor | None) -> Tensor:
-    """The full-precision output (B, T, I) of one block."""
-    kept: list[Tensor] = []
-    with _resumed(model, block, input_BTI, only=True):
-        hook = blocks_of(model)[block].register_forward_hook(lambda module, arguments, output: kept.append(output))
-        try:
-            hidden_states(model, batch.inputs)
-        finally:
-            hook.remove()
-    return kept[0]

@@ -30,8 +30,8 @@ from switchq.bitmap import FULL
 from switchq.models import logits_at
 from switchq.models.inference import eval_mode
 from switchq.nn import SwitchLayer, at, switch_layers
+from switchq.posttraining.blocks import Forward, block_index, blocks_of, wrapped_blocks
 from switchq.posttraining.calibration import Batch
-from switchq.posttraining.sensitivity.blocks import Forward, block_index, blocks_of, wrapped_blocks
 from switchq.posttraining.sensitivity.one_layer import layer_at
 
 Record = Callable[[Tensor, Tensor], None]

@@ -22,8 +22,8 @@ from switchq.models import logits_at
 from switchq.models.inference import eval_mode
 from switchq.models.logits import hidden_states
 from switchq.nn import SwitchLayer, at, switch_layers
+from switchq.posttraining.blocks import block_index, blocks_of
 from switchq.posttraining.calibration import Batch
-from switchq.posttraining.sensitivity.blocks import block_index, blocks_of
 from switchq.posttraining.sensitivity.one_layer import layer_at
 
 

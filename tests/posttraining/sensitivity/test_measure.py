@@ -11,6 +11,7 @@ import torch
 
 from switchq.errors import UserError
 from switchq.nn import set_bitmap
+from switchq.posttraining.blocks import blocks_of
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.sensitivity import (
     SCORES,
@@ -20,7 +21,6 @@ from switchq.posttraining.sensitivity import (
     measure,
     output_errors,
 )
-from switchq.posttraining.sensitivity.blocks import blocks_of
 
 from .conftest import BITS, MakeSwitchable, state
 

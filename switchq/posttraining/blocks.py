@@ -6,13 +6,14 @@ blocks take the hidden states (B, T, I) as their first argument and return them.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from switchq.models import architecture_of
+from switchq.models.logits import hidden_states
 from switchq.nn import SwitchLayer
 
 Forward = Callable[..., Tensor]
@@ -47,3 +48,33 @@ def wrapped_blocks(model: PreTrainedModel, wrap: Wrap) -> Iterator[None]:
                 block.__dict__.pop("forward", None)
             else:
                 block.__dict__["forward"] = own
+
+
+def resumed(
+    model: PreTrainedModel, first: int, input_BTI: Tensor | None, last: int | None = None
+) -> AbstractContextManager[None]:
+    """Inside, a forward of the model runs only the blocks `first` to `last` (or to the end), and gives `first` that
+    input; without one, it gets what it would get in a whole forward."""
+
+    def wrap(index: int, own: Forward) -> Forward:
+        if index < first or (last is not None and index > last):
+            return lambda hidden_BTI, *rest, **options: hidden_BTI
+        if index > first or input_BTI is None:
+            return own
+        return lambda hidden_BTI, *rest, **options: own(input_BTI, *rest, **options)
+
+    return wrapped_blocks(model, wrap)
+
+
+def run_blocks(
+    model: PreTrainedModel, inputs: dict[str, Tensor], first: int, input_BTI: Tensor | None, last: int
+) -> Tensor:
+    """The output (B, T, I) of block `last` when `first` gets that input, as in `resumed`."""
+    kept: list[Tensor] = []
+    with resumed(model, first, input_BTI, last):
+        hook = blocks_of(model)[last].register_forward_hook(lambda module, arguments, output: kept.append(output))
+        try:
+            hidden_states(model, inputs)
+        finally:
+            hook.remove()
+    return kept[0]

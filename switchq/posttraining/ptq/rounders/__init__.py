@@ -1,0 +1,1 @@
+"""Rounders, one a file."""
