@@ -127,7 +127,9 @@ def _spelled(args: list[str]) -> list[str]:
 
 def _config_first(args: list[str]) -> list[str]:
     """The same with `--config FILE` in front."""
-    first, others, takes_file = [], [], False
+    first: list[str] = []
+    others: list[str] = []
+    takes_file = False
     for argument in args:
         is_config = argument == "--config" or argument.startswith("--config=")
         (first if is_config or takes_file else others).append(argument)

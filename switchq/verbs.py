@@ -247,6 +247,7 @@ def ptq(
     calibration: list[str] | None = None,
     samples: int = 32,
     length: int | None = None,
+    documents: int | None = None,
     one_shot: bool = False,
     blocks_at_once: int = 1,
     seeds: list[int] | None = None,
@@ -275,6 +276,7 @@ def ptq(
             once, each method runs once with each, and a cross table shows what that changes.
         samples: windows of calibration text, drawn at random.
         length: tokens of such a window; 512 by default, or the model's context window if that is shorter.
+        documents: read only so many documents of the calibration text, from its start.
         one_shot: take all statistics from the model in full precision, not block by block from the quantised one.
         blocks_at_once: blocks that are calibrated together.
         seeds: of all draws, repeatable; methods that need data run once with each. 0 by default.

@@ -51,6 +51,13 @@ OPTIONS = {
         "average_bits", "weight_mb", "data", "questions", "dev", "dev_limit", "dev_points", "widths", "group",
         "generations", "population", "batch_size", "max_new_tokens", "base", "seed", "device", "output", "overwrite",
     ],
+    "ptq": [
+        "model", "methods", "define", "bits", "group_size", "symmetric", "skip", "calibration", "samples", "length",
+        "documents", "one_shot", "blocks_at_once", "seeds", "tasks", "limit", "checkpoint", "dtype", "batch_size",
+        "device", "output", "save", "overwrite",
+    ],
+    "verify": ["folder", "prompt", "max_new_tokens", "scores", "device"],
+    "compare": ["run", "confidence", "seed", "output", "overwrite"],
     "report": ["run", "output", "figures", "title", "overwrite"],
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from switchq.posttraining.ptq.folder import SweepFolder, slug_of
 from switchq.posttraining.ptq.leaderboard import entries
 from switchq.posttraining.ptq.plan import Run, plan
 from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, RunRecord
-from switchq.posttraining.ptq.saving import check_free
+from switchq.posttraining.ptq.saving import check_free, holds
 from switchq.posttraining.ptq.setting import Setting
 from switchq.posttraining.ptq.sweep import Start, Sweep, Switchable
 from switchq.posttraining.search.journal import key_of
@@ -49,8 +49,8 @@ def ptq_command(**arguments: Any) -> None:
     methods, tasks = options.picked_methods(), options.read_tasks()
     runs = plan(methods, setting, options.widths, options.calibrations, options.seed_list, checkpoint is not None)
     places = _places(options, runs)
-    for target in places.values():
-        check_free(target, options.overwrite)
+    if loses := [run.name for run in places if run.method is not None and run.method.activations is not None]:
+        raise UserError(f"method {loses[0]} rounds activations, which a saved model cannot hold: do not --save it")
     suite = Suite.load(tasks, tokenizer, window, options.limit)
     base = load_model(name, options.dtype)
     _check_setting(base, setting, [method.grid_for(setting) for method in methods])
@@ -60,6 +60,8 @@ def ptq_command(**arguments: Any) -> None:
     for run in runs:
         if run.setting is not None and run.calibration is not None:
             sweep.calibration(run.setting)
+    for run, target in places.items():
+        check_free(target, options.overwrite or holds(target, sweep.key(run)))
     header = {
         "key": key_of({"base": sweep.base_hash, "tasks": sweep.tasks, "dtype": options.dtype, "device": place.type}),
         "base": name,

@@ -31,6 +31,7 @@ class PtqOptions:
     calibration: list[str] | None
     samples: int
     length: int | None
+    documents: int | None
     one_shot: bool
     blocks_at_once: int
     seeds: list[int] | None
@@ -69,7 +70,8 @@ class PtqOptions:
             raise UserError("give --model, the model to quantise, or --config with a model in it")
         if not self.tasks:
             raise UserError("there is nothing to score: give tasks in a --config file (configs/ptq/leaderboard.yaml)")
-        for name, value in {"limit": self.limit, "batch_size": self.batch_size, "samples": self.samples}.items():
+        for name in ("limit", "batch_size", "samples", "documents"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, not {value}")
         if any(seed < 0 for seed in self.seed_list):
@@ -96,6 +98,7 @@ class PtqOptions:
             length=length,
             one_shot=self.one_shot,
             blocks_at_once=self.blocks_at_once,
+            documents=self.documents,
         )
 
     def shared_setting(self, setting: Setting) -> dict[str, Any]:

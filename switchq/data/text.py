@@ -8,6 +8,7 @@ protocol of GPTQ and its successors on WikiText-2 (Frantar et al. 2022, arXiv:22
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -59,7 +60,7 @@ def text_windows(
         raise UserError(
             f"A window of {window} tokens every {stride}: the window needs 2 or more, the stride 1 to the window."
         )
-    ids = _tokens(_documents(source, split)[:documents], join_of(source, join) == "blank", tokenizer)
+    ids = _tokens(_documents(source, split, documents), join_of(source, join) == "blank", tokenizer)
     if len(ids) < 2:
         raise UserError(f"{source} is an empty data set: it holds fewer than two tokens.")
     starts = range(0, max(len(ids) - max(window - stride, 1), 1), stride)
@@ -80,17 +81,17 @@ def join_of(source: str | Path, join: Join = "auto") -> Literal["eos", "blank", 
     return join
 
 
-def _documents(source: str | Path, split: str) -> list[str]:
+def _documents(source: str | Path, split: str, count: int | None) -> list[str]:
     if not looks_like_file(source):
         table = load_hub(str(source), split, "use a local text file instead, e.g. --data.train PATH/train.txt")
         if "text" not in table.column_names:
             raise UserError(f"{source} has no column 'text'; it has {', '.join(table.column_names)}.")
-        return list(table["text"])
+        return list((table if count is None else table.take(min(count, len(table))))["text"])
     path = Path(source)
     if path.suffix == ".jsonl":
-        return list(_jsonl_texts(path))
+        return list(islice(_jsonl_texts(path), count))
     if path.suffix == ".json":
-        return list(dict.fromkeys(question.context for question in read_squad(path)))
+        return list(dict.fromkeys(question.context for question in read_squad(path)))[:count]
     return [read_text(path)]
 
 

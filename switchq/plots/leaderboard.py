@@ -27,12 +27,12 @@ def leaderboard_chart(
     scale, axis = perplexity_axis(values) if not higher_is_better else (alt.Scale(zero=False, padding=16), alt.Axis())
     x = alt.X("effective_bits:Q", title="Effective bits", scale=alt.Scale(zero=False, nice=False, padding=22))
     y = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
-    legend = alt.Legend(title="Method", symbolStrokeColor=MUTED, symbolFillColor=MUTED, symbolSize=120)
+    legend = alt.Legend(title="Method", symbolStrokeColor=MUTED, symbolSize=160)
     dash = alt.StrokeDash(
         "method:N",
         sort=methods,
         scale=alt.Scale(domain=methods, range=[list(DASHES[i % len(DASHES)]) for i in range(len(methods))]),
-        legend=None,
+        legend=legend,
     )
     shape = alt.Shape(
         "method:N",

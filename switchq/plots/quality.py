@@ -124,7 +124,9 @@ def percent_scale(values: Sequence[float]) -> alt.Scale:
 
 def perplexity_axis(values: Sequence[float]) -> tuple[alt.Scale, alt.Axis]:
     """A logarithmic scale round some positive values, with round numbers at its ticks."""
-    axis = alt.Axis(values=_round_values(values), format="~s")
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    ticks = [value for value in _round_values(values) if low <= value <= high]
+    axis = alt.Axis(values=_round_values(values), format="~s") if len(ticks) > 1 else alt.Axis(tickCount=5, format="~g")
     if min(values, default=0.0) > 0:
         return alt.Scale(type="log", nice=False, domain=[min(values) * 0.9, max(values) * 1.15]), axis
     return alt.Scale(zero=False, padding=16), axis

@@ -106,7 +106,8 @@ def read_choice(row: dict[str, Any], where: str) -> tuple[str, list[str], int]:
     Raises:
         UserError: another layout, fewer than two answers, or no right one.
     """
-    choices = row.get("choices")
+    choices: Any = row.get("choices")
+    texts: Any
     if isinstance(choices, dict):
         texts, labels, key = choices.get("text"), choices.get("label"), row.get("answerKey")
         gold = labels.index(key) if isinstance(labels, list) and key in labels else None

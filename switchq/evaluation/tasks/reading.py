@@ -44,9 +44,14 @@ class Reading(Task):
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Asked], advance: Advance
     ) -> Score:
-        prompts = [encoded.prompt_ids for _, encoded in examples]
-        options = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
-        texts = decode(model, tokenizer, prompts, advance=advance, **options).texts  # type: ignore[arg-type]
+        texts = decode(
+            model,
+            tokenizer,
+            [encoded.prompt_ids for _, encoded in examples],
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            advance=advance,
+        ).texts
         if not all(question.answers for question, _ in examples):
             texts = [without_phrase(text, self.no_answer) for text in texts]
         metric = SquadMetric(self.no_answer)

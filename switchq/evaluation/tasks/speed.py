@@ -1,6 +1,7 @@
 """Speed: how long a sample takes and how many tokens a second come out, weights rounded but stored as floats."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,9 +35,11 @@ class Speed(Task):
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[list[int]], advance: Advance
     ) -> Score:
-        options = {"min_new_tokens": self.new_tokens, "max_new_tokens": self.new_tokens, "batch_size": self.batch_size}
-        decode(model, tokenizer, examples[: self.batch_size], **options)  # kernels are chosen before the clock runs
-        decoded = decode(model, tokenizer, examples, advance=advance, **options)  # type: ignore[arg-type]
+        generate = partial(
+            decode, max_new_tokens=self.new_tokens, min_new_tokens=self.new_tokens, batch_size=self.batch_size
+        )
+        generate(model, tokenizer, examples[: self.batch_size])  # kernels are chosen before the clock runs
+        decoded = generate(model, tokenizer, examples, advance=advance)
         figures = {"tokens/s": decoded.tokens_per_s, "latency ms": 1000 * decoded.seconds / len(examples)}
         return Score(figures, counts={"samples": len(examples), "tokens": sum(decoded.tokens)})
 

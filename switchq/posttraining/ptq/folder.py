@@ -66,7 +66,7 @@ class SweepFolder:
             self._lock = open(self.path / ".lock", "ab")  # noqa: SIM115  open as long as the sweep
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock = None
+            self._let_go()
             raise UserError(f"another sweep is writing to {self.path}: wait for it, or give another --output") from None
         except OSError as error:
             raise UserError(f"cannot write to {self.path} ({error.strerror}): give another --output") from None
@@ -110,9 +110,13 @@ class SweepFolder:
     def close(self) -> None:
         """Let go of the folder."""
         if self._lock is not None:
+            (self.path / ".lock").unlink(missing_ok=True)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
             self._lock.close()
             self._lock = None
-            (self.path / ".lock").unlink(missing_ok=True)
 
 
 def order(record: RunRecord) -> tuple[Any, ...]:

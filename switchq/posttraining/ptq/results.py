@@ -46,6 +46,7 @@ class RunRecord:
         quantised_seconds: what quantising took; scoring is not in it.
         peak_memory_mb: most memory while quantising, MB.
         peak_memory_of: `cuda` or `resident`, see `switchq.evaluation.peak_memory`.
+        details: what the engine noted: mean relative output error of the layers, calibration tokens, layers left out.
         size_before_mb: weights of the model at 16 bits, MB (10^6 bytes).
         size_mb: weights as a packed file would hold them, MB.
         items_sha256: of the file beside this one.
@@ -67,6 +68,7 @@ class RunRecord:
     quantised_seconds: float | None = None
     peak_memory_mb: float | None = None
     peak_memory_of: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
     size_before_mb: float | None = None
     size_mb: float | None = None
     items_sha256: str | None = None
@@ -97,7 +99,7 @@ class RunRecord:
         known = {item.name for item in fields(cls)}
         if not isinstance(content, Mapping) or content.get("kind") != KIND or not {"name", "bits"} <= content.keys():
             raise UserError(f"{where} is not a run of `switchq ptq`")
-        for item in ("setting", "method", "tasks", "scores", "counts", "run"):
+        for item in ("setting", "method", "tasks", "scores", "counts", "details", "run"):
             if not isinstance(content.get(item, {}), Mapping):
                 raise UserError(f"{where} is damaged: {item!r} is not an object")
         return cls(**{name: value for name, value in content.items() if name in known})
@@ -114,7 +116,7 @@ def pack_items(items: ItemsByTask) -> bytes:
             arrays[f"{task}|{metric}|{one.scale}|values"] = np.asarray(one.values, dtype=np.float64)
             arrays[f"{task}|{metric}|{one.scale}|weights"] = np.asarray(one.weights, dtype=np.float64)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
@@ -140,7 +142,7 @@ def unpack_items(path: Path, sha256: str | None) -> dict[str, dict[str, Items]]:
                     found.setdefault(task, {})[metric] = Items(
                         tuple(arrays[name].tolist()),
                         tuple(weights.tolist()),
-                        scale,  # type: ignore[arg-type]
+                        "exp" if scale == "exp" else "mean",
                     )
     except (ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{path} is damaged: {error}") from None

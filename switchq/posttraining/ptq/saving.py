@@ -140,3 +140,11 @@ def read_saved(folder: Path) -> Saved:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged: {error}") from None
+
+
+def holds(folder: Path, key: str) -> bool:
+    """Whether the model of the run with this key is saved there, whole."""
+    try:
+        return read_saved(folder).record.key == key
+    except UserError:
+        return False

@@ -24,8 +24,9 @@ from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq.folder import SweepFolder
 from switchq.posttraining.ptq.plan import Run
 from switchq.posttraining.ptq.quantise import quantise
+from switchq.posttraining.ptq.record import Quantised
 from switchq.posttraining.ptq.results import FULL_PRECISION, RunRecord, pack_items
-from switchq.posttraining.ptq.saving import read_saved, save_model
+from switchq.posttraining.ptq.saving import holds, save_model
 from switchq.posttraining.ptq.setting import Setting, calibration_batches
 from switchq.posttraining.search.journal import key_of
 
@@ -100,7 +101,7 @@ class Sweep:
             run
             for run in runs
             for record, place in [(self.folder.done(self.key(run)), saving(run))]
-            if record is None or (place is not None and not _saved(place, record.key))
+            if record is None or (place is not None and not holds(place, record.key))
         ]
 
     def run(self, runs: Sequence[Run], start: Start, saving: Saving = lambda run: None) -> list[RunRecord]:
@@ -126,7 +127,7 @@ class Sweep:
         Raises:
             UserError: too few tokens, or a source that cannot be read.
         """
-        key = (setting.calibration, setting.samples, setting.length, setting.seed)
+        key = (setting.calibration, setting.documents, setting.samples, setting.length, setting.seed)
         if key not in self._batches:
             self._batches[key] = calibration_batches(setting, self.suite.tokenizer, self.batch_size)
         return self._batches[key]
@@ -154,9 +155,7 @@ class Sweep:
                 scores = self.suite.score(model, advance)
                 items = pack_items({task: score.items for task, score in scores.items()})
                 record = replace(record, **facts, **_scored(scores), items_sha256=hashlib.sha256(items).hexdigest())
-                if place is not None and run.method is not None:
-                    if run.method.activations is not None:
-                        raise UserError(f"{run.name} rounds activations, which a plain saved model cannot hold")
+                if place is not None:
                     save_model(place, model, self.suite.tokenizer, record, items)
             return record, items
         except Exception as error:
@@ -169,26 +168,16 @@ class Sweep:
         """The model of a run on the device, and what its record says of it beside scores."""
         if run.name == FULL_PRECISION:
             size = _full_bytes(self.base) / MB
-            model = copy.deepcopy(self.base).to(self.device)  # type: ignore[arg-type]
-            yield model, {"effective_bits": 16.0, "size_before_mb": size, "size_mb": size}
+            facts = {"effective_bits": 16.0, "size_before_mb": size, "size_mb": size}
+            yield _on(copy.deepcopy(self.base), self.device), facts
         elif run.method is not None and run.setting is not None:
             batches = self.calibration(run.setting) if run.calibration is not None else []
             model = copy.deepcopy(self.base)
             made = quantise(model, run.method, run.setting, batches, device=self.device, progress=self.progress)
             _check_finite(model, run.name)
-            yield (
-                model.to(self.device),
-                {  # type: ignore[arg-type]
-                    "effective_bits": made.effective_bits,
-                    "quantised_seconds": made.seconds,
-                    "peak_memory_mb": made.peak_memory_mb,
-                    "peak_memory_of": made.peak_memory_of,
-                    "size_before_mb": made.bytes_before / MB,
-                    "size_mb": made.bytes_after / MB,
-                },
-            )
+            yield _on(model, self.device), _facts(made)
         elif self.switchable is not None:
-            model = self.switchable.model.to(self.device)  # type: ignore[arg-type]
+            model = _on(self.switchable.model, self.device)
             bitmap = Bitmap([run.bits] * len(switch_layers(model)))
             parts = weight_bytes(model, bitmap)
             weights = sum(layer.linear.weight.numel() for layer in switch_layers(model))
@@ -218,6 +207,29 @@ def _scored(scores: Mapping[str, Score]) -> dict[str, Any]:
     }
 
 
+def _facts(made: Quantised) -> dict[str, Any]:
+    """What a record takes over from the engine's."""
+    return {
+        "effective_bits": made.effective_bits,
+        "quantised_seconds": made.seconds,
+        "peak_memory_mb": made.peak_memory_mb,
+        "peak_memory_of": made.peak_memory_of,
+        "size_before_mb": made.bytes_before / MB,
+        "size_mb": made.bytes_after / MB,
+        "details": {
+            "mean_error": made.mean_error,
+            "calibration_tokens": made.calibration_tokens,
+            "skipped": list(made.skipped),
+            "reload": made.reload,
+        },
+    }
+
+
+def _on(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
+    return moved
+
+
 def _full_bytes(model: PreTrainedModel) -> float:
     return 2.0 * sum(parameter.numel() for parameter in model.parameters())
 
@@ -226,10 +238,3 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
     for parameter, value in model.named_parameters():
         if not torch.isfinite(value).all():
             raise UserError(f"{name} gave weights that are not finite ({parameter})")
-
-
-def _saved(place: Path, key: str) -> bool:
-    try:
-        return read_saved(place).record.key == key
-    except UserError:
-        return False
