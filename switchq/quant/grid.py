@@ -12,7 +12,7 @@ here. Grids hold no tensors, so one grid object serves every layer and every bit
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -105,16 +105,32 @@ class Grid(ABC):
         Returns:
             The parameters, each (O, G), float32; scales hold float16 values, since 16 bits is what they are stored in.
         """
+        shrinks = SHRINKS if self.scale == "mse" else SHRINKS[:1]
+        return self.search(weight_OI, bits, shrinks, lambda error_OGS: error_OGS.square().sum(-1, keepdim=True))
+
+    def search(
+        self, weight_OI: Tensor, bits: int, shrinks: Sequence[float], cost: Callable[[Tensor], Tensor]
+    ) -> Params:
+        """Fit this grid to a weight by trying several ranges.
+
+        Args:
+            weight_OI: the float weight, (O, I).
+            bits: the width of a code.
+            shrinks: the fractions of the absmax range to try; of equally good ones the first is taken.
+            cost: from the errors (O, G, S) of the rounded weight to what they cost each group, (O, G, 1).
+
+        Returns:
+            The parameters that cost least, group by group, as `fit` gives them.
+        """
         weight_OGS = self._split(weight_OI.detach().float())
-        best = self.range_params(weight_OGS, bits, 1.0)
-        if self.scale == "mse":
-            best_error = self._error(weight_OGS, best, bits)
-            for shrink in SHRINKS[1:]:
-                params = self.range_params(weight_OGS, bits, shrink)
-                error = self._error(weight_OGS, params, bits)
-                better = error < best_error
-                best_error = torch.where(better, error, best_error)
-                best = {name: torch.where(better, params[name], value) for name, value in best.items()}
+        best = self.range_params(weight_OGS, bits, shrinks[0])
+        least = cost(self._error(weight_OGS, best, bits)) if len(shrinks) > 1 else torch.empty(0)
+        for shrink in shrinks[1:]:
+            params = self.range_params(weight_OGS, bits, shrink)
+            found = cost(self._error(weight_OGS, params, bits))
+            better = found < least
+            least = torch.where(better, found, least)
+            best = {name: torch.where(better, params[name], value) for name, value in best.items()}
         return {name: value.squeeze(-1) for name, value in best.items()}
 
     def encode(self, weight_OI: Tensor, params: Params, bits: int) -> Tensor:
@@ -144,7 +160,7 @@ class Grid(ABC):
 
     def _error(self, weight_OGS: Tensor, params: Params, bits: int) -> Tensor:
         rounded_OGS = self.decode_groups(self.encode_groups(weight_OGS, params, bits), params)
-        return (rounded_OGS - weight_OGS).square().sum(-1, keepdim=True)
+        return rounded_OGS - weight_OGS
 
 
 def stored_scale(scale: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -30,7 +30,8 @@ PACKAGE = "switchq.posttraining.ptq"
 METHODS = Path(__file__).with_name("methods.yaml")
 """The methods that come with the program."""
 
-Part = TypeVar("Part", bound=Rounder | Transform | Activations)
+PARTS: tuple[type[Any], ...] = (Rounder, Transform, Activations)
+"""The base classes of a method's parts."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,14 @@ class Method:
             raise UserError(
                 f"method {name}: {min(unknown)!r} is no part of a method" if unknown else f"method {name}: no rounder"
             )
+        rounder, transform, activations_of = PARTS
         activations = content.get("activations")
         method = cls(
             name,
-            _part(Rounder, content["rounder"], name),  # type: ignore[type-abstract]
-            tuple(_part(Transform, one, name) for one in content.get("transforms") or ()),
+            _part(rounder, content["rounder"], name),
+            tuple(_part(transform, one, name) for one in content.get("transforms") or ()),
             dict(content.get("grid") or {}),
-            None if activations is None else _part(Activations, activations, name),
+            None if activations is None else _part(activations_of, activations, name),
         )
         method.grid_for(Setting())
         return method
@@ -114,7 +116,7 @@ def load_methods(path: str | Path = METHODS) -> dict[str, Method]:
     return {str(name): Method.from_dict(str(name), entry) for name, entry in content.items()}
 
 
-def _part(base: type[Part], written: object, method: str) -> Part:
+def _part(base: type[Any], written: object, method: str) -> Any:
     content = {"class_path": written} if isinstance(written, str) else written
     if not isinstance(content, Mapping) or not isinstance(content.get("class_path"), str):
         raise UserError(f"method {method}: {written!r} is not a class path")
@@ -131,7 +133,7 @@ def _part(base: type[Part], written: object, method: str) -> Part:
     return kind(**arguments)
 
 
-def _find(base: type[Part], path: str) -> type[Part] | None:
+def _find(base: type[Any], path: str) -> type[Any] | None:
     """The class that `path` names: in this package, or one that is imported already."""
     module, _, name = path.removeprefix(f"{PACKAGE}.").rpartition(".")
     if module and all(piece.isidentifier() for piece in module.split(".")):
@@ -143,7 +145,7 @@ def _find(base: type[Part], path: str) -> type[Part] | None:
     return next((kind for kind in _subclasses(base) if kind.__name__ == path), None)
 
 
-def _subclasses(base: type[Part]) -> list[type[Part]]:
+def _subclasses(base: type[Any]) -> list[type[Any]]:
     direct = base.__subclasses__()
     return direct + [kind for one in direct for kind in _subclasses(one)]
 
