@@ -76,8 +76,9 @@ def _dispatch(args: list[str]) -> int:
         raise UserError(f"no command {args[0]!r}: there are {known}; switchq --help says what they do")
     from argparse import ArgumentError
 
-    from jsonargparse import auto_cli
+    from jsonargparse import auto_cli, set_parsing_settings
 
+    set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a file of settings must not run any class it names
     try:
         auto_cli(COMMANDS, args=_spelled(args), as_positional=False, prog="switchq", exit_on_error=False)
     except ArgumentError as error:

@@ -97,7 +97,9 @@ def _table(rows: Sequence[Entry], fixed: list[tuple[str, Cells]], chunk: list[tu
     table = _empty(None)
     table.add_column("bits", justify="right", vertical="bottom", no_wrap=True)
     for head, _ in fixed:
-        table.add_column(head, justify="right" if head.startswith("effective") else "left", vertical="bottom")
+        table.add_column(
+            head, justify="right" if head.startswith("effective") else "left", vertical="bottom", no_wrap=True
+        )
     for head, _ in chunk:
         table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
     at = 0
@@ -113,7 +115,7 @@ def _fitting(columns: list[tuple[str, Cells]], room: int) -> Iterator[list[tuple
     """The columns in portions that fit beside the fixed ones, one column at least each."""
     chunk: list[tuple[str, Cells]] = []
     for column in columns:
-        if chunk and sum(map(_width, [*chunk, column])) > room - 5:
+        if chunk and sum(map(_width, [*chunk, column])) > room - 6:
             yield chunk
             chunk = []
         chunk.append(column)
@@ -124,7 +126,7 @@ def _fitting(columns: list[tuple[str, Cells]], room: int) -> Iterator[list[tuple
 def _width(column: tuple[str, Cells]) -> int:
     head, cells = column
     plain = [cell.removeprefix("[bold]").removesuffix("[/]") for cell in cells]
-    return max(map(len, [*head.split("\n"), *plain])) + 1
+    return max(map(len, [*head.split("\n"), *plain])) + 2
 
 
 def _empty(title: str | None) -> Table:
