@@ -30,9 +30,6 @@ PACKAGE = "switchq.posttraining.ptq"
 METHODS = Path(__file__).with_name("methods.yaml")
 """The methods that come with the program."""
 
-PARTS: tuple[type[Any], ...] = (Rounder, Transform, Activations)
-"""The base classes of a method's parts."""
-
 
 @dataclass(frozen=True)
 class Method:
@@ -81,19 +78,18 @@ class Method:
         Raises:
             UserError: an unknown class, key or argument.
         """
-        unknown = set(content) - {one.name for one in fields(cls)}
+        unknown = set(content) - ({one.name for one in fields(cls)} - {"name"})
         if unknown or "rounder" not in content:
             raise UserError(
                 f"method {name}: {min(unknown)!r} is no part of a method" if unknown else f"method {name}: no rounder"
             )
-        rounder, transform, activations_of = PARTS
         activations = content.get("activations")
         method = cls(
             name,
-            _part(rounder, content["rounder"], name),
-            tuple(_part(transform, one, name) for one in content.get("transforms") or ()),
+            _part(Rounder, content["rounder"], name),
+            tuple(_part(Transform, one, name) for one in content.get("transforms") or ()),
             dict(content.get("grid") or {}),
-            None if activations is None else _part(activations_of, activations, name),
+            None if activations is None else _part(Activations, activations, name),
         )
         method.grid_for(Setting())
         return method
@@ -116,7 +112,7 @@ def load_methods(path: str | Path = METHODS) -> dict[str, Method]:
     return {str(name): Method.from_dict(str(name), entry) for name, entry in content.items()}
 
 
-def _part(base: type[Any], written: object, method: str) -> Any:
+def _part(base: Any, written: object, method: str) -> Any:
     content = {"class_path": written} if isinstance(written, str) else written
     if not isinstance(content, Mapping) or not isinstance(content.get("class_path"), str):
         raise UserError(f"method {method}: {written!r} is not a class path")

@@ -1,5 +1,6 @@
 """A sweep: its figures, a kill in the middle, faults of a method, seeds, calibration sets."""
 
+import copy
 import json
 import os
 import signal
@@ -26,6 +27,14 @@ from switchq.posttraining.ptq.results import RunRecord, read_run, unpack_items
 from .parts import METHODS, SETTING, make_sweep, silent, without_times, write_text
 
 Tiny = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture(scope="module")
+def character_tokenizer(character_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """As `load_tokenizer` would give it: it pads with its end token."""
+    padded = copy.deepcopy(character_tokenizer)
+    padded.pad_token = padded.eos_token
+    return padded
 
 
 @pytest.fixture
