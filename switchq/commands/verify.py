@@ -14,6 +14,7 @@ from switchq.commands.ptq_tables import figure_text
 from switchq.commands.quiet import quiet
 from switchq.errors import UserError
 from switchq.evaluation import decode
+from switchq.evaluation.provenance import device_name
 from switchq.evaluation.tasks import Score, Speed, Suite, Task, same_examples, task_from_dict
 from switchq.models import context_window, load_model, load_tokenizer, pick_device
 from switchq.posttraining.ptq.results import RunRecord
@@ -81,7 +82,9 @@ def verify_command(
         console.print(_table(again))
         if wrong := [one for one in again if not one.same]:
             names = ", ".join(f"{one.task} {one.metric}" for one in wrong)
-            raise UserError(f"{saved.folder} scores otherwise than when it was saved: {names}")
+            before, now = record.run.get("device"), device_name(place)
+            where = "" if before == now else f" (saved on {before}, now on {now})"
+            raise UserError(f"{saved.folder} scores otherwise than when it was saved: {names}{where}")
         say("The scores are those that were saved")
     text = prompt if prompt is not None else PROMPT
     ids = tokenizer(text)["input_ids"][-(context_window(model) - max_new_tokens) :]

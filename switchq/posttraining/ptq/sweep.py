@@ -16,7 +16,7 @@ from switchq.bitmap import FULL, Bitmap
 from switchq.errors import UserError
 from switchq.evaluation import run_record, weight_bytes
 from switchq.evaluation.memory import MB
-from switchq.evaluation.provenance import sha256
+from switchq.evaluation.provenance import device_name, sha256
 from switchq.evaluation.tasks import Advance, Score, Suite
 from switchq.models import content_hash
 from switchq.nn import at, switch_layers
@@ -148,7 +148,8 @@ class Sweep:
                 base_hash=self.base_hash,
                 data=run.calibration,
                 seed=run.seed,
-            ),
+            )
+            | {"device": device_name(self.device)},
         )
         try:
             with self._built(run) as (model, facts):

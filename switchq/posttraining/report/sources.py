@@ -7,9 +7,9 @@ from typing import Any
 
 from switchq.errors import UserError
 from switchq.evaluation import EvalResult
-from switchq.posttraining.ptq.results import RunRecord
 from switchq.posttraining.report.events import Curves, has_events, read_curves
 from switchq.posttraining.report.reading import clean, number, read_json, read_table
+from switchq.posttraining.report.sweeps import Sweep, sweep_of
 from switchq.posttraining.sensitivity import Sensitivity
 
 UNDERSTOOD = (
@@ -72,18 +72,6 @@ class TrainingRun:
     record: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep of post-training quantisation: its runs, what they share, and what was scored."""
-
-    name: str
-    path: Path
-    base: str
-    setting: Mapping[str, Any]
-    tasks: Mapping[str, Any]
-    runs: tuple[RunRecord, ...]
-
-
 @dataclass
 class Sources:
     """Everything that was given, in the order given."""
@@ -136,7 +124,7 @@ def _read(path: Path, sources: Sources) -> None:
             tried = read_table(table) if table.is_file() else content.get("points") or []
             sources.searches.append(_search(path, content, tried))
         elif kind == "ptq":
-            sources.sweeps.append(_sweep(path, content))
+            sources.sweeps.append(sweep_of(path, content))
         else:
             what = f"its kind is {str(kind)[:40]!r}" if kind is not None else "it says no kind"
             raise UserError(f"{path} is not a result that can be reported ({what}); understood are {UNDERSTOOD}")
@@ -221,20 +209,6 @@ def _search(path: Path, content: Mapping[str, Any], tried: Sequence[Mapping[str,
     run = {**(content.get("run") or {}), **_dev_data(content)}
     scored = tuple(_one({"run": run, **record}, path, index) for index, record in enumerate(records, 1))
     return Search(clean(path.name), path, content, rows, scored)
-
-
-def _sweep(path: Path, content: Mapping[str, Any]) -> Sweep:
-    runs, setting, tasks = content.get("runs"), content.get("setting") or {}, content.get("tasks")
-    if not isinstance(runs, list) or not isinstance(setting, Mapping) or not isinstance(tasks, Mapping):
-        raise UserError(f"the sweep {path} is damaged: runs, setting or tasks are missing or of the wrong type")
-    for described in tasks.values():
-        metrics = described.get("metrics") if isinstance(described, Mapping) else None
-        if not isinstance(metrics, list) or not all({"name", "better", "form"} <= set(one) for one in metrics):
-            raise UserError(f"the sweep {path} is damaged: a task does not say what its metrics are")
-    if not runs:
-        raise UserError(f"the sweep {path} holds no runs yet")
-    records = tuple(RunRecord.from_record(run, f"run {index} of {path}") for index, run in enumerate(runs, 1))
-    return Sweep(clean(path.resolve().parent.name), path, str(content.get("base")), setting, tasks, records)
 
 
 def _dev_data(content: Mapping[str, Any]) -> dict[str, Any]:

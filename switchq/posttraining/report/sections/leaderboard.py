@@ -11,7 +11,8 @@ from switchq.posttraining.ptq.leaderboard import Entry, cross_table, entries, fi
 from switchq.posttraining.ptq.leaderboard import Figure as Score
 from switchq.posttraining.ptq.results import FULL_PRECISION
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
-from switchq.posttraining.report.sources import Sources, Sweep
+from switchq.posttraining.report.sources import Sources
+from switchq.posttraining.report.sweeps import Sweep
 from switchq.posttraining.report.text import short, slug
 
 FORMS = {"perplexity": "g", "g": "g"}
