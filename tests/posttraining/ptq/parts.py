@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.evaluation.tasks import Perplexity, Suite, Task
+from switchq.models import load_model, load_tokenizer
 from switchq.posttraining.ptq import Method, Setting
 from switchq.posttraining.ptq.folder import SweepFolder
 from switchq.posttraining.ptq.plan import Run
@@ -81,7 +82,7 @@ def write_text(path: Path, repeats: int = 6) -> str:
 
 
 def make_sweep(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, folder: Path, tasks: Sequence[Task] = ()
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, folder: Path, tasks: Sequence[Task] = ()
 ) -> Sweep:
     """A claimed sweep of perplexity on a text."""
     suite = Suite.load(tasks or [Perplexity("text", text, window=40)], tokenizer, 64)
@@ -89,6 +90,11 @@ def make_sweep(
     sweep.folder.claim({"key": "k", "base": "tiny", "tasks": sweep.tasks, "setting": {}}, False)
     sweep.folder.close()  # a lock is for other processes
     return sweep
+
+
+def open_sweep(base: Path, text: str, folder: Path) -> Sweep:
+    """The same for a model and tokenizer on disk."""
+    return make_sweep(load_model(str(base)), load_tokenizer(str(base)), text, folder)
 
 
 def silent(run: Run) -> Callable[[float], object]:

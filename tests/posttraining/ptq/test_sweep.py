@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,12 +23,12 @@ from switchq.posttraining.ptq.leaderboard import cross_table, entries, figures
 from switchq.posttraining.ptq.plan import pick_methods, plan
 from switchq.posttraining.ptq.results import RunRecord, read_run, unpack_items
 
-from .parts import METHODS, SETTING, make_sweep, silent, without_times, write_text
+from .parts import METHODS, SETTING, make_sweep, open_sweep, silent, without_times, write_text
 
 Tiny = Callable[..., PreTrainedModel]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def character_tokenizer(character_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """As `load_tokenizer` would give it: it pads with its end token."""
     padded = copy.deepcopy(character_tokenizer)
@@ -138,51 +137,39 @@ def test_calibration_sets_make_a_cross_table(
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from posttraining.ptq.parts import METHODS, SETTING, make_sweep, silent
-from posttraining.ptq.test_sweep import load_for_kill
+
+sys.path.insert(0, sys.argv[1])
+from posttraining.ptq.parts import METHODS, SETTING, open_sweep, silent
 from switchq.posttraining.ptq.plan import pick_methods, plan
 
-folder, text, count = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-sweep = load_for_kill(folder, text)
+base, folder, text, count = Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5])
 seen = []
 def start(run):
     seen.append(run)
     if len(seen) > count:
         os.kill(os.getpid(), signal.SIGKILL)
     return silent(run)
-sweep.run(plan(pick_methods(["rtn", "fed"], METHODS), SETTING, [4, 2], [text]), start)
+open_sweep(base, text, folder).run(plan(pick_methods(["rtn", "fed"], METHODS), SETTING, [4, 2], [text]), start)
 """
 
 
-def load_for_kill(folder: Path, text: str) -> Any:
-    from conftest import build_tiny
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_file(str(folder.parent / "tokenizer.json"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
-    tokenizer.pad_token = tokenizer.eos_token
-    return make_sweep(build_tiny("gpt2"), tokenizer, text, folder)
-
-
 def test_a_killed_sweep_goes_on_and_ends_like_an_unbroken_one(
-    character_tokenizer: PreTrainedTokenizerFast, text: str, tmp_path: Path
+    save_tiny: Callable[..., Path], text: str, tmp_path: Path
 ) -> None:
-    character_tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    tests = Path(__file__).parents[2]
-    command = [sys.executable, "-c", KILLED, str(tests), str(tmp_path / "killed"), text, "2"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
+    base, tests = save_tiny("gpt2"), Path(__file__).parents[2]
+    command = [sys.executable, "-c", KILLED, str(tests), str(base), str(tmp_path / "killed"), text, "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     kept = sorted((tmp_path / "killed" / "runs").glob("*.json"))
     assert len(kept) == 2
     times = [file.stat().st_mtime_ns for file in kept]
     runs = plan(pick_methods(["rtn", "fed"], METHODS), SETTING, [4, 2], [text])
-    resumed = load_for_kill(tmp_path / "killed", text)
+    resumed = open_sweep(base, text, tmp_path / "killed")
     assert len(resumed.missing(runs)) == 3
     resumed.run(runs, silent)
     assert [file.stat().st_mtime_ns for file in kept] == times
-    whole = load_for_kill(tmp_path / "whole", text)
+    whole = open_sweep(base, text, tmp_path / "whole")
     whole.run(runs, silent)
     ends = [read_sweep(tmp_path / name / "sweep.json") for name in ("killed", "whole")]
     assert without_times(ends[0]) == without_times(ends[1])
