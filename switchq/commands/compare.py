@@ -59,13 +59,12 @@ def _table(first: Scored, second: Scored, found: Sequence[Difference], confidenc
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("task", vertical="bottom", no_wrap=True)
-    table.add_column("metric", vertical="bottom", no_wrap=True)
+    table.add_column("task and metric", vertical="bottom", overflow="fold")
     for name in ("first", "second", f"difference ({100 * confidence:g} %)", "examples"):
         table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     table.add_column("second is", vertical="bottom", no_wrap=True)
     for row in found:
         interval = "" if math.isnan(row.low) else f" ({row.low:+.3g}, {row.high:+.3g})"
         cells = (f"{row.first:.4g}", f"{row.second:.4g}", f"{row.difference:+.3g}{interval}", f"{row.examples:,}")
-        table.add_row(row.task, row.metric, *cells, row.verdict)
+        table.add_row(f"{row.task} {row.metric}", *cells, row.verdict)
     return table

@@ -1,5 +1,6 @@
 """Percentile bootstrap intervals over questions (Efron, 1979), by `scipy.stats.bootstrap`."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -69,7 +70,7 @@ def paired_difference(
         resamples: how many.
 
     Returns:
-        Difference, low, high; nan as the ends where a value is not finite.
+        Difference, low, high; nan as the ends where a value is not finite or a resample may have no weight.
 
     Raises:
         ValueError: other examples: another number of them, or another scale.
@@ -93,7 +94,8 @@ def paired_difference(
 
     if len(one.values) == 1 or ((columns[0] == columns[2]).all() and (columns[1] == columns[3]).all()):
         return found, found, found  # nothing varies: an interval is a point, of which scipy warns
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # a resample without weight gives nan
         return found, *_percentiles(columns, difference, confidence, seed, resamples)
 
 

@@ -83,3 +83,10 @@ def test_a_difference_of_what_is_not_finite_has_no_interval() -> None:
 def test_other_examples_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same examples"):
         paired_difference(Items((1.0, 2.0)), Items((1.0,)))
+
+
+def test_resamples_without_weight_leave_no_interval_and_no_warning() -> None:
+    one = Items((5.0, 0.0, 0.0), (1.0, 0.0, 0.0))
+    found, low, high = paired_difference(one, Items((1.0, 2.0, 3.0), (1.0, 1.0, 1.0)))
+    assert found == 3.0
+    assert np.isnan([low, high]).all()
