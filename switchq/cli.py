@@ -76,8 +76,9 @@ def _dispatch(args: list[str]) -> int:
         raise UserError(f"no command {args[0]!r}: there are {known}; switchq --help says what they do")
     from argparse import ArgumentError
 
-    from jsonargparse import auto_cli
+    from jsonargparse import auto_cli, set_parsing_settings
 
+    set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a file of settings must not run any class it names
     try:
         auto_cli(COMMANDS, args=_spelled(args), as_positional=False, prog="switchq", exit_on_error=False)
     except ArgumentError as error:
@@ -102,12 +103,14 @@ def _spelled(args: list[str]) -> list[str]:
     |---|---|
     | `report a.json` | `report --run a.json` |
     | `--overwrite` | `--overwrite=true` |
-    | `--bitmap 8 --bitmap 4` | `--bitmap+ 8 --bitmap+ 4`, for options that are lists |
+    | `--bitmap 8 --bitmap 4` | `--bitmap=[] --bitmap+ 8 --bitmap+ 4`, for options that are lists |
+    | `--bits 4 --config a.yaml` | `--config a.yaml --bits=[] --bits+ 4`: what is typed replaces what a file says |
     """
     command, *rest = args
     options = inspect.signature(COMMANDS[command]).parameters.values()
     lists = {f"--{option.name}" for option in options if "list[" in str(option.annotation)}
     flags = {f"--{option.name}" for option in options if option.annotation is bool}
+    rest = _config_first(rest)
     spelled, after_option = [command], False
     for argument, following in zip(rest, [*rest[1:], ""]):
         is_option = argument.startswith("-") and len(argument) > 1
@@ -117,8 +120,22 @@ def _spelled(args: list[str]) -> list[str]:
         if argument in flags and following not in ("true", "false"):
             argument, after_option = f"{argument}=true", False
         name, equals, value = argument.partition("=")
+        if name in lists and f"{name}=[]" not in spelled:
+            spelled.append(f"{name}=[]")
         spelled.append(f"{name}+{equals}{value}" if name in lists else argument)
     return spelled
+
+
+def _config_first(args: list[str]) -> list[str]:
+    """The same with `--config FILE` in front."""
+    first: list[str] = []
+    others: list[str] = []
+    takes_file = False
+    for argument in args:
+        is_config = argument == "--config" or argument.startswith("--config=")
+        (first if is_config or takes_file else others).append(argument)
+        takes_file = argument == "--config"
+    return first + others
 
 
 if __name__ == "__main__":

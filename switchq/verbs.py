@@ -5,6 +5,8 @@ Nothing heavy is imported before a verb runs, so that `--help` answers at once.
 
 from typing import Any, Literal
 
+from switchq.verbs_ptq import compare, ptq, verify
+
 
 def eval_(
     ckpt: str | None = None,
@@ -224,7 +226,7 @@ def report(
 
     Args:
         run: what to report on, also without the option's name: results of eval, files of sensitivities or of a
-            search, run folders such as lightning_logs/version_0.
+            search, folders of ptq, run folders such as lightning_logs/version_0.
         output: the page to write.
         figures: folder for every plot as SVG and PNG.
         title: heading of the page.
@@ -241,8 +243,11 @@ COMMANDS: dict[str, Any] = {
     "gendata": gendata,
     "sensitivity": sensitivity,
     "search": search,
+    "ptq": ptq,
+    "verify": verify,
+    "compare": compare,
     "report": report,
 }
 
-POSITIONAL = {"report": "--run"}
+POSITIONAL = {"report": "--run", "verify": "--folder", "compare": "--run"}
 """Commands whose arguments without an option's name belong to this option."""

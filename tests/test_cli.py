@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,13 @@ OPTIONS = {
         "average_bits", "weight_mb", "data", "questions", "dev", "dev_limit", "dev_points", "widths", "group",
         "generations", "population", "batch_size", "max_new_tokens", "base", "seed", "device", "output", "overwrite",
     ],
+    "ptq": [
+        "model", "methods", "define", "bits", "group_size", "symmetric", "skip", "calibration", "samples", "length",
+        "documents", "one_shot", "blocks_at_once", "seeds", "tasks", "limit", "checkpoint", "dtype", "batch_size",
+        "device", "output", "save", "overwrite",
+    ],
+    "verify": ["folder", "prompt", "max_new_tokens", "scores", "device"],
+    "compare": ["run", "confidence", "seed", "output", "overwrite"],
     "report": ["run", "output", "figures", "title", "overwrite"],
 }  # fmt: skip
 
@@ -109,3 +117,21 @@ def test_help_is_quick_and_leaves_torch_alone(arguments: list[str], seconds: flo
         best = min(best, time.perf_counter() - start)
         assert (done.returncode, done.stderr) == (0, "")
     assert best < seconds
+
+
+def test_what_is_typed_replaces_what_a_file_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr("switchq.commands.ptq.ptq_command", lambda **arguments: seen.update(arguments))
+    (tmp_path / "a.yaml").write_text("methods: [rtn, awq]\nbits: [8, 4]\nskip: [head]\n")
+    config = ["--config", str(tmp_path / "a.yaml")]
+    assert main(["ptq", "--bits", "3", "--methods", "gptq", *config, "--bits", "2"]) == 0
+    assert (seen["methods"], seen["bits"], seen["skip"]) == (["gptq"], [3, 2], ["head"])
+
+
+def test_a_file_of_settings_runs_no_class_that_it_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr("switchq.commands.ptq.ptq_command", lambda **arguments: seen.update(arguments))
+    spec = {"class_path": "pathlib.Path", "init_args": {}}
+    (tmp_path / "a.yaml").write_text(f"tasks: [{spec}]\ndefine: {{a: {spec}}}\n")
+    assert main(["ptq", "--config", str(tmp_path / "a.yaml")]) == 0
+    assert (seen["tasks"], seen["define"]) == ([spec], {"a": spec})

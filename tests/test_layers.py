@@ -25,6 +25,7 @@ LAYERS = (
     "training",
     "posttraining",
     "commands",
+    "verbs_ptq",
     "verbs",
     "cli",
 )

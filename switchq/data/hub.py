@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from switchq.errors import UserError
@@ -15,7 +16,8 @@ def load_hub(name: str, split: str, advice: str) -> "Dataset":
     """Loads one split of a Hub data set.
 
     Args:
-        name: `owner/name`, or `owner/name:config` for a data set of several configurations.
+        name: `owner/name`; `owner/name:config` for a data set of several configurations; or `owner/name:path/file.ext`
+            for one file of it, which then is the split (C4: `allenai/c4:en/c4-validation.00000-of-00008.json.gz`).
         split: e.g. `train` or `validation`.
         advice: what to do without the Hub; the end of the error's line.
 
@@ -25,9 +27,10 @@ def load_hub(name: str, split: str, advice: str) -> "Dataset":
     import datasets
 
     path, _, config = name.partition(":")
+    one_file = {"data_files": {split: config}} if Path(config).suffix else {"name": config or None}
     with _cache_only():
         try:
-            return datasets.load_dataset(path, config or None, split=split)
+            return datasets.load_dataset(path, split=split, **one_file)
         except ConnectionError:
             raise UserError(f"Cannot reach the Hugging Face Hub for the data set '{name}': {advice}.") from None
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError):

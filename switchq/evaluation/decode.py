@@ -46,6 +46,7 @@ def decode(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int = 32,
+    min_new_tokens: int = 0,
     batch_size: int = 16,
     advance: Callable[[int], object] | None = None,
 ) -> Decoded:
@@ -56,6 +57,7 @@ def decode(
         tokenizer: its tokenizer, with an eos token.
         prompts: token ids; the caller sees to it that prompt and `max_new_tokens` fit the context window.
         max_new_tokens: most tokens to generate per prompt.
+        min_new_tokens: generate at least so many, by keeping off the tokens that stop.
         batch_size: prompts per batch.
         advance: called after each batch with the number of prompts done, e.g. to move a progress bar.
     """
@@ -64,6 +66,7 @@ def decode(
     stops = frozenset({eos, *newline_ids(tokenizer)})
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens or None,
         do_sample=False,
         num_beams=1,
         use_cache=True,

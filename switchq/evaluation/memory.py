@@ -10,9 +10,11 @@ Weight bytes count what a packed file of the model at this bitmap would hold, wh
 One MB is 10^6 bytes.
 """
 
+import contextlib
 import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,16 +77,19 @@ def weight_bytes(model: nn.Module, bitmap: Bitmap, *, adapters: bool = True) -> 
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new peak on a GPU; the peak of a process on the CPU cannot be reset."""
+    """Start a new peak: on a GPU that of PyTorch, on the CPU that of the process, where Linux lets it be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> tuple[float, str]:
     """The peak in MB, and what it measures.
 
     `cuda` is the most memory that PyTorch had allocated on the GPU since `reset_peak_memory`; `resident` is the most
-    that the whole process ever had in RAM, from its start on, loading included.
+    that the whole process had in RAM since then, the model included, or since its start where it cannot be reset.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MB, "cuda"

@@ -93,23 +93,39 @@ def answer_perplexity(model: PreTrainedModel, encoded: Sequence[Encoded], **opti
     return float(metric.compute())
 
 
-def text_perplexity(
+@torch.no_grad()
+def window_nll(
     model: PreTrainedModel,
     windows: Iterable[Tensor | Sequence[int]],
+    overlap: int = 0,
     advance: Callable[[int], object] | None = None,
-) -> float:
-    """Perplexity per token of running text.
+) -> Iterator[Tensor]:
+    """NLL of the tokens of each window that count, (N,) float32 each.
 
     Args:
         model: a causal language model in eval mode.
         windows: rows of T token ids, such as a tensor (N, T); each is read on its own, one at a time, because the
             logits of a window, (T, V), are large.
+        overlap: the first tokens of a window that the window before it has counted; of the first window, all tokens
+            but the very first count.
         advance: called after each window with 1.
     """
-    metric = TokenPerplexity().to(model.device)
-    for window in windows:
+    for number, window in enumerate(windows):
         ids_BT = torch.as_tensor(window, device=model.device)[None]
-        metric.update(token_nll(model, ids_BT, torch.ones_like(ids_BT), ids_BT))
+        labels_BT = ids_BT.clone()
+        labels_BT[:, : overlap if number else 0] = IGNORED
+        yield token_nll(model, ids_BT, torch.ones_like(ids_BT), labels_BT)
         if advance is not None:
             advance(1)
+
+
+def text_perplexity(
+    model: PreTrainedModel,
+    windows: Iterable[Tensor | Sequence[int]],
+    advance: Callable[[int], object] | None = None,
+) -> float:
+    """Perplexity per token of running text, over windows that do not overlap; the arguments are `window_nll`'s."""
+    metric = TokenPerplexity().to(model.device)
+    for nll in window_nll(model, windows, advance=advance):
+        metric.update(nll)
     return float(metric.compute())

@@ -21,7 +21,7 @@ def results_table(results: Sequence[EvalResult], title: str | None = None) -> Ta
         ("avg\nbits", lambda r: _bits(r.average_bits)),
         *((name, _part(name)) for name in ("EM", "F1")),
         *((name, _part(key)) for name, key in (("HasAns\nF1", "HasAns_f1"), ("NoAns\nF1", "NoAns_f1"))),
-        ("answer\nppl", lambda r: _perplexity(r.answer_perplexity) if r.n_questions else ""),
+        ("answer\nppl", lambda r: perplexity_text(r.answer_perplexity) if r.n_questions else ""),
         *((f"{name}\nppl", _text(name)) for name in dict.fromkeys(n for r in results for n in r.text_perplexity)),
         ("weight\nMB", lambda r: _size(r.weight_mb)),
         ("tokens\n/s", _part("tokens_per_s", ",.0f")),
@@ -52,7 +52,7 @@ def before_after_table(before: Sequence[EvalResult], after: Sequence[EvalResult]
     scores: list[_Column] = [
         ("EM", _part("EM")),
         ("F1", _part("F1")),
-        ("answer\nperplexity", lambda r: _perplexity(r.answer_perplexity) if r.n_questions else ""),
+        ("answer\nperplexity", lambda r: perplexity_text(r.answer_perplexity) if r.n_questions else ""),
         *((f"{name}\nperplexity", _text(name)) for name in dict.fromkeys(n for r in after for n in r.text_perplexity)),
     ]
     costs: list[_Column] = [("weight\nMB", lambda r: _size(r.weight_mb)), ("tokens\n/s", _part("tokens_per_s", ",.0f"))]
@@ -86,7 +86,7 @@ def _part(name: str, form: str = ".1f") -> Callable[[EvalResult], str]:
 
 
 def _text(name: str) -> Callable[[EvalResult], str]:
-    return lambda result: _perplexity(result.text_perplexity[name]) if name in result.text_perplexity else ""
+    return lambda result: perplexity_text(result.text_perplexity[name]) if name in result.text_perplexity else ""
 
 
 def _bits(value: float) -> str:
@@ -97,7 +97,8 @@ def _size(megabytes: float) -> str:
     return f"{megabytes:,.{2 if megabytes < 10 else 1 if megabytes < 1000 else 0}f}"
 
 
-def _perplexity(value: float | None) -> str:
+def perplexity_text(value: float | None) -> str:
+    """A perplexity as a table writes it: `inf` where it is not finite."""
     if value is None or not math.isfinite(value):
         return "inf"
     if value < 100:

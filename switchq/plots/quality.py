@@ -28,7 +28,7 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
         height: of the plot, pixels.
     """
     values = [row[name] for row in rows for name in ("value", "before", "low", "high") if row.get(name) is not None]
-    scale = percent_scale(values) if higher_is_better else _perplexity_scale(values)
+    scale, axis = (percent_scale(values), alt.Axis()) if higher_is_better else perplexity_axis(values)
     size = size_axis()
     colour = bits_colour(rows)
     shape = alt.Shape(
@@ -36,7 +36,6 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
         scale=alt.Scale(domain=list(KINDS), range=list(SHAPES)),
         legend=alt.Legend(title=None, symbolFillColor=MUTED, symbolStrokeColor=MUTED),
     )
-    axis = alt.Axis() if higher_is_better else alt.Axis(values=_round_values(values), format="~s")
     score = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
     tooltip = _tooltip(rows, metric)
     layers: list[alt.Chart] = front_line(rows, size, score)
@@ -123,10 +122,14 @@ def percent_scale(values: Sequence[float]) -> alt.Scale:
     return alt.Scale(domain=[max(low - room, -2.0), min(high + room, 102.0)], nice=False, zero=False)
 
 
-def _perplexity_scale(values: Sequence[float]) -> alt.Scale:
+def perplexity_axis(values: Sequence[float]) -> tuple[alt.Scale, alt.Axis]:
+    """A logarithmic scale round some positive values, with round numbers at its ticks."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    ticks = [value for value in _round_values(values) if low <= value <= high]
+    axis = alt.Axis(values=_round_values(values), format="~s") if len(ticks) > 1 else alt.Axis(tickCount=5, format="~g")
     if min(values, default=0.0) > 0:
-        return alt.Scale(type="log", nice=False, domain=[min(values) * 0.9, max(values) * 1.15])
-    return alt.Scale(zero=False, padding=16)
+        return alt.Scale(type="log", nice=False, domain=[min(values) * 0.9, max(values) * 1.15]), axis
+    return alt.Scale(zero=False, padding=16), axis
 
 
 def _round_values(values: Sequence[float]) -> list[float]:

@@ -109,3 +109,37 @@ def test_module_without_texts_to_score_has_no_loaders(text_file: Path, model_fol
 
 def test_window_example_ignores_what_was_scored_before() -> None:
     assert window_example([1, 2, 3], scored_before=2) == {"input_ids": [1, 2, 3], "labels": [IGNORED, IGNORED, 3]}
+
+
+def test_contexts_of_a_squad_file_are_its_documents(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    asked = [{"id": str(i), "question": "q", "answers": [{"text": "Rhine", "answer_start": 4}]} for i in range(2)]
+    paragraphs = [{"context": text, "qas": asked} for text in ("The Rhine", "the Alps", "The Rhine rises")]
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    (window,) = text_windows(path, tokenizer, 100, documents=2)
+    parts = tokenizer(["The Rhine", "the Alps"], add_special_tokens=False)["input_ids"]
+    first = tokenizer("The Rhine")["input_ids"]
+    assert window == first + [tokenizer.eos_token_id] + parts[1]
+
+
+def test_one_file_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    seen: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    table = datasets.Dataset.from_dict({"text": ["one two", "three", "four"]})
+
+    def load(*arguments: object, **options: object) -> datasets.Dataset:
+        seen.append((arguments, options))
+        return table
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    from switchq.data.hub import load_hub
+
+    assert load_hub("allenai/c4:en/c4-validation.00000.json.gz", "validation", "") is table
+    assert load_hub("allenai/ai2_arc:ARC-Easy", "test", "") is table
+    assert load_hub("gpt", "test", "") is table
+    assert seen == [
+        (("allenai/c4",), {"split": "validation", "data_files": {"validation": "en/c4-validation.00000.json.gz"}}),
+        (("allenai/ai2_arc",), {"split": "test", "name": "ARC-Easy"}),
+        (("gpt",), {"split": "test", "name": None}),
+    ]

@@ -31,6 +31,7 @@ class Setting:
             are quantised already.
         blocks_at_once: blocks on the device at a time. They are calibrated together: a block sees what quantised blocks
             give out only if they belong to an earlier bunch.
+        documents: read only so many documents of the calibration text, from its start.
 
     Raises:
         UserError: a number out of range.
@@ -46,6 +47,7 @@ class Setting:
     seed: int = 0
     one_shot: bool = False
     blocks_at_once: int = 1
+    documents: int | None = None
 
     def __post_init__(self) -> None:
         if check_width(self.bits) == FULL:
@@ -83,7 +85,7 @@ def calibration_batches(setting: Setting, tokenizer: PreTrainedTokenizerBase, ba
     """
     if setting.calibration is None:
         raise UserError("this method needs calibration text: name a file or a data set")
-    windows = text_windows(setting.calibration, tokenizer, setting.length, split="train")
+    windows = text_windows(setting.calibration, tokenizer, setting.length, split="train", documents=setting.documents)
     whole = [window for window in windows if len(window) == setting.length]
     if len(whole) < setting.samples:
         raise UserError(

@@ -25,6 +25,7 @@ from switchq.plots.render import svg
 from switchq.plots.rows import AnyChart
 from switchq.posttraining.report.content import Figure, Section, Table
 from switchq.posttraining.report.reading import clean
+from switchq.posttraining.report.sections.leaderboard import leaderboard
 from switchq.posttraining.report.sections.quality import quality
 from switchq.posttraining.report.sections.search import search
 from switchq.posttraining.report.sections.sensitivity import sensitivity
@@ -33,7 +34,14 @@ from switchq.posttraining.report.sections.training import training
 from switchq.posttraining.report.sources import Sources
 from switchq.posttraining.report.summary import Summary, summary
 
-SECTIONS: tuple[Callable[[Sources], Section | None], ...] = (quality, search, sensitivity, training, tables)
+SECTIONS: tuple[Callable[[Sources], Section | None], ...] = (
+    quality,
+    leaderboard,
+    search,
+    sensitivity,
+    training,
+    tables,
+)
 """In the order of the page."""
 
 

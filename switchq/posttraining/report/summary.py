@@ -110,6 +110,7 @@ def facts(sources: Sources) -> tuple[Fact, ...]:
     records += [run.record for run in sources.runs]
     records += [scored.result.run for one in sources.searches for scored in one.dev]
     records += [one.run for _, one in sources.sensitivities]
+    records += [run.run for one in sources.sweeps for run in one.runs]
     records += [run for one in sources.searches for run in [one.content.get("run")] if isinstance(run, dict)]
     names = {"base": "Base model", "checkpoint": "Checkpoint", "data": "Data", "device": "Device"}
     found = []

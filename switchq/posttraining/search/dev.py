@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from switchq.bitmap import FULL, Bitmap
 from switchq.data.scoring_set import ScoringSet
 from switchq.evaluation import evaluate
-from switchq.posttraining.search.bootstrap import difference_interval, interval
+from switchq.posttraining.bootstrap import difference_interval, interval
 from switchq.posttraining.search.journal import Journal
 from switchq.posttraining.search.measure import ModelMeasure
 from switchq.posttraining.search.metric import Metric

@@ -1,0 +1,157 @@
+"""The folder of a sweep, and how one that was killed goes on.
+
+sweep.json         what all runs share, and the record of each: the leaderboard
+runs/NAME.json     one run, written as soon as it is scored; NAME.npz holds its values per example
+
+A run has a key, the hash of everything that decides its figures. A run whose file is there with that key is not
+repeated, whichever command asks for it, so a sweep may be narrowed, widened and gone on with; a failed one is tried
+again. A lock keeps a second process out.
+"""
+
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from switchq.errors import UserError
+from switchq.evaluation import write_json
+from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, RunRecord, read_run, write_run
+
+KIND = "ptq"
+
+
+class SweepFolder:
+    """Where the runs of a sweep lie.
+
+    Args:
+        path: the folder; made by `claim`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.records: dict[str, RunRecord] = {}
+        self.header: dict[str, Any] = {}
+        self._lock: IO[bytes] | None = None
+
+    def check(self, overwrite: bool) -> None:
+        """Refuse early what `claim` would refuse whatever the settings.
+
+        Raises:
+            UserError: not a folder, or a folder of something else.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"cannot write to {self.path}: it is a file; give --output the name of a folder")
+        strange = [one for one in _listed(self.path) if one.name not in ("sweep.json", "runs", ".lock")]
+        if strange:
+            raise UserError(f"{self.path} holds something else ({strange[0].name}): give another --output")
+        if not overwrite and _listed(self.path / "runs") and not (self.path / "sweep.json").is_file():
+            raise UserError(f"{self.path} holds runs but no sweep.json: give another --output, or --overwrite")
+
+    def claim(self, header: Mapping[str, Any], overwrite: bool) -> None:
+        """Go on with the sweep of the same key, or begin one.
+
+        Args:
+            header: what all runs share; `key` says whether a sweep that is there is of the same model and tasks.
+            overwrite: remove what is there.
+
+        Raises:
+            UserError: another sweep is there, another process is at it, or the folder cannot be written.
+        """
+        self.check(overwrite)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "ab")  # noqa: SIM115  open as long as the sweep
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._let_go()
+            raise UserError(f"another sweep is writing to {self.path}: wait for it, or give another --output") from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path} ({error.strerror}): give another --output") from None
+        if overwrite:
+            shutil.rmtree(self.path / "runs", ignore_errors=True)
+            (self.path / "sweep.json").unlink(missing_ok=True)
+        self.header = dict(header)
+        if (self.path / "sweep.json").is_file():
+            found = read_sweep(self.path / "sweep.json")
+            if found.get("key") != header["key"]:
+                self.close()
+                raise UserError(
+                    f"{self.path} holds a sweep of another model or with other tasks: give another --output, or "
+                    f"--overwrite"
+                )
+        for file in sorted((self.path / "runs").glob("*.json")):
+            record = read_run(file)
+            self.records[record.key] = record
+        self.write()
+
+    def done(self, key: str) -> RunRecord | None:
+        """The record of a run that need not be repeated."""
+        record = self.records.get(key)
+        return record if record is not None and record.error is None else None
+
+    def file(self, record: RunRecord) -> Path:
+        """Where a run's record lies; its name tells what it is, and the key keeps it apart from others."""
+        return self.path / "runs" / f"{slug_of(record.name, record.bits, record.seed)}-{record.key[:8]}.json"
+
+    def add(self, record: RunRecord, items: bytes | None) -> None:
+        """Keep a run: on return it is on the disk, and the leaderboard with it."""
+        write_run(self.file(record), record, items)
+        self.records[record.key] = record
+        self.write()
+
+    def write(self) -> None:
+        """Write the leaderboard."""
+        ordered = sorted(self.records.values(), key=order)
+        write_json(self.path / "sweep.json", {"kind": KIND, **self.header, "runs": [one.record() for one in ordered]})
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            (self.path / ".lock").unlink(missing_ok=True)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def order(record: RunRecord) -> tuple[Any, ...]:
+    """Full precision first, then wide before narrow, this project's own checkpoint last of a width."""
+    return (
+        record.name != FULL_PRECISION,
+        -record.bits,
+        record.name == SWITCHQ,
+        record.name,
+        record.calibration or "",
+        record.seed,
+    )
+
+
+def slug_of(name: str, bits: int, seed: int = 0) -> str:
+    """A name for files: `gptq-4`, with the seed where that is not 0."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", f"{name}-{bits}{f'-seed{seed}' if seed else ''}").strip("-")
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """The contents of a sweep.json.
+
+    Raises:
+        UserError: missing, damaged, or of another kind.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: {error}; begin the sweep anew with --overwrite") from None
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise UserError(f"{path} is not a sweep of `switchq ptq`")
+    return content
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

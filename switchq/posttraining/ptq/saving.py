@@ -1,0 +1,150 @@
+"""A quantised model on disk, and whether what is there is still what was scored.
+
+The folder is one of `save_pretrained`: rounded weights as floats, which `AutoModelForCausalLM.from_pretrained` reads
+without this program. `switchq.json` beside them holds the run's record, the hash of every file and of the weights, and
+`switchq.npz` the values per window and question.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from switchq.errors import UserError
+from switchq.evaluation import sha256, write_bytes, write_json
+from switchq.models import content_hash
+from switchq.posttraining.ptq.results import RunRecord
+
+KIND = "ptq-model"
+
+METADATA, VALUES = "switchq.json", "switchq.npz"
+
+
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Make sure, before long work starts, that a model can be saved there.
+
+    Raises:
+        UserError: something is there, or it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"cannot save to {folder}: it is a file; give the name of a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise UserError(f"{folder} is not empty: give another --save, or --overwrite")
+        if not (folder / METADATA).is_file():
+            raise UserError(f"{folder} holds something else than a saved model: give another --save")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(folder)
+        part.mkdir()
+        part.rmdir()
+    except OSError as error:
+        raise UserError(f"cannot save to {folder} ({error.strerror}): give another --save") from None
+
+
+def save_model(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: RunRecord, items: bytes
+) -> None:
+    """Write a model with its record, whole or not at all: what was there before is replaced in one step.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    part = _part(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        write_bytes(part / VALUES, items)
+        files = {file.name: sha256(file) for file in sorted(part.iterdir()) if file.is_file()}
+        content = {"kind": KIND, "weights_sha256": content_hash(model), "files": files, "record": record.record()}
+        write_json(part / METADATA, content)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.replace(folder)
+    except OSError as error:
+        raise UserError(f"cannot save to {folder} ({error.strerror}): give another --save") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _part(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.part")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model's metadata.
+
+    Attributes:
+        folder: where it lies.
+        record: the run that made it.
+        weights_sha256: `content_hash` of its weights.
+        files: name -> SHA-256.
+    """
+
+    folder: Path
+    record: RunRecord
+    weights_sha256: str
+    files: Mapping[str, str]
+
+    def check_files(self) -> None:
+        """Compare every file with its hash.
+
+        Raises:
+            UserError: one that is missing or has changed.
+        """
+        for name, expected in self.files.items():
+            file = self.folder / name
+            if not file.is_file():
+                raise UserError(f"{self.folder} is incomplete: {name} is not there")
+            if sha256(file) != expected:
+                raise UserError(f"{self.folder} is damaged: {name} has changed since it was written (SHA-256)")
+
+    def check_weights(self, model: PreTrainedModel) -> None:
+        """Compare the weights that were loaded with those that were scored.
+
+        Raises:
+            UserError: they differ.
+        """
+        found = content_hash(model)
+        if found != self.weights_sha256:
+            raise UserError(f"the weights loaded from {self.folder} are not those that were saved ({found[:12]})")
+
+
+def read_saved(folder: Path) -> Saved:
+    """The metadata of a saved model; its files are not looked at yet.
+
+    Raises:
+        UserError: no such folder, or no or damaged metadata.
+    """
+    path = folder / METADATA
+    if not path.is_file():
+        raise UserError(f"{folder} is no model saved by `switchq ptq --save`: there is no {METADATA} in it")
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        if content["kind"] != KIND or not isinstance(content["files"], dict):
+            raise ValueError("it is of another kind")
+        record = RunRecord.from_record(content["record"], str(path))
+        files = {str(name): str(value) for name, value in content["files"].items()}
+        if any(Path(name).name != name for name in files):
+            raise ValueError("it names files outside its folder")
+        return Saved(folder, record, str(content["weights_sha256"]), files)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def holds(folder: Path, key: str) -> bool:
+    """Whether the model of the run with this key is saved there, whole."""
+    try:
+        return read_saved(folder).record.key == key
+    except UserError:
+        return False

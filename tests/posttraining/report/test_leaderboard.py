@@ -1,0 +1,84 @@
+"""The leaderboard on the page: figures, the table, the cross table, and what a damaged file says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from switchq.errors import UserError
+from switchq.posttraining.ptq.results import RunRecord
+from switchq.posttraining.report import build, read_sources, render
+from switchq.posttraining.report.sections.leaderboard import leaderboard
+
+METRICS = [{"name": "perplexity", "better": "lower", "form": "perplexity"}]
+TASKS = {name: {"metrics": METRICS, "protocol": "windows of 8 tokens"} for name in ("wiki", "<b>c4</b>")}
+
+
+def run(name: str, bits: int, value: float | None, **more: Any) -> dict[str, Any]:
+    scores = {task: {"perplexity": value} for task in TASKS}
+    values: dict[str, Any] = {"scores": scores, "effective_bits": bits + 0.5, "size_mb": bits, "size_before_mb": 16.0}
+    return RunRecord(name, bits, run={"base": "models/tiny", "command": "switchq ptq"}, **{**values, **more}).record()
+
+
+RUNS = [
+    run("full precision", 16, 20.0),
+    run("rtn", 4, 30.0),
+    run("gptq", 4, 25.0, calibration="c4.jsonl"),
+    run("gptq", 4, 24.0, calibration="wiki.txt"),
+    run("rtn", 2, None),
+    run("awq", 2, None, scores={}, effective_bits=None, error="out of luck"),
+]
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    content = {"kind": "ptq", "base": "models/tiny", "setting": {"group_size": 64}, "tasks": TASKS, "runs": RUNS}
+    (folder / "sweep.json").write_text(json.dumps({**content, **changes}))
+    return folder
+
+
+def test_one_figure_a_task_and_two_tables(tmp_path: Path) -> None:
+    section = leaderboard(read_sources([write(tmp_path / "ptq")]))
+    assert section is not None
+    wiki, c4, table, cross = section.blocks
+    assert wiki.title == "wiki: perplexity against effective bits"
+    assert c4.title.startswith("<b>c4</b>")
+    assert table.title == "Leaderboard of models/tiny"
+    assert cross.title.startswith("Calibrated on one set")
+
+
+def test_the_chart_has_a_line_a_method_and_full_precision(tmp_path: Path) -> None:
+    report = build(read_sources([write(tmp_path / "ptq") / "sweep.json"]))
+    line, points, rule = report.figures[0].chart.to_dict()["layer"]
+    assert line["encoding"]["x"]["field"] == "effective_bits"
+    drawn = {(row["method"], row["effective_bits"], row["value"]) for row in points["data"]["values"]}
+    assert drawn == {("rtn", 4.5, 30.0), ("gptq (c4.jsonl)", 4.5, 25.0), ("gptq (wiki.txt)", 4.5, 24.0)}
+    assert [row["value"] for row in rule["data"]["values"]] == [20.0]
+
+
+def test_the_table_sorts_by_numbers_and_names_what_failed(tmp_path: Path) -> None:
+    report = build(read_sources([write(tmp_path / "ptq")]))
+    table = report.tables[0]
+    column = table.columns.index("wiki perplexity")
+    assert [row[column].value for row in table.rows] == [20.0, 25.0, 24.0, 30.0, None, None]
+    assert [row[table.columns.index("Failed")].text for row in table.rows][-2] == "out of luck"
+    assert "group_size 64" in table.caption
+    page = render(report)
+    assert "<b>c4</b>" not in page
+    assert "Post-training quantisation" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"runs": []}, "no runs yet"),
+        ({"runs": {}}, "damaged"),
+        ({"tasks": {"wiki": {}}}, "what its metrics are"),
+        ({"runs": [{"kind": "search"}]}, "run 1 of"),
+    ],
+    ids=str,
+)
+def test_damaged_files(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        read_sources([write(tmp_path / "ptq", **changes)])
