@@ -153,8 +153,11 @@ class _Work:
 
     def _round(self, linear: Linear, statistics: Statistics) -> QuantisedLayer:
         weight_OI, seen = linear.weight_OI, linear.seen(statistics)
-        rounded = self.method.rounder.round(weight_OI, self.grid, self.setting.bits, seen, self.setting.seed)
+        coded_OI = weight_OI if linear.kept_O is None else weight_OI[~linear.kept_O]
+        rounded = self.method.rounder.round(coded_OI, self.grid, self.setting.bits, seen, self.setting.seed)
         rounded_OI = rounded.weight()
+        if linear.kept_O is not None:
+            rounded_OI = weight_OI.index_put((~linear.kept_O,), rounded_OI)
         error = _relative_error(weight_OI, rounded_OI, seen)  # before the weight, which may be the module's, is written
         linear.write(rounded_OI)
         if self.method.activations is not None:
@@ -165,7 +168,9 @@ class _Work:
             name=linear.name,
             shape=(outputs, inputs),
             bits=rounded.bits,
-            overhead_bits=rounded.overhead_bits + sum(basis.overhead_bits for basis in linear.bases),
+            overhead_bits=rounded.overhead_bits
+            + linear.kept_bits(rounded.bits)
+            + sum(basis.overhead_bits for basis in linear.bases),
             levels=_levels(rounded),
             error=error,
             notes=linear.notes,
