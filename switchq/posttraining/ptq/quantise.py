@@ -162,6 +162,7 @@ class _Work:
         linear.write(rounded_OI)
         if self.method.activations is not None:
             install(linear.module, self.method.activations.fit(seen), linear.bases)
+            linear.notes["widths"] = f"W{rounded.bits}A{self.method.activations.bits}"
         self.on_layer(linear, rounded)
         outputs, inputs = weight_OI.shape
         return QuantisedLayer(
