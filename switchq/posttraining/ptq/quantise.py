@@ -77,7 +77,7 @@ def quantise(
         if not torch.isfinite(weight_view(linear.module)).all():
             raise UserError(f"the weight of {linear.name} has values that are not finite")
         grid.groups(weight_view(linear.module).shape[1])
-    before = sum(parameter.numel() for parameter in model.parameters()) * 2.0
+    before = _bytes(model)
     home = model.device
     device = device or home
     reset_peak_memory(device)
@@ -106,7 +106,7 @@ def quantise(
         skipped=tuple(linear.name for linear in skipped),
         skipped_weights=sum(weight_view(linear.module).numel() for linear in skipped),
         bytes_before=before,
-        bytes_after=before - weights * 2.0 + stored,
+        bytes_after=_bytes(model) - weights * 2.0 + stored,
         seconds=time.perf_counter() - began,
         peak_memory_mb=memory,
         peak_memory_of=memory_of,
@@ -183,6 +183,11 @@ class _Work:
     @property
     def _depth(self) -> int:
         return len(blocks_of(self.model))
+
+
+def _bytes(model: PreTrainedModel) -> float:
+    """At 16 bits a weight, tied tensors once; a transform may have untied some."""
+    return sum(parameter.numel() for parameter in model.parameters()) * 2.0
 
 
 def _sites(model: PreTrainedModel, setting: Setting) -> list[list[Site]]:
