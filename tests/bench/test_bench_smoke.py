@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_autoscheme
+import bench_ptq_memory
 import bench_search
 import bench_seed_scheme
 import bench_sensitivity
@@ -81,3 +82,12 @@ def test_allocations_are_scored_without_the_peer(tmp_path: Path, capsys: pytest.
     assert all(row["perplexity"]["text"] > 1 for row in content["rows"])
     assert not any(row["name"] == "AutoScheme" for row in content["rows"])
     assert "left out" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_memory_of_quantisation_at_one_depth(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--shapes", "toy", "--samples", "4", "--length", "32", "--depth", "2"]
+    bench_ptq_memory.main(["--device", "cpu", *sizes])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["weights_mb"] == pytest.approx((1024 * 64 + 1024 * 64 + 2 * 49984 + 128) * 4 / 1e6)
+    assert found["mb"] >= 0
