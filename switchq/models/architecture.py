@@ -34,6 +34,25 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """The residual stream: everything that writes to it or reads it, besides the norms that `Input` names.
+
+    Attributes:
+        tables: dotted names of embeddings (V, I) whose rows are added to it.
+        writers: dotted names of linears outside the blocks whose outputs are added to it.
+        block_writers: dotted names inside a block of linears whose outputs are added to it.
+        norm: the last norm.
+        reader: the linear that reads that norm, often the head.
+    """
+
+    tables: tuple[str, ...]
+    writers: tuple[str, ...]
+    block_writers: tuple[str, ...]
+    norm: str
+    reader: str
+
+
+@dataclass(frozen=True)
 class Architecture:
     """Names of the parts of a decoder-only model.
 
@@ -42,6 +61,7 @@ class Architecture:
         blocks: dotted name of the block list, seen from the causal language model.
         linears: dotted names of the linears inside one block, in the order of the forward pass.
         inputs: from a configuration to the inputs that these linears read, in the order of the forward pass.
+        stream: from a configuration to the residual stream; None where a norm's output goes on as the stream.
         transposed: whether these are Conv1D modules, whose weight is (in, out).
     """
 
@@ -49,6 +69,7 @@ class Architecture:
     blocks: str
     linears: tuple[str, ...]
     inputs: Callable[[PreTrainedConfig], tuple[Input, ...]]
+    stream: Callable[[PreTrainedConfig], Stream | None]
     transposed: bool = False
 
     def linear_names(self, model: nn.Module) -> list[str]:

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedConfig
 
-from switchq.models.architecture import Architecture, Input
+from switchq.models.architecture import Architecture, Input, Stream
 
 
 def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
@@ -14,10 +14,21 @@ def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
     )
 
 
+def _stream(config: PreTrainedConfig) -> Stream:
+    return Stream(
+        tables=("transformer.wte", "transformer.wpe"),
+        writers=(),
+        block_writers=("attn.c_proj", "mlp.c_proj"),
+        norm="transformer.ln_f",
+        reader="lm_head",
+    )
+
+
 GPT2 = Architecture(
     model_types=("gpt2",),
     blocks="transformer.h",
     linears=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
     inputs=_inputs,
+    stream=_stream,
     transposed=True,
 )

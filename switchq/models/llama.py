@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedConfig
 
-from switchq.models.architecture import Architecture, Input
+from switchq.models.architecture import Architecture, Input, Stream
 
 
 def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
@@ -21,6 +21,16 @@ def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
     )
 
 
+def _stream(config: PreTrainedConfig) -> Stream:
+    return Stream(
+        tables=("model.embed_tokens",),
+        writers=(),
+        block_writers=("self_attn.o_proj", "mlp.down_proj"),
+        norm="model.norm",
+        reader="lm_head",
+    )
+
+
 LLAMA = Architecture(
     model_types=("llama", "mistral", "qwen2", "qwen3"),
     blocks="model.layers",
@@ -34,4 +44,5 @@ LLAMA = Architecture(
         "mlp.down_proj",
     ),
     inputs=_inputs,
+    stream=_stream,
 )

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedConfig
 
-from switchq.models.architecture import Architecture, Input
+from switchq.models.architecture import Architecture, Input, Stream
 
 
 def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
@@ -19,9 +19,24 @@ def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
     )
 
 
+def _stream(config: PreTrainedConfig) -> Stream | None:
+    if not config.do_layer_norm_before or config._remove_final_layer_norm:
+        return None
+    positions = "model.decoder.embed_positions"
+    projected = config.word_embed_proj_dim != config.hidden_size
+    return Stream(
+        tables=(positions,) if projected else ("model.decoder.embed_tokens", positions),
+        writers=("model.decoder.project_in",) if projected else (),
+        block_writers=("self_attn.out_proj", "fc2"),
+        norm="model.decoder.final_layer_norm",
+        reader="model.decoder.project_out" if projected else "lm_head",
+    )
+
+
 OPT = Architecture(
     model_types=("opt",),
     blocks="model.decoder.layers",
     linears=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2"),
     inputs=_inputs,
+    stream=_stream,
 )

@@ -2,6 +2,7 @@
 
 from switchq.quant.asymmetric import Asymmetric
 from switchq.quant.grid import Grid, Params
+from switchq.quant.powers import Apot, Pot
 from switchq.quant.symmetric import Symmetric
 
-__all__ = ["Asymmetric", "Grid", "Params", "Symmetric"]
+__all__ = ["Apot", "Asymmetric", "Grid", "Params", "Pot", "Symmetric"]

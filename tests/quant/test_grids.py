@@ -11,11 +11,13 @@ from torch import Tensor
 
 from switchq.bitmap import WIDTHS
 from switchq.errors import UserError
-from switchq.quant import Asymmetric, Grid, Params, Symmetric
+from switchq.quant import Apot, Asymmetric, Grid, Params, Pot, Symmetric
 
 OUTPUTS, INPUTS = 6, 256
 
-GRIDS = (Symmetric, Asymmetric)
+UNIFORM = (Symmetric, Asymmetric)
+
+GRIDS = (*UNIFORM, Pot, Apot)
 
 
 @pytest.fixture(params=WIDTHS, ids="{}bit".format)
@@ -90,7 +92,7 @@ def test_agrees_with_rounding_number_by_number(
     torch.testing.assert_close(actual, torch.tensor(expected), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("grid_type", GRIDS)
+@pytest.mark.parametrize("grid_type", UNIFORM)
 def test_agrees_with_torch(grid_type: type[Grid], bits: int, weight_OI: Tensor) -> None:
     grid = grid_type()
     params = grid.fit(weight_OI, bits)
@@ -103,7 +105,7 @@ def test_agrees_with_torch(grid_type: type[Grid], bits: int, weight_OI: Tensor) 
 
 def test_levels(grid: Grid, bits: int, weight_OI: Tensor) -> None:
     groups = rounded(grid, weight_OI, bits).reshape(OUTPUTS * grid.groups(INPUTS), -1)
-    most = 2**bits - isinstance(grid, Symmetric)
+    most = 2**bits - (not isinstance(grid, Asymmetric))
     assert max(len(group.unique()) for group in groups) <= most
 
 
@@ -165,7 +167,7 @@ def test_codes_are_integers_of_the_width(grid: Grid, bits: int, weight_OI: Tenso
     assert int(codes_OI.max()) - int(codes_OI.min()) <= 2**bits - 1
 
 
-@pytest.mark.parametrize("grid_type", GRIDS)
+@pytest.mark.parametrize("grid_type", UNIFORM)
 @given(seed=st.integers(0, 2**31), bits=st.sampled_from(WIDTHS), exponent=st.integers(-6, 6))
 @settings(max_examples=60, deadline=None)
 def test_error_is_half_a_step(grid_type: type[Grid], seed: int, bits: int, exponent: int) -> None:
@@ -177,11 +179,12 @@ def test_error_is_half_a_step(grid_type: type[Grid], seed: int, bits: int, expon
     assert (error_OGS <= params["scale"].unsqueeze(-1) * (0.5 + 2 ** (bits - 11) + 1e-4)).all()
 
 
+@pytest.mark.parametrize("grid", [Symmetric(), Pot(), Apot()], ids=str)
 @given(seed=st.integers(0, 2**31), bits=st.sampled_from(WIDTHS))
 @settings(max_examples=30, deadline=None)
-def test_the_symmetric_grid_is_its_own_mirror_image(seed: int, bits: int) -> None:
+def test_symmetric_grids_are_their_own_mirror_image(grid: Grid, seed: int, bits: int) -> None:
     weight_OI = torch.randn(2, 32, generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(rounded(Symmetric(), -weight_OI, bits), -rounded(Symmetric(), weight_OI, bits))
+    assert torch.equal(rounded(grid, -weight_OI, bits), -rounded(grid, weight_OI, bits))
 
 
 def test_more_bits_less_error(grid: Grid, weight_OI: Tensor) -> None:
@@ -222,6 +225,8 @@ def test_impossible_settings(arguments: dict[str, object], message: str) -> None
         (Symmetric(128), 4, 10 * 16),
         (Asymmetric(), 2, 10 * (16 + 2)),
         (Asymmetric(64), 4, 10 * 2 * (16 + 4)),
+        (Pot(32), 4, 10 * 4 * 16),
+        (Apot(), 5, 10 * 16),
     ],
     ids=str,
 )
@@ -290,7 +295,7 @@ def test_an_unknown_grid_is_told_which_there_are() -> None:
 def test_a_new_grid_writes_only_the_maths(weight_OI: Tensor) -> None:
     """Grouping, scale search, straight-through and naming come from the base class."""
 
-    class PowersOfTwo(Symmetric):
+    class Doubling(Symmetric):
         def encode_groups(self, weight_OGS: Tensor, params: Params, bits: int) -> Tensor:
             exponent = torch.log2((weight_OGS / params["scale"]).abs().clamp(min=1)).round()
             return weight_OGS.sign() * exponent
@@ -298,8 +303,8 @@ def test_a_new_grid_writes_only_the_maths(weight_OI: Tensor) -> None:
         def decode_groups(self, codes_OGS: Tensor, params: Params) -> Tensor:
             return codes_OGS.sign() * 2 ** codes_OGS.abs() * params["scale"]
 
-    grid = Grid.from_dict({"class_path": "PowersOfTwo", "init_args": {"group_size": 64}})
-    assert isinstance(grid, PowersOfTwo)
+    grid = Grid.from_dict({"class_path": "Doubling", "init_args": {"group_size": 64}})
+    assert isinstance(grid, Doubling)
     ratios_OGS = rounded(grid, weight_OI, 4).reshape(OUTPUTS, 4, 64) / grid.fit(weight_OI, 4)["scale"].unsqueeze(-1)
     exponents = torch.log2(ratios_OGS[ratios_OGS != 0].abs())
     torch.testing.assert_close(exponents, exponents.round())

@@ -77,7 +77,7 @@ def quantise(
         if not torch.isfinite(weight_view(linear.module)).all():
             raise UserError(f"the weight of {linear.name} has values that are not finite")
         grid.groups(weight_view(linear.module).shape[1])
-    before = sum(parameter.numel() for parameter in model.parameters()) * 2.0
+    before = _bytes(model)
     home = model.device
     device = device or home
     reset_peak_memory(device)
@@ -106,7 +106,7 @@ def quantise(
         skipped=tuple(linear.name for linear in skipped),
         skipped_weights=sum(weight_view(linear.module).numel() for linear in skipped),
         bytes_before=before,
-        bytes_after=before - weights * 2.0 + stored,
+        bytes_after=_bytes(model) - weights * 2.0 + stored,
         seconds=time.perf_counter() - began,
         peak_memory_mb=memory,
         peak_memory_of=memory_of,
@@ -153,19 +153,25 @@ class _Work:
 
     def _round(self, linear: Linear, statistics: Statistics) -> QuantisedLayer:
         weight_OI, seen = linear.weight_OI, linear.seen(statistics)
-        rounded = self.method.rounder.round(weight_OI, self.grid, self.setting.bits, seen, self.setting.seed)
+        coded_OI = weight_OI if linear.kept_O is None else weight_OI[~linear.kept_O]
+        rounded = self.method.rounder.round(coded_OI, self.grid, self.setting.bits, seen, self.setting.seed)
         rounded_OI = rounded.weight()
+        if linear.kept_O is not None:
+            rounded_OI = weight_OI.index_put((~linear.kept_O,), rounded_OI)
         error = _relative_error(weight_OI, rounded_OI, seen)  # before the weight, which may be the module's, is written
         linear.write(rounded_OI)
         if self.method.activations is not None:
             install(linear.module, self.method.activations.fit(seen), linear.bases)
+            linear.notes["widths"] = f"W{rounded.bits}A{self.method.activations.bits}"
         self.on_layer(linear, rounded)
         outputs, inputs = weight_OI.shape
         return QuantisedLayer(
             name=linear.name,
             shape=(outputs, inputs),
             bits=rounded.bits,
-            overhead_bits=rounded.overhead_bits + sum(basis.overhead_bits for basis in linear.bases),
+            overhead_bits=rounded.overhead_bits
+            + linear.kept_bits(rounded.bits)
+            + sum(basis.overhead_bits for basis in linear.bases),
             levels=_levels(rounded),
             error=error,
             notes=linear.notes,
@@ -177,6 +183,11 @@ class _Work:
     @property
     def _depth(self) -> int:
         return len(blocks_of(self.model))
+
+
+def _bytes(model: PreTrainedModel) -> float:
+    """At 16 bits a weight, tied tensors once; a transform may have untied some."""
+    return sum(parameter.numel() for parameter in model.parameters()) * 2.0
 
 
 def _sites(model: PreTrainedModel, setting: Setting) -> list[list[Site]]:

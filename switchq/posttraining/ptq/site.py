@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from switchq.bitmap import FULL
 from switchq.models import weight_view
 from switchq.models.architecture import Input
 from switchq.posttraining.ptq.basis import Basis, Scale
@@ -21,6 +22,7 @@ class Linear:
         module: the module; its weight is float until `write`.
         quantised: whether it is to be rounded, or left out and only kept in step with what is rewritten around it.
         bases: explicit changes of its input coordinates, in the order they were made.
+        kept_O: output channels (O,) that stay at 16 bits; None for none.
         notes: what transforms found, for the record.
     """
 
@@ -28,6 +30,7 @@ class Linear:
     module: nn.Module
     quantised: bool = True
     bases: list[Basis] = field(default_factory=list)
+    kept_O: Tensor | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -44,6 +47,13 @@ class Linear:
         for basis in reversed(self.bases):
             weight_OI = basis.back(weight_OI)
         weight_view(self.module).copy_(weight_OI)
+
+    def kept_bits(self, bits: int) -> int:
+        """What `kept_O` takes beyond `bits` a weight: the rest of 16, and a bit per channel that says which."""
+        if self.kept_O is None:
+            return 0
+        outputs, inputs = weight_view(self.module).shape
+        return int(self.kept_O.sum()) * inputs * (FULL - bits) + outputs
 
     def seen(self, statistics: Statistics) -> Statistics:
         """The statistics of what `weight_OI` is multiplied with, from those of the module's input."""

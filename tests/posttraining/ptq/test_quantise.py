@@ -93,18 +93,22 @@ def test_every_method_on_every_kind_of_model(
 
     record = quantise(model, METHODS[name], SMALL, batches, on_layer=on_layer, progress=False)
     assert list(codes) == [layer.name for layer in record.layers] == list(linears_of(model))
-    assert all(layer.levels <= 8 and layer.error is not None and layer.error < 0.6 for layer in record.layers)
+    for layer in record.layers:
+        assert layer.levels <= 2**layer.bits
+        assert layer.error is not None
+        assert layer.error < 0.6
     after = logits(model, batches)
     assert 0 < (after - before).square().mean() < before.var()
-    assert record.effective_bits > 3 + 16 / 16
+    assert record.effective_bits >= 3 + 16 / 16
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(logits(again, batches), after)
+    if METHODS[name].activations is None:
+        torch.testing.assert_close(logits(again, batches), after)
     record.write(tmp_path / "record.json")
     content = json.loads((tmp_path / "record.json").read_text())
     assert content["setting"]["group_size"] == 16
     assert content["method"]["rounder"]["class_path"].startswith("rounders.")
-    assert content["reload"] == "nothing"
+    assert (content["reload"] == "nothing") == (METHODS[name].activations is None)
 
 
 @pytest.mark.parametrize("name", ["awq", "awq-sh", "gptq", "hqq"])

@@ -5,7 +5,7 @@ import torch
 
 from switchq.errors import UserError
 from switchq.posttraining.ptq.rounder import Rounder
-from switchq.quant import Asymmetric, Grid, Symmetric
+from switchq.quant import Apot, Asymmetric, Grid, Pot, Symmetric
 
 from .conftest import ROUNDERS, inputs_of, output_error, statistics_of, weight_of
 
@@ -13,7 +13,7 @@ X_NI = inputs_of(32)
 
 WEIGHT_OI = weight_of(12, 32)
 
-GRIDS = [Symmetric(), Symmetric(8), Asymmetric(), Asymmetric(8)]
+GRIDS = [Symmetric(), Symmetric(8), Asymmetric(), Asymmetric(8), Apot(8)]
 
 
 @pytest.fixture(params=ROUNDERS, ids=lambda kind: kind.__name__)
@@ -23,12 +23,12 @@ def rounder(request: pytest.FixtureRequest) -> Rounder:
     return made
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", [*GRIDS, Pot(8)], ids=str)
 @pytest.mark.parametrize("bits", [2, 3, 8])
 def test_levels(rounder: Rounder, grid: Grid, bits: int) -> None:
     rounded = rounder.round(WEIGHT_OI, grid, bits, statistics_of(X_NI))
     assert rounded.codes_OI.dtype == torch.int16
-    low, high = (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if isinstance(grid, Symmetric) else (0, 2**bits - 1)
+    low, high = (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if not isinstance(grid, Asymmetric) else (0, 2**bits - 1)
     assert low <= int(rounded.codes_OI.min()) <= int(rounded.codes_OI.max()) <= high
     groups_MS = rounded.weight().reshape(12 * grid.groups(32), -1)
     assert max(len(group.unique()) for group in groups_MS) <= 2**bits

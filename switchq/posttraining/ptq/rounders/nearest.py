@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from switchq.bitmap import FULL, check_width
+from switchq.errors import UserError
 from switchq.posttraining.ptq.rounder import Rounded, Rounder
 from switchq.posttraining.ptq.statistics import Statistics
 from switchq.quant import Grid
@@ -11,9 +13,23 @@ from switchq.quant import Grid
 
 @dataclass(frozen=True)
 class Nearest(Rounder):
-    """Each weight on its own, on the grid as the grid fits itself."""
+    """Each weight on its own, on the grid as the grid fits itself.
+
+    Args:
+        bits: the width, whatever the setting says; None takes the setting's.
+
+    Raises:
+        UserError: a width that is none.
+    """
+
+    bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bits is not None and check_width(self.bits) == FULL:
+            raise UserError("16 bits means not quantised: use 2 to 8 bits")
 
     def round(self, weight_OI: Tensor, grid: Grid, bits: int, statistics: Statistics, seed: int = 0) -> Rounded:
         """Fit the grid, then encode."""
+        bits = self.bits or bits
         params = grid.fit(weight_OI, bits)
         return Rounded(grid.encode(weight_OI, params, bits), params, grid, bits)
