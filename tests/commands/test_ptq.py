@@ -308,7 +308,7 @@ def test_one_line_exit_code_2_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["leaderboard", "local"])
+@pytest.mark.parametrize("name", ["leaderboard", "local", "files"])
 def test_the_shipped_configurations_name_what_there_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from switchq.commands.ptq_options import PtqOptions
 
