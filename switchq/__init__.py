@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from switchq.evaluation import EvalResult, evaluate
     from switchq.models import load_model, load_tokenizer, make_switchable
     from switchq.nn import at, set_bitmap
-    from switchq.quant import Asymmetric, Symmetric
+    from switchq.quant import Asymmetric, Nested, Symmetric
     from switchq.training.checkpoint import load_checkpoint
 
 _HOMES = {
     "Asymmetric": "switchq.quant",
     "Bitmap": "switchq.bitmap",
     "EvalResult": "switchq.evaluation",
+    "Nested": "switchq.quant",
     "Prompt": "switchq.data.prompt",
     "ScoringSet": "switchq.data.scoring_set",
     "Symmetric": "switchq.quant",
@@ -40,6 +41,7 @@ __all__ = [
     "Asymmetric",
     "Bitmap",
     "EvalResult",
+    "Nested",
     "Prompt",
     "ScoringSet",
     "Symmetric",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 def eval_(
     ckpt: str | None = None,
     model: str | None = None,
-    grid: Literal["symmetric", "asymmetric"] | None = None,
+    grid: Literal["symmetric", "asymmetric", "nested"] | None = None,
     group_size: int | None = None,
     scale: Literal["absmax", "mse"] | None = None,
     bitmap: list[str] | None = None,
@@ -30,7 +30,7 @@ def eval_(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        grid: of a plain model: symmetric (the default) or asymmetric.
+        grid: of a plain model: symmetric (the default), asymmetric or nested.
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: absmax (the default) or mse.
         bitmap: what to run at, repeatable: `8`, `8/4` (stripe), `8,4,...` (one per layer), `attn=8,mlp=4` or
@@ -94,7 +94,7 @@ def gendata(
 def sensitivity(
     ckpt: str | None = None,
     model: str | None = None,
-    grid: Literal["symmetric", "asymmetric"] | None = None,
+    grid: Literal["symmetric", "asymmetric", "nested"] | None = None,
     group_size: int | None = None,
     scale: Literal["absmax", "mse"] | None = None,
     output: str = "sensitivity.json",
@@ -116,7 +116,7 @@ def sensitivity(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        grid: of a plain model: symmetric (the default) or asymmetric.
+        grid: of a plain model: symmetric (the default), asymmetric or nested.
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: absmax (the default) or mse.
         output: JSON file for the sensitivities.
@@ -144,7 +144,7 @@ def sensitivity(
 def search(
     ckpt: str | None = None,
     model: str | None = None,
-    grid: Literal["symmetric", "asymmetric"] | None = None,
+    grid: Literal["symmetric", "asymmetric", "nested"] | None = None,
     group_size: int | None = None,
     scale: Literal["absmax", "mse"] | None = None,
     sensitivity: str | None = None,
@@ -177,7 +177,7 @@ def search(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        grid: of a plain model: symmetric (the default) or asymmetric.
+        grid: of a plain model: symmetric (the default), asymmetric or nested.
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: absmax (the default) or mse.
         sensitivity: file of `switchq sensitivity` for this model; greedy and ilp need it.

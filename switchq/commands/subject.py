@@ -14,12 +14,15 @@ from switchq.data.squad import Question, read_squad
 from switchq.data.training_data import subset
 from switchq.errors import UserError
 from switchq.models import load_model, load_tokenizer, make_switchable
-from switchq.quant import Asymmetric, Symmetric
+from switchq.quant import Asymmetric, Grid, Nested, Symmetric
 from switchq.training.checkpoint import read_checkpoint, restore_module
 from switchq.training.identity import BaseIdentity
 
 PLAIN_BITS = (8, 4, 2)
 """The widths of a plain model, unless told otherwise."""
+
+GRIDS: Mapping[str, type[Grid]] = {"symmetric": Symmetric, "asymmetric": Asymmetric, "nested": Nested}
+"""The grids of a plain model, by what `--grid` calls them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def load_subject(
         model: instead of a checkpoint: a model by Hub name or folder, rounded without training.
         base: where the checkpoint's base lies now, if it has moved.
         bits: the widths of a plain model; 8, 4 and 2 by default.
-        grid: of a plain model: `symmetric` (by default) or `asymmetric`.
+        grid: of a plain model: `symmetric` (by default), `asymmetric` or `nested`.
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: `absmax` (by default) or `mse`.
 
@@ -124,8 +127,7 @@ def load_subject(
         )
     network, tokenizer = load_model(str(model)), load_tokenizer(str(model))
     identity = BaseIdentity.of(str(model), network)
-    kind = Asymmetric if grid == "asymmetric" else Symmetric
-    chosen = kind(group_size=group_size, scale=scale or "absmax")
+    chosen = GRIDS[grid or "symmetric"](group_size=group_size, scale=scale or "absmax")
     widths = tuple(bits or PLAIN_BITS)
     make_switchable(network, widths, chosen, adapters=False)
     return Subject(network, tokenizer, identity, widths, settings={"grid": chosen.to_dict()})
