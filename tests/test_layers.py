@@ -22,6 +22,7 @@ LAYERS = (
     "models",
     "data",
     "evaluation",
+    "inference",
     "training",
     "posttraining",
     "commands",

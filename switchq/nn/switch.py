@@ -8,6 +8,7 @@ ones costs a rounding, once.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -39,6 +40,24 @@ class SwitchLayer:
         """The current width."""
         return self.linear.bits
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The weight's outputs and inputs, (O, I)."""
+        outputs, inputs = self.linear.weight.shape
+        return outputs, inputs
+
+    @property
+    def size(self) -> int:
+        """Weights."""
+        return self.shape[0] * self.shape[1]
+
+    def adapter_weights(self, bits: int) -> int:
+        """Weights of the adapter that runs at `bits`."""
+        name, lora = self.adapter_for(bits), self.lora
+        if name is None or lora is None:
+            return 0
+        return sum(cast(nn.Linear, part[name]).weight.numel() for part in (lora.lora_A, lora.lora_B))
+
     def adapter_for(self, bits: int) -> str | None:
         """The adapter that runs at `bits`: its own, else the next wider one, else the widest there is."""
         if self.lora is None:
@@ -65,11 +84,19 @@ _NONE: list[str] = []
 
 @dataclass(eq=False)
 class Switch:
-    """What a switchable model carries: its layers in model order, and the state they are in."""
+    """What a switchable model carries: its layers in model order, and the state they are in.
+
+    Attributes:
+        layers: one entry of a bitmap each.
+        bitmap: their widths now.
+        adapters: whether the adapters take part now.
+        widths: the only widths that there are, where the weights themselves are not.
+    """
 
     layers: tuple[SwitchLayer, ...]
     bitmap: Bitmap
     adapters: bool = True
+    widths: frozenset[int] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,6 +159,11 @@ def set_bitmap(model: nn.Module, bitmap: Bitmap | str | int | Sequence[int], ada
     if not isinstance(bitmap, Bitmap) or len(bitmap) != len(switch.layers):
         written = bitmap if isinstance(bitmap, str | int) else Bitmap(bitmap)
         bitmap = Bitmap.parse(written, switch.names)
+    if switch.widths is not None and not switch.widths.issuperset(bitmap):
+        held = ", ".join(map(str, sorted(switch.widths, reverse=True)))
+        raise UserError(
+            f"this model holds {held} bits, not {max(set(bitmap) - switch.widths)}: export it with that width"
+        )
     for layer, bits in zip(switch.layers, bitmap):
         layer.switch(bits, adapters)
     switch.bitmap, switch.adapters = bitmap, adapters

@@ -1,10 +1,10 @@
 """The nested grid: one 8-bit code per weight, whose top b bits are its b-bit code.
 
-A group's range, from its smallest to its largest weight, is cut into 256 cells of equal width, and the parent code says
-in which of them a weight lies: -128 to 127, in two's complement. Its top b bits then say in which of 2^b wider cells the
-weight lies. Levels are the middles of cells, so floors nest and are the nearest level at every width; rounding the 8-bit
-code to b bits would carry past the top bits. What nesting costs is that all widths share one range, where a width on its
-own clips the more, the fewer its bits; in groups of 128 and below that is next to nothing.
+A group's range, from its smallest to its largest weight, is cut into 256 cells of equal width, and the parent code
+says in which of them a weight lies: -128 to 127, in two's complement. Its top b bits then say in which of 2^b wider
+cells it lies. Levels are the middles of cells, so floors nest and are the nearest level at every width; rounding the
+8-bit code to b bits would carry past the top bits. What nesting costs is that all widths share one range, where a
+width on its own clips the more, the fewer its bits; in groups of 128 and below that is next to nothing.
 
 What each width has for itself is where its levels lie, by least squares over the codes of a group:
 

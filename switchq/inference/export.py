@@ -1,0 +1,239 @@
+"""Packing a switchable model into an artifact, see `switchq.inference.artifact` for what lies in it.
+
+A model whose grid is `Nested` is packed bit for bit: the artifact's levels are those of its training. One of another
+grid is rounded again, to a nested grid with the same groups, because only nested codes hold all widths in one; what
+that costs is measured for every width and kept in the manifest. Everything is written to a folder beside the target,
+which is renamed when it is complete, manifest last.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from switchq.bitmap import FULL
+from switchq.errors import UserError
+from switchq.evaluation.files import new_folder, write_json
+from switchq.inference.artifact import MANIFEST, WEIGHTS, Manifest, tensor_bytes
+from switchq.inference.table import encode_table
+from switchq.models import architecture_of
+from switchq.nn import SwitchLayer, switch_layers
+from switchq.quant import Grid, Nested
+from switchq.quant.nested import PARENT_BITS
+from switchq.quant.planes import pack_planes
+
+EmbeddingBits = Literal[8, 16, 32]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Squared error of the rounded weights over the squared weights, at one width.
+
+    Attributes:
+        before: on the grid that the model was trained with.
+        after: on the nested grid.
+    """
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it says of itself.
+        bytes: size on disk, by part: planes, levels, adapters, embeddings, rest, tokenizer and configuration.
+        losses: width -> what rounding again cost; empty where the grid was nested.
+    """
+
+    folder: Path
+    manifest: Manifest
+    bytes: Mapping[str, int]
+    losses: Mapping[int, Loss] = field(default_factory=dict)
+
+
+def export_artifact(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    widths: Sequence[int],
+    base: Mapping[str, str],
+    embedding_bits: EmbeddingBits = 16,
+    data: Mapping[str, Any] = {},
+    source: Mapping[str, Any] = {},
+    overwrite: bool = False,
+) -> Exported:
+    """Write `model` as an artifact.
+
+    Args:
+        model: a switchable model on the CPU.
+        tokenizer: its tokenizer.
+        folder: where to; made.
+        widths: the widths that it is to run at.
+        base: name and content hash of the base model.
+        embedding_bits: of the embeddings and the head: 8, 16 or 32; norms and biases are float32.
+        data: the options of the data that it was trained on.
+        source: where the model came from.
+        overwrite: replace a folder that is there.
+
+    Raises:
+        UserError: no width, quantised embeddings or head, a folder that is there or cannot be written.
+    """
+    held = sorted({bits for bits in widths if bits != FULL}, reverse=True)
+    if not held:
+        raise UserError("an artifact holds widths from 2 to 8: 16 bits alone cannot be packed")
+    layers = _linears(model)
+    trained = layers[0].linear.grid
+    grid = trained if isinstance(trained, Nested) else Nested(trained.group_size)
+    tensors: dict[str, Tensor] = {}
+    losses = _Losses(trained, held) if grid is not trained else None
+    for layer in layers:
+        tensors |= _packed(layer, grid, held)
+        if losses is not None:
+            losses.add(layer.linear.weight, grid)
+    scaling = _adapters(layers, held, tensors)
+    tensors |= _rest(model, layers, embedding_bits)
+    found = losses.relative() if losses is not None else {}
+    requantised = {
+        bits: {"relative_squared_error": loss.after, f"with_{type(trained).__name__}": loss.before}
+        for bits, loss in found.items()
+    }
+    manifest = Manifest(
+        base=dict(base),
+        grid=grid.to_dict(),
+        widths=tuple(held),
+        layers={layer.name: layer.shape for layer in layers},
+        scaling=scaling,
+        embedding_bits=embedding_bits,
+        data=dict(data),
+        source={**source, "requantised": requantised},
+        tensors={name: sha256(tensor_bytes(value)).hexdigest() for name, value in sorted(tensors.items())},
+        files={},
+    )
+    with new_folder(folder, overwrite) as place:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, place / WEIGHTS)
+        manifest = _finish(model, tokenizer, place, manifest)
+    return Exported(Path(folder), manifest, _sizes(tensors, Path(folder)), found)
+
+
+def _linears(model: PreTrainedModel) -> tuple[SwitchLayer, ...]:
+    names = set(architecture_of(model.config).linear_names(model))
+    layers = switch_layers(model)
+    extra = [layer.name for layer in layers if layer.name not in names]
+    if extra:
+        raise UserError(
+            f"an artifact cannot hold {extra[0]} at several widths: train without model.extra, and export with "
+            f"--embeddings 8"
+        )
+    return layers
+
+
+def _packed(layer: SwitchLayer, grid: Grid, widths: Sequence[int]) -> dict[str, Tensor]:
+    """The planes of a layer, and its levels at each width."""
+    weight_OI = layer.linear.weight.detach()
+    fitted = {bits: grid.fit(weight_OI, bits) for bits in widths}
+    codes_OI = grid.encode(weight_OI, fitted[widths[0]], PARENT_BITS)
+    planes = {f"plane{k}.{layer.name}": plane for k, plane in enumerate(pack_planes(codes_OI))}
+    levels = {
+        f"levels{bits}.{name}.{layer.name}": params[name].half()
+        for bits, params in fitted.items()
+        for name in ("scale", "offset")
+    }
+    return planes | levels
+
+
+class _Losses:
+    """Squared errors of two grids, summed over layers."""
+
+    def __init__(self, trained: Grid, widths: Sequence[int]) -> None:
+        self.trained, self.total = trained, 0.0
+        self.errors = {bits: [0.0, 0.0] for bits in widths}
+
+    def add(self, weight_OI: Tensor, grid: Grid) -> None:
+        weight_OI = weight_OI.detach().float()
+        self.total += float(weight_OI.double().square().sum())
+        for bits, errors in self.errors.items():
+            for at, rounder in enumerate((self.trained, grid)):
+                rounded_OI = rounder.fake_quantize(weight_OI, rounder.fit(weight_OI, bits), bits)
+                errors[at] += float((rounded_OI - weight_OI).square().sum())
+
+    def relative(self) -> dict[int, Loss]:
+        return {bits: Loss(before / self.total, after / self.total) for bits, (before, after) in self.errors.items()}
+
+
+def _adapters(layers: Sequence[SwitchLayer], widths: Sequence[int], tensors: dict[str, Tensor]) -> dict[int, float]:
+    """Put the adapter that each width runs with into `tensors`; returns the scaling of each width."""
+    scaling: dict[int, float] = {}
+    for layer in layers:
+        for bits in widths:
+            name, lora = layer.adapter_for(bits), layer.lora
+            if name is None or lora is None:
+                continue
+            for factor, held in (("A", lora.lora_A), ("B", lora.lora_B)):
+                weight = cast(nn.Linear, held[name]).weight.detach().half()
+                tensors[f"adapter{bits}.{factor}.{layer.name}"] = weight.contiguous()
+            scaling[bits] = float(lora.scaling[name])
+    return scaling
+
+
+def _rest(model: PreTrainedModel, layers: Sequence[SwitchLayer], embedding_bits: EmbeddingBits) -> dict[str, Tensor]:
+    """All parameters but the packed weights and the adapters, under the names that `transformers` gives them."""
+    packed = {id(layer.linear.weight) for layer in layers}
+    wide = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in packed or adapter_part(name):
+            continue
+        plain, value = name.replace(".base_layer.", "."), parameter.detach()
+        if id(parameter) in wide and embedding_bits == 8:
+            tensors[f"codes.{plain}"], tensors[f"scale.{plain}"] = encode_table(value)
+        else:
+            half = embedding_bits != 32 and value.dim() > 1
+            tensors[f"rest.{plain}"] = (value.half() if half else value.float()).contiguous()
+    return tensors
+
+
+def adapter_part(name: str) -> bool:
+    """Whether a parameter belongs to an adapter."""
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: Path, manifest: Manifest) -> Manifest:
+    """Write configuration and tokenizer, then the manifest, which names them all."""
+    model.config.save_pretrained(place)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    names = sorted(path.name for path in place.iterdir() if path.name != WEIGHTS)
+    manifest = replace(manifest, files={name: sha256((place / name).read_bytes()).hexdigest() for name in names})
+    write_json(place / MANIFEST, manifest.to_json())
+    return manifest
+
+
+def _sizes(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, int]:
+    sizes = dict.fromkeys(PARTS, 0)
+    for name, tensor in tensors.items():
+        sizes[part_of(name)] += tensor.nbytes
+    written = sum(path.stat().st_size for path in folder.iterdir())
+    return {**sizes, "tokenizer, configuration, manifest": written - sum(sizes.values())}
+
+
+PARTS = ("planes", "levels", "adapters", "embeddings", "norms and biases")
+
+
+def part_of(name: str) -> str:
+    """The part of an artifact that a tensor belongs to."""
+    first = name.partition(".")[0].rstrip("0123456789")
+    known = {"plane": "planes", "levels": "levels", "adapter": "adapters", "codes": "embeddings", "scale": "embeddings"}
+    if first in known:
+        return known[first]
+    return "norms and biases" if name.endswith("bias") or "norm" in name or ".ln_" in name else "embeddings"

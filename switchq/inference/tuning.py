@@ -1,0 +1,154 @@
+"""What this machine is fast at: measured once for each kind of kernel and shape, and kept in a file.
+
+    ~/.cache/switchq/kernels.json      (or under XDG_CACHE_HOME)
+
+A timing is the shortest of a few calls, which other work on the machine disturbs least, in microseconds. Three things are timed: the kernel
+on one token, float32's product on one token, and all ways on a long input, from which follows the number of tokens from
+which decoding the weight first is faster.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from switchq.errors import UserError
+from switchq.evaluation.files import write_json
+from switchq.inference.kernels import Kernel, Plain
+from switchq.quant import Grid, Params
+
+LONG = 256
+"""Tokens of the long input that is timed."""
+
+SHORTEST = 16
+"""Fewest tokens for which decoding first is thought of."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds of a product.
+
+    Attributes:
+        kernel: the kernel, one token.
+        dense: float32, one token.
+        kernel_long: the kernel, `LONG` tokens.
+        dense_long: float32, `LONG` tokens.
+        decode: decoding the weight to float32.
+    """
+
+    kernel: float
+    dense: float
+    kernel_long: float
+    dense_long: float
+    decode: float
+
+    @property
+    def slower(self) -> bool:
+        """Whether the kernel is slower than float32 on one token."""
+        return self.kernel > self.dense
+
+    @property
+    def tokens_to_decode(self) -> int | None:
+        """Tokens from which decoding the weight and multiplying in float32 is faster than the kernel."""
+        gain = (self.kernel_long - self.dense_long) / LONG
+        return None if gain <= 0 or self.decode / gain > 1e6 else max(SHORTEST, round(self.decode / gain))
+
+
+def timing(kernel: Kernel, codes_OI: Tensor, params: Params, bits: int, grid: Grid) -> Timing:
+    """The timing of a kernel on this machine: measured if neither this process nor the file has it.
+
+    Args:
+        kernel: what `codes_OI` were packed to.
+        codes_OI: signed codes, int8.
+        params: scales and offsets, (O, G) each.
+        bits: the width of the codes.
+        grid: what decodes them.
+    """
+    outputs, inputs = codes_OI.shape
+    key = f"{type(kernel).__name__} {bits} bits, {outputs} x {inputs}, {params['scale'].shape[1]} groups"
+    known = _known()
+    if key not in known:
+        known[key] = _measure(kernel, Plain(codes_OI, params, grid))
+        _keep(known)
+    return known[key]
+
+
+def tokens_to_decode(kernel: Kernel, codes_OI: Tensor, params: Params, bits: int, grid: Grid) -> int | None:
+    """See `Timing.tokens_to_decode`; None for a kernel that decodes anyway."""
+    return None if isinstance(kernel, Plain) else timing(kernel, codes_OI, params, bits, grid).tokens_to_decode
+
+
+@torch.inference_mode()
+def _measure(kernel: Kernel, plain: Plain) -> Timing:
+    weight_OI = plain.weight()
+    one_NI, long_NI = (torch.ones(tokens, weight_OI.shape[1]) for tokens in (1, LONG))
+    return Timing(
+        kernel=_microseconds(lambda: kernel.product(one_NI), 15),
+        dense=_microseconds(lambda: F.linear(one_NI, weight_OI), 15),
+        kernel_long=_microseconds(lambda: kernel.product(long_NI), 5),
+        dense_long=_microseconds(lambda: F.linear(long_NI, weight_OI), 5),
+        decode=_microseconds(plain.weight, 5),
+    )
+
+
+def _microseconds(call: Callable[[], object], times: int) -> float:
+    call()
+    seconds = []
+    for _ in range(times):
+        began = perf_counter()
+        call()
+        seconds.append(perf_counter() - began)
+    return round(min(seconds) * 1e6, 1)
+
+
+_TIMINGS: dict[str, dict[str, Timing]] = {}
+"""What this process knows, by machine."""
+
+
+def _known() -> dict[str, Timing]:
+    machine = _machine()
+    if machine not in _TIMINGS:
+        try:
+            stored = json.loads(_file().read_text(encoding="utf-8"))[machine]
+            _TIMINGS[machine] = {key: Timing(**value) for key, value in stored.items()}
+        except (OSError, ValueError, KeyError, TypeError):
+            _TIMINGS[machine] = {}
+    return _TIMINGS[machine]
+
+
+def _keep(known: dict[str, Timing]) -> None:
+    """Write what is known; a cache that cannot be written is measured again next time."""
+    try:
+        stored = json.loads(_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stored = {}
+    with suppress(UserError):
+        write_json(_file(), {**stored, _machine(): {key: asdict(value) for key, value in known.items()}})
+
+
+def _file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "switchq" / "kernels.json"
+
+
+def _machine() -> str:
+    """Processor, threads and PyTorch: what timings hold for."""
+    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = {line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "model\t"))}
+        return " ".join(sorted(names)) or platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
