@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from switchq.data.squad import read_squad
     from switchq.errors import UserError
     from switchq.evaluation import EvalResult, evaluate
+    from switchq.inference import SwitchableLM, export_artifact, export_dense
     from switchq.models import load_model, load_tokenizer, make_switchable
     from switchq.nn import at, set_bitmap
     from switchq.quant import Asymmetric, Nested, Symmetric
@@ -25,10 +26,13 @@ _HOMES = {
     "Nested": "switchq.quant",
     "Prompt": "switchq.data.prompt",
     "ScoringSet": "switchq.data.scoring_set",
+    "SwitchableLM": "switchq.inference",
     "Symmetric": "switchq.quant",
     "UserError": "switchq.errors",
     "at": "switchq.nn",
     "evaluate": "switchq.evaluation",
+    "export_artifact": "switchq.inference",
+    "export_dense": "switchq.inference",
     "load_checkpoint": "switchq.training.checkpoint",
     "load_model": "switchq.models",
     "load_tokenizer": "switchq.models",
@@ -44,10 +48,13 @@ __all__ = [
     "Nested",
     "Prompt",
     "ScoringSet",
+    "SwitchableLM",
     "Symmetric",
     "UserError",
     "at",
     "evaluate",
+    "export_artifact",
+    "export_dense",
     "load_checkpoint",
     "load_model",
     "load_tokenizer",

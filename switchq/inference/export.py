@@ -121,6 +121,7 @@ def export_artifact(
     )
     with new_folder(folder, overwrite) as place:
         save_file({name: value.contiguous() for name, value in tensors.items()}, place / WEIGHTS)
+        (place / WEIGHTS).chmod(0o644)
         manifest = _finish(model, tokenizer, place, manifest)
     return Exported(Path(folder), manifest, _sizes(tensors, Path(folder)), found)
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from switchq.errors import UserError
 from switchq.inference.kernels import Kernel, Plain
+from switchq.inference.tuning import Timing
 from switchq.nn.adapters import adapter_name
 from switchq.nn.switch import SwitchLayer
 from switchq.quant import Grid, Params
@@ -36,8 +37,8 @@ class Source(Protocol):
     def adapter(self, layer: str, bits: int) -> tuple[Tensor, Tensor] | None:
         """A (R, I) and B (O, R) with the scaling in it, float32, of the adapter trained at `bits`; None without one."""
 
-    def kernel(self, codes_OI: Tensor, params: Params, bits: int) -> tuple[Kernel, int | None]:
-        """The kernel, and the number of tokens from which on the decoded weight is faster; None if it never is."""
+    def kernel(self, codes_OI: Tensor, params: Params, bits: int) -> tuple[Kernel, Timing | None]:
+        """The kernel, and how fast it is here; None for `Plain`."""
 
 
 class Ready(NamedTuple):
@@ -45,6 +46,7 @@ class Ready(NamedTuple):
 
     Attributes:
         kernel: the packed weight.
+        timing: how fast it is on this machine; None for `Plain`.
         long: tokens from which on the weight is decoded instead; None for never.
         bits: the width.
         low_RI: A, with a row of ones where the kernel leaves an offset to add; None if there is nothing to add.
@@ -52,6 +54,7 @@ class Ready(NamedTuple):
     """
 
     kernel: Kernel
+    timing: Timing | None
     long: int | None
     bits: int
     low_RI: Tensor | None
@@ -94,9 +97,10 @@ class PackedLinear(nn.Module):
             raise UserError(f"the artifact does not hold {bits} bits: it holds {held}; export it with that width")
         other = self._ready.get((bits, not adapters))
         if other is not None:
-            kernel, long = other.kernel, other.long
+            kernel, timing = other.kernel, other.timing
         else:
-            kernel, long = self.source.kernel(self.source.codes(self.name, bits), self.levels(bits), bits)
+            kernel, timing = self.source.kernel(self.source.codes(self.name, bits), self.levels(bits), bits)
+        long = timing.tokens_to_decode if timing is not None else None
         lows, highs = [], []
         if adapters and (trained := self.source.adapter(self.name, bits)) is not None:
             lows.append(trained[0])
@@ -105,8 +109,8 @@ class PackedLinear(nn.Module):
             lows.append(torch.ones(1, self.shape[1]))
             highs.append(kernel.offset_O.unsqueeze(0))
         if not lows:
-            return Ready(kernel, long, bits, None, None)
-        return Ready(kernel, long, bits, torch.cat(lows), torch.cat(highs).contiguous())
+            return Ready(kernel, timing, long, bits, None, None)
+        return Ready(kernel, timing, long, bits, torch.cat(lows), torch.cat(highs).contiguous())
 
     def levels(self, bits: int) -> Params:
         """Scale and offset at `bits`."""

@@ -13,9 +13,9 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from switchq.bitmap import Bitmap
 from switchq.inference.artifact import Artifact
 from switchq.inference.kernels import Kernel, choose
-from switchq.inference.linear import PackedLayer, PackedLinear
+from switchq.inference.linear import PackedLayer, PackedLinear, Ready
 from switchq.inference.table import TableEmbedding, TableHead
-from switchq.inference.tuning import tokens_to_decode
+from switchq.inference.tuning import Timing, timing
 from switchq.models import load_config, load_tokenizer
 from switchq.nn import Switch, get_switch, set_bitmap
 from switchq.quant import Grid, Params
@@ -51,10 +51,10 @@ class ArtifactSource:
         a_RI = self.artifact.tensor(f"adapter{bits}.A.{layer}").float()
         return a_RI, self.artifact.tensor(f"adapter{bits}.B.{layer}").float() * self.artifact.manifest.scaling[bits]
 
-    def kernel(self, codes_OI: Tensor, params: Params, bits: int) -> tuple[Kernel, int | None]:
+    def kernel(self, codes_OI: Tensor, params: Params, bits: int) -> tuple[Kernel, Timing | None]:
         """See `Source.kernel`."""
         kernel = choose(codes_OI, params, bits, self.grid, self.packed)
-        return kernel, tokens_to_decode(kernel, codes_OI, params, bits, self.grid)
+        return kernel, timing(kernel, codes_OI, params, bits, self.grid)
 
 
 class SwitchableLM:
@@ -116,10 +116,21 @@ class SwitchableLM:
         """Bytes of the packed layers at the current bitmap, kernels and adapters."""
         total = 0
         for layer in get_switch(self.model).layers:
-            ready = layer.linear.ready  # type: ignore[attr-defined]
+            ready: Ready = layer.linear.ready  # type: ignore[attr-defined]
             factors = [one.nbytes for one in (ready.low_RI, ready.high_RO) if one is not None]
             total += ready.kernel.resident_bytes + sum(factors)
         return total
+
+    def slower_than_float32(self) -> dict[int, float]:
+        """The widths of the current bitmap that this machine multiplies more slowly than float32 on one token, with
+        the factor: kernels alone, measured once on this machine."""
+        sums: dict[int, list[float]] = {}
+        for layer in get_switch(self.model).layers:
+            ready: Ready = layer.linear.ready  # type: ignore[attr-defined]
+            if ready.timing is not None:
+                both = sums.setdefault(ready.bits, [0.0, 0.0])
+                both[0], both[1] = both[0] + ready.timing.kernel, both[1] + ready.timing.dense
+        return {bits: kernel / dense for bits, (kernel, dense) in sums.items() if kernel > dense}
 
     def generate(self, *args: Any, **options: Any) -> Any:
         """`transformers`' generate."""

@@ -2,9 +2,9 @@
 
     ~/.cache/switchq/kernels.json      (or under XDG_CACHE_HOME)
 
-A timing is the shortest of a few calls, which other work on the machine disturbs least, in microseconds. Three things are timed: the kernel
-on one token, float32's product on one token, and all ways on a long input, from which follows the number of tokens from
-which decoding the weight first is faster.
+A timing is the shortest of a few calls, which other work on the machine disturbs least, in microseconds. The kernel
+and float32's product are timed on one token and on a long input, from which follows the number of tokens from which
+decoding the weight first is faster.
 """
 
 import json
@@ -52,19 +52,14 @@ class Timing:
     decode: float
 
     @property
-    def slower(self) -> bool:
-        """Whether the kernel is slower than float32 on one token."""
-        return self.kernel > self.dense
-
-    @property
     def tokens_to_decode(self) -> int | None:
         """Tokens from which decoding the weight and multiplying in float32 is faster than the kernel."""
         gain = (self.kernel_long - self.dense_long) / LONG
         return None if gain <= 0 or self.decode / gain > 1e6 else max(SHORTEST, round(self.decode / gain))
 
 
-def timing(kernel: Kernel, codes_OI: Tensor, params: Params, bits: int, grid: Grid) -> Timing:
-    """The timing of a kernel on this machine: measured if neither this process nor the file has it.
+def timing(kernel: Kernel, codes_OI: Tensor, params: Params, bits: int, grid: Grid) -> Timing | None:
+    """The timing of a kernel on this machine: measured if neither this process nor the file has it; None for `Plain`.
 
     Args:
         kernel: what `codes_OI` were packed to.
@@ -73,6 +68,8 @@ def timing(kernel: Kernel, codes_OI: Tensor, params: Params, bits: int, grid: Gr
         bits: the width of the codes.
         grid: what decodes them.
     """
+    if isinstance(kernel, Plain):
+        return None
     outputs, inputs = codes_OI.shape
     key = f"{type(kernel).__name__} {bits} bits, {outputs} x {inputs}, {params['scale'].shape[1]} groups"
     known = _known()
@@ -80,11 +77,6 @@ def timing(kernel: Kernel, codes_OI: Tensor, params: Params, bits: int, grid: Gr
         known[key] = _measure(kernel, Plain(codes_OI, params, grid))
         _keep(known)
     return known[key]
-
-
-def tokens_to_decode(kernel: Kernel, codes_OI: Tensor, params: Params, bits: int, grid: Grid) -> int | None:
-    """See `Timing.tokens_to_decode`; None for a kernel that decodes anyway."""
-    return None if isinstance(kernel, Plain) else timing(kernel, codes_OI, params, bits, grid).tokens_to_decode
 
 
 @torch.inference_mode()
@@ -115,14 +107,14 @@ _TIMINGS: dict[str, dict[str, Timing]] = {}
 
 
 def _known() -> dict[str, Timing]:
-    machine = _machine()
-    if machine not in _TIMINGS:
+    here = machine()
+    if here not in _TIMINGS:
         try:
-            stored = json.loads(_file().read_text(encoding="utf-8"))[machine]
-            _TIMINGS[machine] = {key: Timing(**value) for key, value in stored.items()}
+            stored = json.loads(_file().read_text(encoding="utf-8"))[here]
+            _TIMINGS[here] = {key: Timing(**value) for key, value in stored.items()}
         except (OSError, ValueError, KeyError, TypeError):
-            _TIMINGS[machine] = {}
-    return _TIMINGS[machine]
+            _TIMINGS[here] = {}
+    return _TIMINGS[here]
 
 
 def _keep(known: dict[str, Timing]) -> None:
@@ -132,14 +124,14 @@ def _keep(known: dict[str, Timing]) -> None:
     except (OSError, ValueError):
         stored = {}
     with suppress(UserError):
-        write_json(_file(), {**stored, _machine(): {key: asdict(value) for key, value in known.items()}})
+        write_json(_file(), {**stored, machine(): {key: asdict(value) for key, value in known.items()}})
 
 
 def _file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "switchq" / "kernels.json"
 
 
-def _machine() -> str:
+def machine() -> str:
     """Processor, threads and PyTorch: what timings hold for."""
     return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
