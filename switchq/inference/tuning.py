@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from switchq.errors import UserError
 from switchq.evaluation.files import write_json
-from switchq.inference.kernels import Kernel, Plain
+from switchq.inference.kernels import KERNELS, Kernel, Plain
 from switchq.quant import Grid, Params
 
 LONG = 256
@@ -122,9 +122,10 @@ def _keep(known: dict[str, Timing]) -> None:
     try:
         stored = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        stored = {}
+        stored = None
+    others = stored if isinstance(stored, dict) else {}
     with suppress(UserError):
-        write_json(_file(), {**stored, machine(): {key: asdict(value) for key, value in known.items()}})
+        write_json(_file(), {**others, machine(): {key: asdict(value) for key, value in known.items()}})
 
 
 def _file() -> Path:
@@ -132,8 +133,8 @@ def _file() -> Path:
 
 
 def machine() -> str:
-    """Processor, threads and PyTorch: what timings hold for."""
-    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    """Processor, threads, PyTorch and kernels: what timings hold for."""
+    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, kernels {KERNELS}"
 
 
 @cache

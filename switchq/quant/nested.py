@@ -10,7 +10,7 @@ What each width has for itself is where its levels lie, by least squares over th
 
     level(code) = code x scale + offset
 
-Both keep 8 significant bits, which float16, bfloat16 and float32 all hold: no kernel sees other levels than training.
+Both keep 8 significant bits, which float16 on disk and bfloat16 in a kernel hold exactly: packing changes no level.
 
 Related: Any-Precision LLM (arXiv:2402.10517) nests non-uniform codes with a table per row and width; MatQuant
 (arXiv:2502.06787) and Double Rounding (arXiv:2502.02069) round the narrow code from the wide one, with a carry that
