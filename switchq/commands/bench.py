@@ -40,10 +40,7 @@ def bench_command(
     manifest = Artifact(artifact).manifest
     rows = bitmap or [str(bits) for bits in manifest.widths]
     for written in rows:
-        unknown = set(Bitmap.parse(written, tuple(manifest.layers))) - set(manifest.widths)
-        if unknown:
-            held = ", ".join(map(str, manifest.widths))
-            raise UserError(f"{artifact} holds {held} bits, not {max(unknown)}: export it with that width")
+        Bitmap.parse(written, tuple(manifest.layers)).check_held(manifest.widths)
     speeds = [bench(artifact, row, **given) for row in (FLOAT32, *rows)]  # type: ignore[arg-type]
     console = Console()
     console.print(_table(speeds, f"{artifact}, {prompt_tokens} prompt tokens, {machine()}"))

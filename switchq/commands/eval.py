@@ -70,7 +70,9 @@ def evaluate_command(
         subject = load_subject(ckpt, model, base=base, grid=grid, group_size=group_size, scale=scale)
         bitmaps = bitmap or ["16", *(rung for rung in ladder(subject.widths) if rung != "16")]
     for written in bitmaps:
-        Bitmap.parse(written, get_switch(subject.model).names)
+        parsed = Bitmap.parse(written, get_switch(subject.model).names)
+        if artifact is not None:
+            parsed.check_held(subject.widths)
     scoring_set = _scoring_set(subject, data, text, limit, batch_size, max_new_tokens, window)
     subject.model.to(place)  # type: ignore[arg-type]
     results = []

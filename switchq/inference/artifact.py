@@ -120,7 +120,7 @@ class Artifact:
             self._file = safe_open(str(self.folder / WEIGHTS), framework="pt")
         except (OSError, SafetensorError) as error:
             raise UserError(
-                f"{self.folder / WEIGHTS} is missing, truncated or damaged: {error}; export again"
+                f"{self.folder / WEIGHTS} is truncated, damaged or missing: {error}; export again"
             ) from None
         missing = set(self.manifest.tensors) - set(self._file.keys())
         if missing:
@@ -169,7 +169,7 @@ class Artifact:
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, in order."""
-    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from switchq.errors import UserError
+from switchq.bitmap import Bitmap
 from switchq.inference.kernels import Kernel, Plain
 from switchq.inference.tuning import Timing
 from switchq.nn.adapters import adapter_name
@@ -37,7 +37,7 @@ class Source(Protocol):
     def adapter(self, layer: str, bits: int) -> tuple[Tensor, Tensor] | None:
         """A (R, I) and B (O, R) with the scaling in it, float32, of the adapter trained at `bits`; None without one."""
 
-    def kernel(self, codes_OI: Tensor, params: Params, bits: int) -> tuple[Kernel, Timing | None]:
+    def kernel(self, layer: str, bits: int) -> tuple[Kernel, Timing | None]:
         """The kernel, and how fast it is here; None for `Plain`."""
 
 
@@ -92,14 +92,12 @@ class PackedLinear(nn.Module):
         return found
 
     def _prepare(self, bits: int, adapters: bool) -> Ready:
-        if bits not in self.source.widths:
-            held = ", ".join(map(str, self.source.widths))
-            raise UserError(f"the artifact does not hold {bits} bits: it holds {held}; export it with that width")
+        Bitmap([bits]).check_held(self.source.widths)
         other = self._ready.get((bits, not adapters))
         if other is not None:
             kernel, timing = other.kernel, other.timing
         else:
-            kernel, timing = self.source.kernel(self.source.codes(self.name, bits), self.levels(bits), bits)
+            kernel, timing = self.source.kernel(self.name, bits)
         long = timing.tokens_to_decode if timing is not None else None
         lows, highs = [], []
         if adapters and (trained := self.source.adapter(self.name, bits)) is not None:

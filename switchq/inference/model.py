@@ -12,7 +12,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from switchq.bitmap import Bitmap
 from switchq.inference.artifact import Artifact
-from switchq.inference.kernels import Kernel, choose
+from switchq.inference.kernels import Kernel, Plain, choose
 from switchq.inference.linear import PackedLayer, PackedLinear, Ready
 from switchq.inference.table import TableEmbedding, TableHead
 from switchq.inference.tuning import Timing, timing
@@ -51,10 +51,15 @@ class ArtifactSource:
         a_RI = self.artifact.tensor(f"adapter{bits}.A.{layer}").float()
         return a_RI, self.artifact.tensor(f"adapter{bits}.B.{layer}").float() * self.artifact.manifest.scaling[bits]
 
-    def kernel(self, codes_OI: Tensor, params: Params, bits: int) -> tuple[Kernel, Timing | None]:
+    def kernel(self, layer: str, bits: int) -> tuple[Kernel, Timing | None]:
         """See `Source.kernel`."""
-        kernel = choose(codes_OI, params, bits, self.grid, self.packed)
-        return kernel, timing(kernel, codes_OI, params, bits, self.grid)
+        params = self.levels(layer, bits)
+        kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed)
+        if isinstance(kernel, Plain):
+            return kernel, None
+        outputs, inputs = self.artifact.manifest.layers[layer]
+        key = f"{type(kernel).__name__} {bits} bits, {outputs} x {inputs}, {params['scale'].shape[1]} groups"
+        return kernel, timing(key, kernel, lambda: self.grid.decode(self.codes(layer, bits), params))
 
 
 class SwitchableLM:

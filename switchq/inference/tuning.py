@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 from switchq.errors import UserError
 from switchq.evaluation.files import write_json
-from switchq.inference.kernels import KERNELS, Kernel, Plain
-from switchq.quant import Grid, Params
+from switchq.inference.kernels import KERNELS, Kernel
 
 LONG = 256
 """Tokens of the long input that is timed."""
@@ -58,37 +57,31 @@ class Timing:
         return None if gain <= 0 or self.decode / gain > 1e6 else max(SHORTEST, round(self.decode / gain))
 
 
-def timing(kernel: Kernel, codes_OI: Tensor, params: Params, bits: int, grid: Grid) -> Timing | None:
-    """The timing of a kernel on this machine: measured if neither this process nor the file has it; None for `Plain`.
+def timing(key: str, kernel: Kernel, decode: Callable[[], Tensor]) -> Timing:
+    """The timing of a kernel on this machine: measured if neither this process nor the file has it.
 
     Args:
-        kernel: what `codes_OI` were packed to.
-        codes_OI: signed codes, int8.
-        params: scales and offsets, (O, G) each.
-        bits: the width of the codes.
-        grid: what decodes them.
+        key: its kind, width and shape.
+        kernel: the packed weight.
+        decode: gives the same weight (O, I) as float32, from what is kept of it for long inputs.
     """
-    if isinstance(kernel, Plain):
-        return None
-    outputs, inputs = codes_OI.shape
-    key = f"{type(kernel).__name__} {bits} bits, {outputs} x {inputs}, {params['scale'].shape[1]} groups"
     known = _known()
     if key not in known:
-        known[key] = _measure(kernel, Plain(codes_OI, params, grid))
+        known[key] = _measure(kernel, decode)
         _keep(known)
     return known[key]
 
 
 @torch.inference_mode()
-def _measure(kernel: Kernel, plain: Plain) -> Timing:
-    weight_OI = plain.weight()
+def _measure(kernel: Kernel, decode: Callable[[], Tensor]) -> Timing:
+    weight_OI = decode()
     one_NI, long_NI = (torch.ones(tokens, weight_OI.shape[1]) for tokens in (1, LONG))
     return Timing(
         kernel=_microseconds(lambda: kernel.product(one_NI), 15),
         dense=_microseconds(lambda: F.linear(one_NI, weight_OI), 15),
         kernel_long=_microseconds(lambda: kernel.product(long_NI), 5),
         dense_long=_microseconds(lambda: F.linear(long_NI, weight_OI), 5),
-        decode=_microseconds(plain.weight, 5),
+        decode=_microseconds(decode, 5),
     )
 
 

@@ -159,11 +159,8 @@ def set_bitmap(model: nn.Module, bitmap: Bitmap | str | int | Sequence[int], ada
     if not isinstance(bitmap, Bitmap) or len(bitmap) != len(switch.layers):
         written = bitmap if isinstance(bitmap, str | int) else Bitmap(bitmap)
         bitmap = Bitmap.parse(written, switch.names)
-    if switch.widths is not None and not switch.widths.issuperset(bitmap):
-        held = ", ".join(map(str, sorted(switch.widths, reverse=True)))
-        raise UserError(
-            f"this model holds {held} bits, not {max(set(bitmap) - switch.widths)}: export it with that width"
-        )
+    if switch.widths is not None:
+        bitmap.check_held(switch.widths)
     for layer, bits in zip(switch.layers, bitmap):
         layer.switch(bits, adapters)
     switch.bitmap, switch.adapters = bitmap, adapters
