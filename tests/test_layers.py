@@ -26,6 +26,7 @@ LAYERS = (
     "training",
     "posttraining",
     "commands",
+    "artifact_verbs",
     "verbs",
     "cli",
 )

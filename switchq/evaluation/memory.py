@@ -14,6 +14,7 @@ One MB is 10^6 bytes.
 import resource
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,7 +61,8 @@ def weight_bytes(model: nn.Module, bitmap: Bitmap, *, adapters: bool = True) -> 
     elsewhere: set[int] = set()
     for layer, bits in zip(switch_layers(model), bitmap, strict=True):
         weight_OI, bias_O = getattr(layer.linear, "weight", None), getattr(layer.linear, "bias", None)
-        owned = [*layer.linear.parameters(), *(layer.lora.parameters() if layer.lora is not None else ())]
+        lora: Any = layer.lora
+        owned = [*layer.linear.parameters(), *(lora.parameters() if lora is not None else ())]
         elsewhere |= {id(p) for p in owned if p is not bias_O and p is not weight_OI}
         if bits != FULL:
             elsewhere.add(id(weight_OI))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from switchq.inference.linear import PackedLayer, PackedLinear, Ready
 from switchq.inference.table import TableEmbedding, TableHead
 from switchq.inference.tuning import Timing, timing
 from switchq.models import load_config, load_tokenizer
-from switchq.nn import Switch, get_switch, set_bitmap
+from switchq.nn import Switch, SwitchLayer, get_switch, set_bitmap
 from switchq.quant import Grid, Params
 from switchq.quant.planes import unpack_planes
 
@@ -121,7 +121,7 @@ class SwitchableLM:
         """Bytes of the packed layers at the current bitmap, kernels and adapters."""
         total = 0
         for layer in get_switch(self.model).layers:
-            ready: Ready = layer.linear.ready  # type: ignore[attr-defined]
+            ready = _ready(layer)
             factors = [one.nbytes for one in (ready.low_RI, ready.high_RO) if one is not None]
             total += ready.kernel.resident_bytes + sum(factors)
         return total
@@ -131,7 +131,7 @@ class SwitchableLM:
         the factor: kernels alone, measured once on this machine."""
         sums: dict[int, list[float]] = {}
         for layer in get_switch(self.model).layers:
-            ready: Ready = layer.linear.ready  # type: ignore[attr-defined]
+            ready = _ready(layer)
             if ready.timing is not None:
                 both = sums.setdefault(ready.bits, [0.0, 0.0])
                 both[0], both[1] = both[0] + ready.timing.kernel, both[1] + ready.timing.dense
@@ -144,6 +144,10 @@ class SwitchableLM:
     def __call__(self, *args: Any, **options: Any) -> Any:
         """The model's forward."""
         return self.model(*args, **options)
+
+
+def _ready(layer: SwitchLayer) -> Ready:
+    return cast(PackedLinear, layer.linear).ready
 
 
 def _written(bitmap: Bitmap | str | int | Sequence[int]) -> Bitmap | str | int:
@@ -182,10 +186,10 @@ def _fill_tables(model: PreTrainedModel, artifact: Artifact, source: ArtifactSou
             continue
         codes_VI, scale_V1 = artifact.tensor(f"codes.{stored}"), artifact.tensor(f"scale.{stored}")
         if part == "embedding":
-            model.set_input_embeddings(TableEmbedding(codes_VI, scale_V1))  # type: ignore[arg-type]
+            model.set_input_embeddings(TableEmbedding(codes_VI, scale_V1))
         else:
             own = 0 if shared else codes_VI.nbytes + scale_V1.nbytes
-            model.set_output_embeddings(TableHead(codes_VI, scale_V1, source.packed, own))  # type: ignore[arg-type]
+            model.set_output_embeddings(TableHead(codes_VI, scale_V1, source.packed, own))
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:

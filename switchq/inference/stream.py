@@ -126,7 +126,7 @@ def stream(
         )
     new = output_BT[0, length:]
     times = switching.times
-    text = tokenizer.decode(new, skip_special_tokens=True)
+    text = str(tokenizer.decode(new, skip_special_tokens=True))
     return Spoken(text, len(new), times[1] - times[0], times[-1] - times[0])
 
 
