@@ -133,8 +133,8 @@ def machine() -> str:
 @cache
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = {line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "model\t"))}
-        return " ".join(sorted(names)) or platform.machine()
-    except OSError:
+        pairs = (line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
+        said = {name.strip(): value.strip() for name, _, value in pairs}
+        return f"{said['model name']} model {said['model']}"
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()
