@@ -13,21 +13,26 @@ if TYPE_CHECKING:
     from switchq.data.squad import read_squad
     from switchq.errors import UserError
     from switchq.evaluation import EvalResult, evaluate
+    from switchq.inference import SwitchableLM, export_artifact, export_dense
     from switchq.models import load_model, load_tokenizer, make_switchable
     from switchq.nn import at, set_bitmap
-    from switchq.quant import Asymmetric, Symmetric
+    from switchq.quant import Asymmetric, Nested, Symmetric
     from switchq.training.checkpoint import load_checkpoint
 
 _HOMES = {
     "Asymmetric": "switchq.quant",
     "Bitmap": "switchq.bitmap",
     "EvalResult": "switchq.evaluation",
+    "Nested": "switchq.quant",
     "Prompt": "switchq.data.prompt",
     "ScoringSet": "switchq.data.scoring_set",
+    "SwitchableLM": "switchq.inference",
     "Symmetric": "switchq.quant",
     "UserError": "switchq.errors",
     "at": "switchq.nn",
     "evaluate": "switchq.evaluation",
+    "export_artifact": "switchq.inference",
+    "export_dense": "switchq.inference",
     "load_checkpoint": "switchq.training.checkpoint",
     "load_model": "switchq.models",
     "load_tokenizer": "switchq.models",
@@ -40,12 +45,16 @@ __all__ = [
     "Asymmetric",
     "Bitmap",
     "EvalResult",
+    "Nested",
     "Prompt",
     "ScoringSet",
+    "SwitchableLM",
     "Symmetric",
     "UserError",
     "at",
     "evaluate",
+    "export_artifact",
+    "export_dense",
     "load_checkpoint",
     "load_model",
     "load_tokenizer",

@@ -11,7 +11,7 @@
 
 import fnmatch
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Self
@@ -133,6 +133,18 @@ class Bitmap(tuple[int, ...]):
         if isinstance(content, list):
             return cls._sized([check_width(bits) for bits in content], names)
         raise UserError(f"the bitmap file {path} holds neither a list of widths nor a {{layer: width}} object")
+
+    def check_held(self, widths: Collection[int]) -> Self:
+        """This bitmap, if what holds only `widths` can run at it.
+
+        Raises:
+            UserError: a width that is not among them.
+        """
+        missing = set(self) - set(widths)
+        if missing:
+            held = ", ".join(map(str, sorted(widths, reverse=True)))
+            raise UserError(f"there is nothing stored for {max(missing)} bits, only for {held}: export with that width")
+        return self
 
     @property
     def period(self) -> tuple[int, ...]:

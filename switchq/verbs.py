@@ -5,13 +5,15 @@ Nothing heavy is imported before a verb runs, so that `--help` answers at once.
 
 from typing import Any, Literal
 
+from switchq.verbs_artifact import bench, export, generate
 from switchq.verbs_ptq import compare, ptq, verify
 
 
 def eval_(
     ckpt: str | None = None,
     model: str | None = None,
-    grid: Literal["symmetric", "asymmetric"] | None = None,
+    artifact: str | None = None,
+    grid: Literal["symmetric", "asymmetric", "nested"] | None = None,
     group_size: int | None = None,
     scale: Literal["absmax", "mse"] | None = None,
     bitmap: list[str] | None = None,
@@ -32,11 +34,12 @@ def eval_(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        grid: of a plain model: symmetric (the default) or asymmetric.
+        artifact: instead of a checkpoint: a folder that `switchq export` wrote; it runs packed, on the CPU.
+        grid: of a plain model: symmetric (the default), asymmetric or nested.
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: absmax (the default) or mse.
         bitmap: what to run at, repeatable: `8`, `8/4` (stripe), `8,4,...` (one per layer), `attn=8,mlp=4` or
-            `@file.json`; by default 16 and the ladder of the trained widths.
+            `@file.json`; by default 16 and the ladder of the trained widths, of an artifact the ladder alone.
         adapters: with the LoRA adapters, without, or one row each.
         data: SQuAD-style JSON file or Hub name; by default the dev set that the checkpoint was trained beside.
         text: text files for perplexity, repeatable; given alone, questions are not asked.
@@ -96,7 +99,7 @@ def gendata(
 def sensitivity(
     ckpt: str | None = None,
     model: str | None = None,
-    grid: Literal["symmetric", "asymmetric"] | None = None,
+    grid: Literal["symmetric", "asymmetric", "nested"] | None = None,
     group_size: int | None = None,
     scale: Literal["absmax", "mse"] | None = None,
     output: str = "sensitivity.json",
@@ -118,7 +121,7 @@ def sensitivity(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        grid: of a plain model: symmetric (the default) or asymmetric.
+        grid: of a plain model: symmetric (the default), asymmetric or nested.
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: absmax (the default) or mse.
         output: JSON file for the sensitivities.
@@ -146,7 +149,7 @@ def sensitivity(
 def search(
     ckpt: str | None = None,
     model: str | None = None,
-    grid: Literal["symmetric", "asymmetric"] | None = None,
+    grid: Literal["symmetric", "asymmetric", "nested"] | None = None,
     group_size: int | None = None,
     scale: Literal["absmax", "mse"] | None = None,
     sensitivity: str | None = None,
@@ -179,7 +182,7 @@ def search(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        grid: of a plain model: symmetric (the default) or asymmetric.
+        grid: of a plain model: symmetric (the default), asymmetric or nested.
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: absmax (the default) or mse.
         sensitivity: file of `switchq sensitivity` for this model; greedy and ilp need it.
@@ -247,6 +250,9 @@ COMMANDS: dict[str, Any] = {
     "verify": verify,
     "compare": compare,
     "report": report,
+    "export": export,
+    "generate": generate,
+    "bench": bench,
 }
 
 POSITIONAL = {"report": "--run", "verify": "--folder", "compare": "--run"}

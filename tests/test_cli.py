@@ -36,8 +36,8 @@ def test_an_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[s
 
 OPTIONS = {
     "eval": [
-        "ckpt", "model", "grid", "group_size", "scale", "bitmap", "adapters", "data", "text", "base", "limit",
-        "batch_size", "max_new_tokens", "window", "device", "output", "predictions",
+        "ckpt", "model", "artifact", "grid", "group_size", "scale", "bitmap", "adapters", "data", "text", "base",
+        "limit", "batch_size", "max_new_tokens", "window", "device", "output", "predictions",
     ],
     "gendata": [
         "model", "output", "prompts", "source", "count", "max_new_tokens", "greedy_tokens", "temperature", "top_k",
@@ -60,6 +60,14 @@ OPTIONS = {
     "verify": ["folder", "prompt", "max_new_tokens", "scores", "device"],
     "compare": ["run", "confidence", "seed", "output", "overwrite"],
     "report": ["run", "output", "figures", "title", "overwrite"],
+    "export": [
+        "output", "ckpt", "model", "format", "bits", "embeddings", "bitmap", "adapters", "group_size", "scale", "base",
+        "overwrite",
+    ],
+    "generate": [
+        "artifact", "prompt", "bitmap", "schedule", "max_new_tokens", "temperature", "top_k", "seed",
+    ],
+    "bench": ["artifact", "bitmap", "prompt_tokens", "new_tokens", "repeats", "threads", "output"],
 }  # fmt: skip
 
 

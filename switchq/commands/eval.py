@@ -9,7 +9,7 @@ from rich.console import Console
 
 from switchq.bitmap import Bitmap, ladder
 from switchq.commands.quiet import quiet
-from switchq.commands.subject import Subject, load_subject
+from switchq.commands.subject import Subject, load_artifact, load_subject
 from switchq.data.scoring_set import ScoringSet
 from switchq.data.squad import read_squad
 from switchq.data.text import text_windows
@@ -31,6 +31,7 @@ from switchq.nn import get_switch
 def evaluate_command(
     ckpt: str | None,
     model: str | None,
+    artifact: str | None,
     grid: str | None,
     group_size: int | None,
     scale: str | None,
@@ -61,10 +62,17 @@ def evaluate_command(
     if predictions is not None:
         check_writable(Path(predictions) / "predictions.json")
     place = pick_device(device)
-    subject = load_subject(ckpt, model, base=base, grid=grid, group_size=group_size, scale=scale)
-    bitmaps = bitmap or ["16", *(rung for rung in ladder(subject.widths) if rung != "16")]
+    if artifact is not None:
+        options = {"ckpt": ckpt, "model": model, "base": base, "grid": grid, "group_size": group_size, "scale": scale}
+        subject = load_artifact(artifact, place, options)
+        bitmaps = bitmap or list(ladder(subject.widths))
+    else:
+        subject = load_subject(ckpt, model, base=base, grid=grid, group_size=group_size, scale=scale)
+        bitmaps = bitmap or ["16", *(rung for rung in ladder(subject.widths) if rung != "16")]
     for written in bitmaps:
-        Bitmap.parse(written, get_switch(subject.model).names)
+        parsed = Bitmap.parse(written, get_switch(subject.model).names)
+        if artifact is not None:
+            parsed.check_held(subject.widths)
     scoring_set = _scoring_set(subject, data, text, limit, batch_size, max_new_tokens, window)
     subject.model.to(place)  # type: ignore[arg-type]
     results = []
@@ -77,8 +85,8 @@ def evaluate_command(
             data=scoring_set.source,
             settings=dict(subject.settings),
         )
-        options: dict[str, Any] = {"adapters": on, "run": record, "keep_predictions": predictions is not None}
-        results += evaluate(subject.model, subject.tokenizer, scoring_set, bitmaps, **options)
+        kept: dict[str, Any] = {"adapters": on, "run": record, "keep_predictions": predictions is not None}
+        results += evaluate(subject.model, subject.tokenizer, scoring_set, bitmaps, **kept)
     if adapters == "both":
         results = [results[i + j * len(bitmaps)] for i in range(len(bitmaps)) for j in range(2)]
     _show(results, scoring_set, subject.name, output, predictions)

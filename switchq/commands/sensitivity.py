@@ -145,6 +145,6 @@ def _grid_options(subject: Subject) -> str:
     """The options that give a plain model the same grid again; those at their defaults are left out."""
     grid = subject.settings["grid"]
     group_size, scale = grid["init_args"]["group_size"], grid["init_args"]["scale"]
-    options = ["--grid asymmetric"] if grid["class_path"] == "Asymmetric" else []
+    options = [f"--grid {grid['class_path'].lower()}"] if grid["class_path"] != "Symmetric" else []
     options += [f"--group_size {group_size}"] if group_size is not None else []
     return " ".join([*options, *([f"--scale {scale}"] if scale != "absmax" else [])])

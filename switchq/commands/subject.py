@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.data.generated import is_generated
@@ -13,13 +14,17 @@ from switchq.data.prompt import Prompt
 from switchq.data.squad import Question, read_squad
 from switchq.data.training_data import subset
 from switchq.errors import UserError
+from switchq.inference import SwitchableLM
 from switchq.models import load_model, load_tokenizer, make_switchable
-from switchq.quant import Asymmetric, Symmetric
+from switchq.quant import Asymmetric, Grid, Nested, Symmetric
 from switchq.training.checkpoint import read_checkpoint, restore_module
 from switchq.training.identity import BaseIdentity
 
 PLAIN_BITS = (8, 4, 2)
 """The widths of a plain model, unless told otherwise."""
+
+GRIDS: Mapping[str, type[Grid]] = {"symmetric": Symmetric, "asymmetric": Asymmetric, "nested": Nested}
+"""The grids of a plain model, by what `--grid` calls them."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Subject:
         tokenizer: its tokenizer.
         identity: name and content hash of the base.
         widths: the widths that it was trained at, or that a plain model is to be tried at.
-        checkpoint: the file it came from; None for a plain model.
+        checkpoint: the file or artifact that it came from; None for a plain model.
         settings: the options of its training; of a plain model, its grid.
         data: the options of the data that it was trained on; empty for a plain model.
     """
@@ -98,7 +103,7 @@ def load_subject(
         model: instead of a checkpoint: a model by Hub name or folder, rounded without training.
         base: where the checkpoint's base lies now, if it has moved.
         bits: the widths of a plain model; 8, 4 and 2 by default.
-        grid: of a plain model: `symmetric` (by default) or `asymmetric`.
+        grid: of a plain model: `symmetric` (by default), `asymmetric` or `nested`.
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: `absmax` (by default) or `mse`.
 
@@ -124,8 +129,36 @@ def load_subject(
         )
     network, tokenizer = load_model(str(model)), load_tokenizer(str(model))
     identity = BaseIdentity.of(str(model), network)
-    kind = Asymmetric if grid == "asymmetric" else Symmetric
-    chosen = kind(group_size=group_size, scale=scale or "absmax")
+    chosen = GRIDS[grid or "symmetric"](group_size=group_size, scale=scale or "absmax")
     widths = tuple(bits or PLAIN_BITS)
     make_switchable(network, widths, chosen, adapters=False)
     return Subject(network, tokenizer, identity, widths, settings={"grid": chosen.to_dict()})
+
+
+def load_artifact(folder: str, place: torch.device, others: Mapping[str, Any]) -> Subject:
+    """Load an artifact.
+
+    Args:
+        folder: what `switchq export` wrote.
+        place: where it is to run.
+        others: option -> value of the options that are not for artifacts.
+
+    Raises:
+        UserError: one of `others` is given, a GPU, or what loading it raises.
+    """
+    given = [f"--{name}" for name, value in others.items() if value is not None]
+    if given:
+        raise UserError(f"{given[0]} is not for an artifact: it holds its base, its grid and its adapters")
+    if place.type != "cpu":
+        raise UserError("artifacts run on the CPU so far: give --device cpu")
+    lm = SwitchableLM.from_pretrained(folder)
+    manifest = lm.artifact.manifest
+    return Subject(
+        lm.model,
+        lm.tokenizer,
+        BaseIdentity(manifest.base["name"], manifest.base["sha256"]),
+        manifest.widths,
+        str(Path(folder)),
+        {"grid": dict(manifest.grid), "artifact": str(Path(folder)), "artifact_sha256": manifest.to_json()["sha256"]},
+        dict(manifest.data),
+    )

@@ -133,7 +133,7 @@ def _costs(model: PreTrainedModel, bitmap: Bitmap, adapters: bool) -> dict[str, 
     return {
         "bitmap": str(bitmap),
         "bits": tuple(bitmap),
-        "average_bits": bitmap.average_bits([layer.linear.weight.numel() for layer in switch_layers(model)]),
+        "average_bits": bitmap.average_bits([layer.size for layer in switch_layers(model)]),
         "weight_mb": weights.total / MB,
         "weight_parts_mb": weights.in_mb(),
         "peak_memory_mb": peak,
@@ -150,7 +150,7 @@ def _warm_up(
 
 
 def _label(written: Bitmap | str | int, bitmap: Bitmap, model: nn.Module, adapters: bool) -> str:
-    sizes = [layer.linear.weight.numel() for layer in switch_layers(model)]
+    sizes = [layer.size for layer in switch_layers(model)]
     candidates = (str(bitmap), str(written), f"mixed {bitmap.average_bits(sizes):.2f}")
     label = next((text for text in candidates[:2] if len(text) <= LONGEST_LABEL), candidates[2])
     bare = not adapters and any(layer.lora is not None for layer in switch_layers(model))

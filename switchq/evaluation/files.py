@@ -1,11 +1,13 @@
-"""Output files that are either whole or not there: written beside their place, flushed to disk, then renamed."""
+"""Output files and folders that are either whole or not there: written beside their place, flushed, then renamed."""
 
 import contextlib
 import json
 import math
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,45 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends, and is deleted if it raises.
+
+    Args:
+        path: where it is to be.
+        overwrite: replace what is there; only then.
+
+    Raises:
+        UserError: `path` is there already, or cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} is there already: give another --output, or --overwrite")
+    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        yield part
+        for file in [*part.iterdir(), part]:
+            _flush(file)
+        if target.exists():
+            target.replace(old)
+        part.replace(target)
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _finite(content: Any) -> Any:

@@ -5,7 +5,8 @@ Weight bytes count what a packed file of the model at this bitmap would hold, wh
     codes         b bits for each weight of a layer at b < 16 bits
     scales        what the layer's grid stores beside the codes (16-bit scales, b-bit zero points)
     adapters      16 bits for each weight of the LoRA adapters that the bitmap switches on
-    unquantised   16 bits for everything else: embeddings, norms, biases, layers at 16 bits; tied tensors once
+    unquantised   16 bits for everything else: embeddings, norms, biases, layers at 16 bits; tied tensors once.
+                  An artifact's 8-bit embeddings count as they are stored
 
 One MB is 10^6 bytes.
 """
@@ -61,19 +62,19 @@ def weight_bytes(model: nn.Module, bitmap: Bitmap, *, adapters: bool = True) -> 
     codes_bits, scale_bits, adapter_weights = 0, 0, 0
     elsewhere: set[int] = set()
     for layer, bits in zip(switch_layers(model), bitmap, strict=True):
-        weight_OI, bias_O = layer.linear.weight, getattr(layer.linear, "bias", None)
+        weight_OI, bias_O = getattr(layer.linear, "weight", None), getattr(layer.linear, "bias", None)
         lora: Any = layer.lora
         owned = [*layer.linear.parameters(), *(lora.parameters() if lora is not None else ())]
         elsewhere |= {id(p) for p in owned if p is not bias_O and p is not weight_OI}
         if bits != FULL:
             elsewhere.add(id(weight_OI))
-            codes_bits += bits * weight_OI.numel()
-            outputs, inputs = weight_OI.shape
-            scale_bits += layer.linear.grid.overhead_bits((outputs, inputs), bits)
-        for name in layer.adapters_for(bits) if adapters else ():
-            adapter_weights += lora.lora_A[name].weight.numel() + lora.lora_B[name].weight.numel()
+            codes_bits += bits * layer.size
+            scale_bits += layer.linear.grid.overhead_bits(layer.shape, bits)
+        if adapters:
+            adapter_weights += layer.adapter_weights(bits)
     rest = sum(p.numel() for p in model.parameters() if id(p) not in elsewhere)
-    return WeightBytes(codes_bits / 8, scale_bits / 8, adapter_weights * 2.0, rest * 2.0)
+    tables = sum(getattr(module, "table_bytes", 0) for module in model.modules())
+    return WeightBytes(codes_bits / 8, scale_bits / 8, adapter_weights * 2.0, rest * 2.0 + tables)
 
 
 def reset_peak_memory(device: torch.device) -> None:

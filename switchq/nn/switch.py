@@ -8,9 +8,11 @@ ones costs a rounding, once.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
+import torch
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from switchq.bitmap import FULL, Bitmap
 from switchq.errors import UserError
@@ -41,6 +43,32 @@ class SwitchLayer:
         """The current width."""
         return self.linear.bits
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The weight's outputs and inputs, (O, I)."""
+        outputs, inputs = self.linear.weight.shape
+        return outputs, inputs
+
+    @property
+    def size(self) -> int:
+        """Weights."""
+        return self.shape[0] * self.shape[1]
+
+    def low_rank(self, bits: int) -> tuple[Tensor, Tensor] | None:
+        """A (R, I) and B (O, R) whose product is what the adapters at `bits` add to the weight; None without any."""
+        lora = self.lora
+        names = self.adapters_for(bits)
+        if lora is None or not names:
+            return None
+        factors = [[cast(nn.Linear, part[name]).weight for name in names] for part in (lora.lora_A, lora.lora_B)]
+        scaled = [b_OR * lora.scaling[name] for name, b_OR in zip(names, factors[1])]
+        return torch.cat(factors[0]), torch.cat(scaled, dim=1)
+
+    def adapter_weights(self, bits: int) -> int:
+        """Weights of the adapters that run at `bits`."""
+        factors = self.low_rank(bits)
+        return 0 if factors is None else sum(factor.numel() for factor in factors)
+
     def adapters_for(self, bits: int) -> list[str]:
         """The adapters that run at `bits`: the shared one, and that of its own width, else of the next wider trained
         width, else of the widest; each if it is there."""
@@ -68,11 +96,19 @@ _NONE: list[str] = []
 
 @dataclass(eq=False)
 class Switch:
-    """What a switchable model carries: its layers in model order, and the state they are in."""
+    """What a switchable model carries: its layers in model order, and the state they are in.
+
+    Attributes:
+        layers: one entry of a bitmap each.
+        bitmap: their widths now.
+        adapters: whether the adapters take part now.
+        widths: the only widths that there are, where the weights themselves are not.
+    """
 
     layers: tuple[SwitchLayer, ...]
     bitmap: Bitmap
     adapters: bool = True
+    widths: frozenset[int] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,6 +175,8 @@ def set_bitmap(model: nn.Module, bitmap: Bitmap | str | int | Sequence[int], ada
     if not isinstance(bitmap, Bitmap) or len(bitmap) != len(switch.layers):
         written = bitmap if isinstance(bitmap, str | int) else Bitmap(bitmap)
         bitmap = Bitmap.parse(written, switch.names)
+    if switch.widths is not None:
+        bitmap.check_held(switch.widths)
     for layer, bits in zip(switch.layers, bitmap):
         layer.switch(bits, adapters)
     switch.bitmap, switch.adapters = bitmap, adapters

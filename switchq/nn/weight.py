@@ -52,6 +52,11 @@ class QuantWeight(nn.Module):
         if learn_scales:
             self.register_parameter(_buffer("log_scale", bits), nn.Parameter(torch.zeros_like(params["scale"])))
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a grid was fitted once, for good, to the weight as it was then."""
+        return bool(self._fitted)
+
     def train_in_place(self, weight: bool, scales: bool) -> None:
         """Say what takes a gradient from now on; rounded weights that training would outdate are dropped."""
         for name, parameter in self.named_parameters(recurse=False):

@@ -2,7 +2,8 @@
 
 from switchq.quant.asymmetric import Asymmetric
 from switchq.quant.grid import Grid, Params
+from switchq.quant.nested import Nested
 from switchq.quant.powers import Apot, Pot
 from switchq.quant.symmetric import Symmetric
 
-__all__ = ["Apot", "Asymmetric", "Grid", "Params", "Pot", "Symmetric"]
+__all__ = ["Apot", "Asymmetric", "Grid", "Nested", "Params", "Pot", "Symmetric"]

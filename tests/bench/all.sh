@@ -17,3 +17,4 @@ bench step 120 bench_step.py --labels all --rungs 8 4 2
 bench seed-scheme 90 bench_seed_scheme.py
 bench sensitivity 120 bench_sensitivity.py
 bench compiled 240 bench_step.py --labels all --rungs 8 --compile
+if [ "$device" = cpu ]; then bench artifact 300 bench_artifact.py --embeddings 8; fi

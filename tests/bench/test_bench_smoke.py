@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench_artifact
 import bench_autoscheme
 import bench_ptq_memory
 import bench_search
@@ -19,6 +20,13 @@ from switchq.commands.subject import load_subject
 from switchq.nn import switch_layers
 from switchq.posttraining.sensitivity import Sensitivity
 
+
+@pytest.fixture(autouse=True)
+def _timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timings of kernels are kept for the test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
 TOY = ["--device", "cpu", "--shapes", "toy", "--rounds", "1"]
 
 
@@ -28,6 +36,7 @@ TOY = ["--device", "cpu", "--shapes", "toy", "--rounds", "1"]
     [
         pytest.param(bench_step.main, ["--batch", "1", "--tokens", "8", "--rungs", "8", "2"], 8, id="step"),
         pytest.param(bench_switch.main, [], 1, id="switch"),
+        pytest.param(bench_artifact.main, ["--tokens", "2", "--prompt", "3"], 8, id="artifact"),
         pytest.param(
             bench_seed_scheme.main,
             ["--questions", "20", "--batch", "1", "--tokenizer", str(TOKENIZER), "--data", bench_seed_scheme.READING],

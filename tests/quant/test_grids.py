@@ -11,7 +11,7 @@ from torch import Tensor
 
 from switchq.bitmap import WIDTHS
 from switchq.errors import UserError
-from switchq.quant import Apot, Asymmetric, Grid, Params, Pot, Symmetric
+from switchq.quant import Apot, Asymmetric, Grid, Nested, Params, Pot, Symmetric
 
 OUTPUTS, INPUTS = 6, 256
 
@@ -35,7 +35,7 @@ def scale(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=GRIDS, ids=lambda grid: grid.__name__)
+@pytest.fixture(params=(*GRIDS, Nested), ids=lambda grid: grid.__name__)
 def grid(request: pytest.FixtureRequest, group_size: int | None, scale: str) -> Grid:
     return request.param(group_size=group_size, scale=scale)  # type: ignore[no-any-return]
 
@@ -134,6 +134,8 @@ def test_mse_is_no_worse_than_absmax(bits: int, group_size: int | None, weight_O
 
 
 def test_what_is_on_the_grid_stays(grid: Grid, bits: int, weight_OI: Tensor) -> None:
+    if isinstance(grid, Nested):
+        pytest.skip("its levels are fitted to the weights and may lie outside of their cells")
     params = grid.fit(weight_OI, bits)
     codes_OI = grid.encode(weight_OI, params, bits)
     decoded_OI = grid.decode(codes_OI, params)

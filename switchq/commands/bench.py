@@ -1,0 +1,72 @@
+"""`switchq bench`: speed and memory of an artifact on this machine, beside float32."""
+
+from dataclasses import asdict
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from switchq.bitmap import Bitmap
+from switchq.commands.quiet import quiet
+from switchq.errors import UserError
+from switchq.evaluation import check_writable, write_json
+from switchq.evaluation.provenance import versions
+from switchq.inference import Artifact
+from switchq.inference.bench import FLOAT32, Speed, bench
+from switchq.inference.tuning import machine
+
+
+def bench_command(
+    artifact: str,
+    bitmap: list[str] | None,
+    prompt_tokens: int,
+    new_tokens: int,
+    repeats: int,
+    threads: int | None,
+    output: str | None,
+) -> None:
+    """See `switchq.verbs.bench`, whose arguments these are.
+
+    Raises:
+        UserError: anything the user can mend, before the work starts.
+    """
+    quiet()
+    given = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats, "threads": threads}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}")
+    if output is not None:
+        check_writable(output)
+    manifest = Artifact(artifact).manifest
+    rows = bitmap or [str(bits) for bits in manifest.widths]
+    for written in rows:
+        Bitmap.parse(written, tuple(manifest.layers)).check_held(manifest.widths)
+    speeds = [bench(artifact, row, **given) for row in (FLOAT32, *rows)]  # type: ignore[arg-type]
+    console = Console()
+    console.print(_table(speeds, f"{artifact}, {prompt_tokens} prompt tokens, {machine()}"))
+    for speed in speeds:
+        for bits, factor in speed.slower.items():
+            console.print(f"On this machine, products at {bits} bits take {factor:.1f} times as long as in float32")
+    if output is not None:
+        write_json(
+            output, {"machine": machine(), "versions": versions(), "settings": given, "rows": [*map(asdict, speeds)]}
+        )
+
+
+def _table(speeds: list[Speed], title: str) -> Table:
+    table = Table(
+        "bitmap", "tokens/s", "of float32", "first token ms", "memory MB", "read MB", title=title, box=box.SIMPLE
+    )
+    table.title_justify = "left"
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for speed in speeds:
+        table.add_row(
+            speed.bitmap,
+            f"{speed.tokens_per_s:.1f}",
+            f"{speed.tokens_per_s / speeds[0].tokens_per_s:.2f}",
+            f"{speed.first_token_ms:.0f}",
+            f"{speed.memory_mb:.0f}",
+            f"{speed.read_mb:.1f}",
+        )
+    return table

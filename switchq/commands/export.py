@@ -1,0 +1,92 @@
+"""`switchq export`: a trained checkpoint, or a plain model, becomes an artifact or a plain model at one bitmap."""
+
+from pathlib import Path
+from typing import cast
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from switchq.bitmap import FULL, check_width
+from switchq.commands.quiet import quiet
+from switchq.commands.subject import Subject, load_subject
+from switchq.errors import UserError
+from switchq.evaluation.memory import MB
+from switchq.inference import Exported, export_artifact, export_dense
+from switchq.inference.dense import Adapters
+from switchq.inference.export import EmbeddingBits
+
+
+def export_command(
+    ckpt: str | None,
+    model: str | None,
+    output: str,
+    format: str,
+    bits: list[int] | None,
+    embeddings: int,
+    bitmap: str | None,
+    adapters: str,
+    group_size: int | None,
+    scale: str | None,
+    base: str | None,
+    overwrite: bool,
+) -> None:
+    """See `switchq.verbs.export`, whose arguments these are.
+
+    Raises:
+        UserError: anything the user can mend, before the work starts where that is possible.
+    """
+    quiet()
+    if Path(output).exists() and not overwrite:
+        raise UserError(f"{output} is there already: give another --output, or --overwrite")
+    if (format == "artifact") != (bitmap is None):
+        raise UserError("an artifact holds all bitmaps, --format hf is for one: give --bitmap with --format hf, only")
+    if any(check_width(width) == FULL for width in bits or ()):
+        raise UserError("an artifact holds widths from 2 to 8: leave out --bits 16")
+    grid = "nested" if model is not None else None
+    subject = load_subject(ckpt, model, base=base, bits=bits, grid=grid, group_size=group_size, scale=scale)
+    console = Console()
+    if bitmap is not None:
+        chosen = cast(Adapters, adapters)
+        export_dense(subject.model, subject.tokenizer, output, bitmap, adapters=chosen, overwrite=overwrite)
+        console.print(f"Wrote {subject.name} at {bitmap} to {output}, in float32", soft_wrap=True, highlight=False)
+        return
+    done = export_artifact(
+        subject.model,
+        subject.tokenizer,
+        output,
+        widths=bits or tuple(subject.widths),
+        base=subject.identity.to_dict(),
+        embedding_bits=cast(EmbeddingBits, embeddings),
+        data=subject.data,
+        source={"checkpoint": ckpt, "settings": subject.settings},
+        overwrite=overwrite,
+    )
+    _show(console, subject, done)
+
+
+def _show(console: Console, subject: Subject, done: Exported) -> None:
+    table = Table("part", "MB", title=f"{subject.name} → {done.folder}", box=box.SIMPLE, title_justify="left")
+    table.columns[1].justify = "right"
+    for part, size in done.bytes.items():
+        table.add_row(part, f"{size / MB:.1f}")
+    table.add_row("all", f"{sum(done.bytes.values()) / MB:.1f}")
+    console.print(table)
+    if done.losses:
+        trained = subject.settings["grid"]
+        name = trained["class_path"].rpartition(".")[2] if isinstance(trained, dict) else type(trained).__name__
+        console.print(
+            f"It was trained on the grid {name}, which does not nest: the weights were rounded again. Relative squared "
+            f"error of the weights, as trained → in the artifact:",
+            soft_wrap=True,
+            highlight=False,
+        )
+        for bits, loss in done.losses.items():
+            console.print(f"  {bits} bits   {loss.before:.2e} → {loss.after:.2e}", highlight=False)
+        console.print("Adapters were not trained for that. Train with --model.grid Nested to lose nothing.")
+    widths = " ".join(f"--bitmap {bits}" for bits in done.manifest.widths)
+    for line in (
+        f"Score it  switchq eval --artifact {done.folder} {widths} --data FILE",
+        f"Run it    switchq generate --artifact {done.folder} --prompt TEXT --bitmap {done.manifest.widths[-1]}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

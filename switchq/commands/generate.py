@@ -1,0 +1,54 @@
+"""`switchq generate`: an artifact continues a prompt, as it goes, at bitmaps that may change on the way."""
+
+from rich.console import Console
+
+from switchq.commands.quiet import quiet
+from switchq.errors import UserError
+from switchq.evaluation.memory import MB
+from switchq.inference import SwitchableLM
+from switchq.inference.stream import read_schedule, stream
+
+
+def generate_command(
+    artifact: str,
+    prompt: str,
+    bitmap: str | None,
+    schedule: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    seed: int,
+) -> None:
+    """See `switchq.verbs.generate`, whose arguments these are.
+
+    Raises:
+        UserError: anything the user can mend, before the work starts where that is possible.
+    """
+    quiet()
+    for name, value in (("max_new_tokens", max_new_tokens), ("top_k", top_k)):
+        if value < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}")
+    if temperature < 0:
+        raise UserError(f"--temperature must be 0 or more, not {temperature}")
+    if bitmap is not None and schedule is not None:
+        raise UserError("give --bitmap, or a --schedule of bitmaps, not both")
+    lm = SwitchableLM.from_pretrained(artifact, first_bitmap(bitmap, schedule))
+    plan = read_schedule(schedule, tuple(lm.artifact.manifest.layers)) if schedule is not None else {0: lm.bitmap}
+    spoken = stream(lm, prompt, plan, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed)
+    said = Console(stderr=True)
+    said.print(
+        f"{spoken.tokens} tokens at {schedule or lm.bitmap}: first after {spoken.first_seconds * 1e3:.0f} ms, then "
+        f"{spoken.tokens_per_s:.1f} a second; {lm.bytes_read / MB:.1f} MB read",
+        soft_wrap=True,
+        highlight=False,
+    )
+    for bits, factor in lm.slower_than_float32().items():
+        said.print(f"On this machine, products at {bits} bits take {factor:.1f} times as long as in float32")
+
+
+def first_bitmap(bitmap: str | None, schedule: str | None) -> str | None:
+    """What to load at: the bitmap, or the one that the schedule gives token 0."""
+    if schedule is None:
+        return bitmap
+    pairs = [item.strip().partition(":") for item in schedule.split(",")]
+    return next((written for start, _, written in pairs if start == "0" and written), None)

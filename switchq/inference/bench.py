@@ -1,0 +1,137 @@
+"""What an artifact costs on this machine: each bitmap, and the same model in plain float32, in a process of its own.
+
+Memory is the most that the process held in RAM, less what it held before it loaded the model: pages of mapped files
+count as soon as they are read. A decoded token is timed as the slope between a short and a long generation, so that
+reading the prompt is not in it.
+"""
+
+import multiprocessing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from switchq.evaluation.memory import MB, peak_memory
+from switchq.inference.model import SwitchableLM
+from switchq.models import load_config
+
+FLOAT32 = "float32"
+"""What the reference is called where the others have a bitmap."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one bitmap cost.
+
+    Attributes:
+        bitmap: as it was written, or `FLOAT32`.
+        tokens_per_s: decoded tokens per second, one sequence.
+        first_token_ms: time to the first token of the prompt.
+        memory_mb: peak memory of loading and running, above the program itself.
+        read_mb: tensors read from the artifact.
+        load_s: seconds to load.
+        slower: see `SwitchableLM.slower_than_float32`.
+    """
+
+    bitmap: str
+    tokens_per_s: float
+    first_token_ms: float
+    memory_mb: float
+    read_mb: float
+    load_s: float
+    slower: Mapping[int, float] = field(default_factory=dict)
+
+
+def bench(
+    folder: str | Path, bitmap: str, *, prompt_tokens: int, new_tokens: int, repeats: int, threads: int | None
+) -> Speed:
+    """`measure` in a new process."""
+    options = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats}
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_in_child, (str(folder), bitmap, threads, options))
+
+
+def _in_child(folder: str, bitmap: str, threads: int | None, options: dict[str, Any]) -> Speed:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return measure(folder, bitmap, **options)
+
+
+def measure(folder: str | Path, bitmap: str, *, prompt_tokens: int, new_tokens: int, repeats: int) -> Speed:
+    """Load an artifact at a bitmap, or its shapes as a float32 model with random weights, and time it.
+
+    Args:
+        folder: the artifact.
+        bitmap: what to run at, or `FLOAT32`.
+        prompt_tokens: length of the prompt, of random tokens.
+        new_tokens: tokens to generate.
+        repeats: times that all is repeated; the fastest counts.
+
+    Raises:
+        UserError: an artifact that cannot be read, a bitmap that it does not hold.
+    """
+    with torch.device("meta"):  # all code is loaded before the count
+        AutoModelForCausalLM.from_config(load_config(str(folder)))
+    before, began = _resident(), perf_counter()
+    lm = None
+    if bitmap == FLOAT32:
+        model = AutoModelForCausalLM.from_config(load_config(str(folder)), dtype=torch.float32).eval()
+    else:
+        lm = SwitchableLM.from_pretrained(folder, bitmap)
+        model = lm.model
+    load_s = perf_counter() - began
+    generator = torch.Generator().manual_seed(0)
+    ids_1T = torch.randint(0, model.config.vocab_size, (1, prompt_tokens), generator=generator)
+    _generate(model, ids_1T, 2)
+    first, slope = float("inf"), float("inf")
+    for _ in range(repeats):
+        short, whole = _generate(model, ids_1T, 1), _generate(model, ids_1T, 1 + new_tokens)
+        first, slope = min(first, short), min(slope, max(whole - short, 1e-9) / new_tokens)
+    return Speed(
+        bitmap=bitmap,
+        tokens_per_s=1 / slope,
+        first_token_ms=first * 1e3,
+        memory_mb=(_peak() - before) / MB,
+        read_mb=lm.bytes_read / MB if lm is not None else 0.0,
+        load_s=load_s,
+        slower=lm.slower_than_float32() if lm is not None else {},
+    )
+
+
+def _generate(model: Any, ids_1T: torch.Tensor, tokens: int) -> float:
+    began = perf_counter()
+    model.generate(
+        ids_1T,
+        attention_mask=torch.ones_like(ids_1T),
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return perf_counter() - began
+
+
+def _resident() -> float:
+    return _status("VmRSS")
+
+
+def _peak() -> float:
+    return _status("VmHWM")
+
+
+def _status(key: str) -> float:
+    """Bytes that Linux states under `key` for this process; elsewhere the peak of the whole process."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith(f"{key}:"):
+                return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return peak_memory(torch.device("cpu"))[0] * MB

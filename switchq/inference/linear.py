@@ -1,0 +1,156 @@
+"""A linear layer that runs from an artifact's planes, and its entry in the model's switch.
+
+A width is prepared once: its planes are read and its kernel is packed. After that a switch writes two attributes. The
+adapter's product and what the kernel leaves to add share one pair of low-rank factors,
+
+    y = kernel(x) + bias + [x A^T, sum(x)] [scaling x B, offset]^T
+
+A long input is multiplied with the decoded weight where that is faster than the kernel.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from switchq.bitmap import Bitmap
+from switchq.inference.kernels import Kernel, Plain
+from switchq.inference.tuning import Timing
+from switchq.nn.switch import SwitchLayer
+from switchq.quant import Grid, Params
+
+
+class Source(Protocol):
+    """Where a layer's tensors come from."""
+
+    grid: Grid
+    widths: tuple[int, ...]
+
+    def codes(self, layer: str, bits: int) -> Tensor:
+        """The codes (O, I), int8, of `bits`."""
+
+    def levels(self, layer: str, bits: int) -> Params:
+        """Scale and offset of `bits`, (O, G) float32 each."""
+
+    def adapter(self, layer: str, bits: int) -> tuple[Tensor, Tensor] | None:
+        """A (R, I) and B (O, R) with the scaling in it, float32, of the adapter trained at `bits`; None without one."""
+
+    def kernel(self, layer: str, bits: int) -> tuple[Kernel, Timing | None]:
+        """The kernel, and how fast it is here; None for `Plain`."""
+
+
+class Ready(NamedTuple):
+    """All that a forward at one width needs.
+
+    Attributes:
+        kernel: the packed weight.
+        timing: how fast it is on this machine; None for `Plain`.
+        long: tokens from which on the weight is decoded instead; None for never.
+        bits: the width.
+        low_RI: A, with a row of ones where the kernel leaves an offset to add; None if there is nothing to add.
+        high_RO: B^T, scaled, with the offset as its last row.
+    """
+
+    kernel: Kernel
+    timing: Timing | None
+    long: int | None
+    bits: int
+    low_RI: Tensor | None
+    high_RO: Tensor | None
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T + b + adapter(x).
+
+    Args:
+        name: the layer's name in the artifact.
+        shape: (O, I).
+        bias_O: the bias, or None.
+        source: where the rest comes from, when a width is prepared.
+    """
+
+    bits: int
+    ready: Ready
+
+    def __init__(self, name: str, shape: tuple[int, int], bias_O: Tensor | None, source: Source) -> None:
+        super().__init__()
+        self.name, self.shape, self.source, self.grid = name, shape, source, source.grid
+        self.bias = None if bias_O is None else nn.Parameter(bias_O, requires_grad=False)
+        self._ready: dict[tuple[int, bool], Ready] = {}
+
+    def prepared(self, bits: int, adapters: bool) -> Ready:
+        """What runs at `bits`; made when it is first asked for.
+
+        Raises:
+            UserError: the artifact does not hold this width, or its tensors are damaged.
+        """
+        found = self._ready.get((bits, adapters))
+        if found is None:
+            found = self._ready[bits, adapters] = self._prepare(bits, adapters)
+        return found
+
+    def _prepare(self, bits: int, adapters: bool) -> Ready:
+        Bitmap([bits]).check_held(self.source.widths)
+        other = self._ready.get((bits, not adapters))
+        if other is not None:
+            kernel, timing = other.kernel, other.timing
+        else:
+            kernel, timing = self.source.kernel(self.name, bits)
+        long = timing.tokens_to_decode if timing is not None else None
+        lows, highs = [], []
+        if adapters and (trained := self.source.adapter(self.name, bits)) is not None:
+            lows.append(trained[0])
+            highs.append(trained[1].T)
+        if kernel.offset_O is not None:
+            lows.append(torch.ones(1, self.shape[1]))
+            highs.append(kernel.offset_O.unsqueeze(0))
+        if not lows:
+            return Ready(kernel, timing, long, bits, None, None)
+        return Ready(kernel, timing, long, bits, torch.cat(lows), torch.cat(highs).contiguous())
+
+    def levels(self, bits: int) -> Params:
+        """Scale and offset at `bits`."""
+        return self.source.levels(self.name, bits)
+
+    def weight_at(self, bits: int) -> Tensor:
+        """The weight (O, I) at `bits`, float32: what training rounded it to."""
+        return self.grid.decode(self.source.codes(self.name, bits), self.levels(bits))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O), float32."""
+        ready = self.ready
+        x_NI = x.reshape(-1, self.shape[1])
+        if ready.long is not None and len(x_NI) >= ready.long:
+            params = self.levels(ready.bits)
+            if ready.kernel.offset_O is not None:  # it is in the low-rank factors
+                params = {**params, "offset": torch.zeros_like(params["offset"])}
+            y_NO = Plain(self.source.codes(self.name, ready.bits), params, self.grid).product(x_NI)
+        else:
+            y_NO = ready.kernel.product(x_NI)
+        if self.bias is not None:
+            y_NO += self.bias
+        if ready.low_RI is not None:
+            y_NO = torch.addmm(y_NO, F.linear(x_NI, ready.low_RI), ready.high_RO)  # type: ignore[arg-type]
+        return y_NO.view(*x.shape[:-1], self.shape[0])
+
+
+class PackedLayer(SwitchLayer):
+    """A `PackedLinear` as an entry of a bitmap."""
+
+    linear: PackedLinear  # type: ignore[assignment]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I)."""
+        return self.linear.shape
+
+    def switch(self, bits: int, adapters: bool) -> None:
+        """See `SwitchLayer.switch`."""
+        state = self.linear.__dict__
+        state["ready"] = state["_ready"].get((bits, adapters)) or self.linear.prepared(bits, adapters)
+        state["bits"] = bits
+
+    def low_rank(self, bits: int) -> tuple[Tensor, Tensor] | None:
+        """See `SwitchLayer.low_rank`."""
+        return self.linear.source.adapter(self.linear.name, bits)

@@ -1,0 +1,196 @@
+"""A model that runs from an artifact: built without its float weights, its layers filled when a bitmap needs them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from switchq.bitmap import Bitmap
+from switchq.inference.artifact import Artifact
+from switchq.inference.kernels import Kernel, Plain, choose
+from switchq.inference.linear import PackedLayer, PackedLinear, Ready
+from switchq.inference.table import TableEmbedding, TableHead
+from switchq.inference.tuning import Timing, timing
+from switchq.models import load_config, load_tokenizer
+from switchq.nn import Switch, SwitchLayer, get_switch, set_bitmap
+from switchq.quant import Grid, Params
+from switchq.quant.planes import unpack_planes
+
+
+class ArtifactSource:
+    """The tensors of an artifact, as `switchq.inference.linear.Source` asks for them.
+
+    Args:
+        artifact: where they lie.
+        packed: False multiplies in float32 everywhere, with the numbers of training.
+    """
+
+    def __init__(self, artifact: Artifact, packed: bool) -> None:
+        self.artifact, self.packed = artifact, packed
+        self.widths = artifact.manifest.widths
+        self.grid = Grid.from_dict(artifact.manifest.grid)
+
+    def codes(self, layer: str, bits: int) -> Tensor:
+        """See `Source.codes`; reads planes that were not read before."""
+        planes = [self.artifact.tensor(f"plane{k}.{layer}") for k in range(bits)]
+        return unpack_planes(planes, self.artifact.manifest.layers[layer])
+
+    def levels(self, layer: str, bits: int) -> Params:
+        """See `Source.levels`."""
+        return {name: self.artifact.tensor(f"levels{bits}.{name}.{layer}").float() for name in ("scale", "offset")}
+
+    def adapter(self, layer: str, bits: int) -> tuple[Tensor, Tensor] | None:
+        """See `Source.adapter`."""
+        if bits not in self.artifact.manifest.adapters:
+            return None
+        a_RI, b_OR = (self.artifact.tensor(f"adapter{bits}.{factor}.{layer}").float() for factor in "AB")
+        return a_RI, b_OR
+
+    def kernel(self, layer: str, bits: int) -> tuple[Kernel, Timing | None]:
+        """See `Source.kernel`."""
+        params = self.levels(layer, bits)
+        kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed)
+        if isinstance(kernel, Plain):
+            return kernel, None
+        outputs, inputs = self.artifact.manifest.layers[layer]
+        key = f"{type(kernel).__name__} {bits} bits, {outputs} x {inputs}, {params['scale'].shape[1]} groups"
+        return kernel, timing(key, kernel, lambda: self.grid.decode(self.codes(layer, bits), params))
+
+
+class SwitchableLM:
+    """A language model that runs at any bitmap of an artifact.
+
+    Attributes:
+        model: the causal language model, a `transformers` one; `switchq.at` and `switchq.set_bitmap` take it, too.
+        tokenizer: its tokenizer.
+        artifact: what it was loaded from.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, artifact: Artifact) -> None:
+        self.model, self.tokenizer, self.artifact = model, tokenizer, artifact
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, bitmap: Bitmap | str | int | Sequence[int] | None = None, *, packed: bool = True
+    ) -> Self:
+        """Load an artifact that `switchq export` wrote.
+
+        Args:
+            folder: the artifact.
+            bitmap: what to run at; the widest width by default. Only the planes that it needs are read.
+            packed: False multiplies decoded weights in float32 everywhere: slow, and the numbers of training.
+
+        Raises:
+            UserError: missing, damaged, of a newer version; a bitmap that it does not hold.
+        """
+        artifact = Artifact(folder)
+        source = ArtifactSource(artifact, packed)
+        model = _build(artifact, source)
+        layers = artifact.manifest.layers
+        wanted = Bitmap.parse(_written(bitmap if bitmap is not None else source.widths[0]), tuple(layers))
+        entries = tuple(PackedLayer(name, model.get_submodule(name)) for name in layers)  # type: ignore[arg-type]
+        model.__dict__["_switch"] = Switch(entries, wanted, widths=frozenset(source.widths))
+        set_bitmap(model, wanted)
+        return cls(model, load_tokenizer(str(artifact.folder)), artifact)
+
+    @property
+    def bitmap(self) -> Bitmap:
+        """What it runs at."""
+        return get_switch(self.model).bitmap
+
+    def set_bitmap(self, bitmap: Bitmap | str | int | Sequence[int], adapters: bool = True) -> Bitmap:
+        """Run at `bitmap` from the next forward on; planes that were not read yet are read now.
+
+        Raises:
+            UserError: a bitmap that the artifact does not hold.
+        """
+        return set_bitmap(self.model, bitmap, adapters)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of tensors read from the artifact so far."""
+        return self.artifact.bytes_read
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the packed layers at the current bitmap, kernels and adapters."""
+        total = 0
+        for layer in get_switch(self.model).layers:
+            ready = _ready(layer)
+            factors = [one.nbytes for one in (ready.low_RI, ready.high_RO) if one is not None]
+            total += ready.kernel.resident_bytes + sum(factors)
+        return total
+
+    def slower_than_float32(self) -> dict[int, float]:
+        """The widths of the current bitmap that this machine multiplies more slowly than float32 on one token, with
+        the factor: kernels alone, measured once on this machine."""
+        sums: dict[int, list[float]] = {}
+        for layer in get_switch(self.model).layers:
+            ready = _ready(layer)
+            if ready.timing is not None:
+                both = sums.setdefault(ready.bits, [0.0, 0.0])
+                both[0], both[1] = both[0] + ready.timing.kernel, both[1] + ready.timing.dense
+        return {bits: kernel / dense for bits, (kernel, dense) in sums.items() if kernel > dense}
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        """`transformers`' generate."""
+        return self.model.generate(*args, **options)  # type: ignore[operator]
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """The model's forward."""
+        return self.model(*args, **options)
+
+
+def _ready(layer: SwitchLayer) -> Ready:
+    return cast(PackedLinear, layer.linear).ready
+
+
+def _written(bitmap: Bitmap | str | int | Sequence[int]) -> Bitmap | str | int:
+    return bitmap if isinstance(bitmap, Bitmap | str | int) else Bitmap(bitmap)
+
+
+def _build(artifact: Artifact, source: ArtifactSource) -> PreTrainedModel:
+    """The model with everything but its packed layers filled."""
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(load_config(str(artifact.folder)), dtype=torch.float32)
+    model.tie_weights()
+    for name, shape in artifact.manifest.layers.items():
+        bias = f"rest.{name}.bias"
+        bias_O = artifact.tensor(bias).float() if artifact.has(bias) else None
+        model.set_submodule(name, PackedLinear(name, shape, bias_O, source))
+    if (artifact.folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(artifact.folder)
+    _fill_tables(model, artifact, source)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(False)
+        parameter.data = artifact.tensor(f"rest.{name}").to(torch.float32, copy=True)
+    return model.eval()
+
+
+def _fill_tables(model: PreTrainedModel, artifact: Artifact, source: ArtifactSource) -> None:
+    """Put 8-bit tables in the place of the embeddings and the head, if the artifact has them."""
+    tables = artifact.names("codes.")
+    if not tables:
+        return
+    modules = {"embedding": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    names = {part: f"{_name_of(model, module)}.weight" for part, module in modules.items()}
+    shared = modules["head"].weight is modules["embedding"].weight
+    for part, name in names.items():
+        stored = names["embedding"] if shared else name
+        if stored not in tables:
+            continue
+        codes_VI, scale_V1 = artifact.tensor(f"codes.{stored}"), artifact.tensor(f"scale.{stored}")
+        if part == "embedding":
+            model.set_input_embeddings(TableEmbedding(codes_VI, scale_V1))
+        else:
+            own = 0 if shared else codes_VI.nbytes + scale_V1.nbytes
+            model.set_output_embeddings(TableHead(codes_VI, scale_V1, source.packed, own))
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)

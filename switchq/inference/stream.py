@@ -1,0 +1,135 @@
+"""Text as it is generated, at bitmaps that change on the way; the key-value cache goes on across a change."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextStreamer
+
+from switchq.bitmap import Bitmap
+from switchq.errors import UserError
+from switchq.inference.model import SwitchableLM
+from switchq.models import context_window
+from switchq.models.inference import own_generation_config
+from switchq.nn import get_switch
+
+
+def read_schedule(text: str, names: tuple[str, ...]) -> dict[int, Bitmap]:
+    """`0:8,32:4` as {token: bitmap}: which bitmap the model runs at from which generated token on.
+
+    A bitmap with commas of its own does not fit in here: write it to a file and give `@file.json`.
+
+    Raises:
+        UserError: not of this form, a token number below 0 or twice, no bitmap for token 0.
+    """
+    schedule: dict[int, Bitmap] = {}
+    for item in text.split(","):
+        start, colon, bitmap = item.strip().partition(":")
+        if not colon or not start.isdecimal() or int(start) in schedule:
+            raise UserError(f"--schedule {text}: give token:bitmap pairs, each token once, like 0:8,32:4")
+        schedule[int(start)] = Bitmap.parse(bitmap, names)
+    if 0 not in schedule:
+        raise UserError(f"--schedule {text} does not say where to start: give a bitmap for token 0, like 0:8,32:4")
+    return schedule
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What a stream came to.
+
+    Attributes:
+        text: the generated text.
+        tokens: tokens generated.
+        first_seconds: time to the first token, reading the prompt.
+        seconds: all of the time.
+    """
+
+    text: str
+    tokens: int
+    first_seconds: float
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens after the first, per second."""
+        return (self.tokens - 1) / (self.seconds - self.first_seconds) if self.tokens > 1 else 0.0
+
+
+class _Switching(StoppingCriteria):
+    """Looks on after each token: notes the time, and sets the next token's bitmap."""
+
+    def __init__(self, lm: SwitchableLM, schedule: Mapping[int, Bitmap]) -> None:
+        self.lm, self.schedule, self.times = lm, schedule, [perf_counter()]
+
+    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Any:
+        self.times.append(perf_counter())
+        bitmap = self.schedule.get(len(self.times) - 1)
+        if bitmap is not None:
+            self.lm.set_bitmap(bitmap)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def stream(
+    lm: SwitchableLM,
+    prompt: str,
+    schedule: Mapping[int, Bitmap],
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int = 50,
+    seed: int = 0,
+    show: bool = True,
+) -> Spoken:
+    """Continue a prompt.
+
+    Args:
+        lm: the model; its bitmap is left at the last one that ran.
+        prompt: text.
+        schedule: token -> bitmap from that generated token on; all bitmaps are prepared before the clock runs.
+        max_new_tokens: most tokens to generate.
+        temperature: 0 takes the likeliest token.
+        top_k: sample among so many.
+        seed: of the sampling.
+        show: print the text on stdout as it comes.
+
+    Raises:
+        UserError: an empty prompt, or one that leaves no room in the context window.
+    """
+    tokenizer, room = lm.tokenizer, context_window(lm.model)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    length = inputs.input_ids.shape[1]
+    if not length:
+        raise UserError("the prompt is empty")
+    if length + max_new_tokens > room:
+        raise UserError(f"{length} prompt tokens and {max_new_tokens} new ones do not fit the model's window of {room}")
+    for bitmap in [*schedule.values(), schedule[0]]:
+        lm.set_bitmap(bitmap)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature else {"do_sample": False}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **sampling,
+    )
+    switching = _Switching(lm, schedule)
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if show else None
+    with torch.random.fork_rng(), own_generation_config(lm.model, config):
+        torch.manual_seed(seed)
+        output_BT = lm.generate(
+            **inputs,
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([switching]),
+            streamer=streamer,
+        )
+    new = output_BT[0, length:]
+    times = switching.times
+    text = str(tokenizer.decode(new, skip_special_tokens=True))
+    return Spoken(text, len(new), times[1] - times[0], times[-1] - times[0])
+
+
+def uniform(lm: SwitchableLM, bitmap: Bitmap | str | int) -> dict[int, Bitmap]:
+    """The schedule that runs at one bitmap."""
+    return {0: Bitmap.parse(bitmap, get_switch(lm.model).names)}

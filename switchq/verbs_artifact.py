@@ -1,0 +1,93 @@
+"""The verbs of artifacts, see `switchq.verbs`: packing a model, running it, measuring it."""
+
+from typing import Literal
+
+
+def export(
+    output: str,
+    ckpt: str | None = None,
+    model: str | None = None,
+    format: Literal["artifact", "hf"] = "artifact",
+    bits: list[int] | None = None,
+    embeddings: Literal[8, 16, 32] = 16,
+    bitmap: str | None = None,
+    adapters: Literal["merged", "peft", "off"] = "merged",
+    group_size: int | None = None,
+    scale: Literal["absmax", "mse"] | None = None,
+    base: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Pack a model into an artifact, one folder for all widths; or write it at one bitmap for other programs.
+
+    Args:
+        output: folder to write.
+        ckpt: checkpoint of `switchq fit`; one of another grid than Nested is rounded again, and told what that costs.
+        model: instead of a checkpoint: any supported model, by Hub name or folder, on a nested grid without training.
+        format: `artifact`, or `hf`: a float32 folder that transformers loads.
+        bits: of an artifact: widths to hold, repeatable; by default the trained ones, of a plain model 8, 4 and 2.
+        embeddings: of an artifact: bits of embeddings and head.
+        bitmap: of `hf`: what to freeze the model at.
+        adapters: of `hf`: `merged` into the weights, beside them for `peft`, or `off`.
+        group_size: of a plain model: inputs that share a scale; one scale per output row by default.
+        scale: of a plain model: absmax (the default) or mse.
+        base: where the base model lies now, if it has moved since training.
+        overwrite: replace the folder if it is there already.
+    """
+    settings = dict(locals())
+    from switchq.commands.export import export_command
+
+    export_command(**settings)
+
+
+def generate(
+    artifact: str,
+    prompt: str,
+    bitmap: str | None = None,
+    schedule: str | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int = 50,
+    seed: int = 0,
+) -> None:
+    """Continue a prompt with an artifact, printed as it comes; the bitmap may change on the way.
+
+    Args:
+        artifact: folder that `switchq export` wrote.
+        prompt: text to continue.
+        bitmap: what to run at; the artifact's widest width by default.
+        schedule: instead of a bitmap: `0:8,32:4` runs at 8 bits, and at 4 from generated token 32 on.
+        max_new_tokens: most tokens to generate.
+        temperature: of the sampling; 0 takes the likeliest token.
+        top_k: sample among the so many likeliest tokens.
+        seed: of the sampling.
+    """
+    settings = dict(locals())
+    from switchq.commands.generate import generate_command
+
+    generate_command(**settings)
+
+
+def bench(
+    artifact: str,
+    bitmap: list[str] | None = None,
+    prompt_tokens: int = 64,
+    new_tokens: int = 32,
+    repeats: int = 3,
+    threads: int | None = None,
+    output: str | None = None,
+) -> None:
+    """Measure an artifact on this machine: tokens a second, time to the first token, memory, beside float32.
+
+    Args:
+        artifact: folder that `switchq export` wrote.
+        bitmap: what to run at, repeatable; by default each width of the artifact.
+        prompt_tokens: length of the prompt.
+        new_tokens: tokens to generate after the first.
+        repeats: times to repeat each; the fastest counts.
+        threads: of PyTorch; all cores by default.
+        output: JSON file for the figures.
+    """
+    settings = dict(locals())
+    from switchq.commands.bench import bench_command
+
+    bench_command(**settings)

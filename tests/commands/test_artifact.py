@@ -1,0 +1,179 @@
+"""export, generate, bench, and eval of an artifact: from a checkpoint to an answer, and every mistake on one line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from workshop import Workshop
+
+from switchq.cli import main
+from switchq.commands.subject import load_subject
+from switchq.inference import Artifact, SwitchableLM, bench
+from switchq.inference.bench import measure
+from switchq.nn import at
+
+from .conftest import Outcome, Run
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def artifact(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained run, exported by the command."""
+    folder = tmp_path_factory.mktemp("exported") / "artifact"
+    assert main(["export", "--ckpt", str(run.checkpoint), "--output", str(folder), "--embeddings", "32"]) == 0
+    return folder
+
+
+def test_export_tells_sizes_and_what_rounding_again_costs(run: Run, switchq: Command, tmp_path: Path) -> None:
+    done = switchq("export", "--ckpt", run.checkpoint, "--output", tmp_path / "a")
+    assert done.code == 0, done.err
+    for part in ("planes", "levels", "adapters", "embeddings", "norms and biases", "all"):
+        assert f"  {part} " in done.out
+    assert "trained on the grid Symmetric, which does not nest" in " ".join(done.out.split())
+    assert all(f"{bits} bits   " in done.out for bits in (8, 4, 2))
+    manifest = Artifact(tmp_path / "a").manifest
+    assert manifest.widths == (8, 4, 2)
+    assert manifest.source["checkpoint"] == str(run.checkpoint)
+
+
+def test_a_plain_model_is_exported_without_loss(workshop: Workshop, switchq: Command, tmp_path: Path) -> None:
+    done = switchq("export", "--model", workshop.base, "--output", tmp_path / "a", "--group_size", 16, "--bits", 5)
+    assert done.code == 0, done.err
+    assert "does not nest" not in done.out
+    lm = SwitchableLM.from_pretrained(tmp_path / "a", packed=False)
+    subject = load_subject(None, str(workshop.base), bits=[5], grid="nested", group_size=16)
+    ids = torch.arange(1, 9).unsqueeze(0)
+    with torch.no_grad(), at(subject.model, 5):
+        expected = subject.model(ids).logits
+    torch.testing.assert_close(lm(ids).logits, expected, rtol=1e-3, atol=1e-3)  # embeddings are stored in float16
+
+
+def test_eval_of_an_artifact_asks_what_the_checkpoint_was_asked(
+    run: Run, artifact: Path, switchq: Command, tmp_path: Path
+) -> None:
+    done = switchq("eval", "--artifact", artifact, "--limit", 4, "--output", tmp_path / "r.json")
+    assert done.code == 0, done.err
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert [result["bitmap"] for result in results] == ["8", "8/4", "4", "4/2", "2"]
+    assert {result["n_questions"] for result in results} == {4}
+    record = results[0]["run"]
+    assert record["settings"]["artifact_sha256"] == json.loads((artifact / "artifact.json").read_text())["sha256"]
+    assert record["base_hash"] == torch.load(run.checkpoint, weights_only=True)["base"]["sha256"]
+    done = switchq("eval", "--ckpt", run.checkpoint, "--limit", 4, "--bitmap", 8, "--output", tmp_path / "c.json")
+    (expected,) = json.loads((tmp_path / "c.json").read_text())
+    assert results[0]["answer_perplexity"] == pytest.approx(expected["answer_perplexity"], rel=0.02)
+
+
+def test_generate_streams_and_switches(artifact: Path, switchq: Command) -> None:
+    options = ("--artifact", artifact, "--prompt", "House 1 is in", "--max_new_tokens", 6)
+    done = switchq("generate", *options, "--schedule", "0:8,3:4")
+    assert done.code == 0, done.err
+    assert "at 0:8,3:4" in done.err
+    assert "MB read" in done.err
+    once, again = (switchq("generate", *options, "--bitmap", 4) for _ in range(2))
+    assert once.code == 0, once.err
+    assert once.out == again.out != ""
+
+
+def test_bench_has_a_row_for_each_width(
+    artifact: Path, switchq: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(folder: str, bitmap: str, *, threads: int | None, **options: int) -> bench.Speed:
+        return measure(folder, bitmap, **options)
+
+    monkeypatch.setattr("switchq.commands.bench.bench", here)
+    options = ("--new_tokens", 2, "--prompt_tokens", 4, "--repeats", 1, "--output", tmp_path / "b.json")
+    done = switchq("bench", "--artifact", artifact, *options)
+    assert done.code == 0, done.err
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["bitmap"] for row in rows] == ["float32", "8", "4", "2"]
+    assert rows[0]["read_mb"] == 0 < rows[3]["read_mb"] < rows[2]["read_mb"] < rows[1]["read_mb"]
+    assert all(row["bitmap"] in done.out for row in rows)
+
+
+def test_hf_loads_in_transformers(run: Run, switchq: Command, tmp_path: Path) -> None:
+    done = switchq("export", "--ckpt", run.checkpoint, "--output", tmp_path / "hf", "--format", "hf", "--bitmap", "8/4")
+    assert done.code == 0, done.err
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    subject = load_subject(str(run.checkpoint), None)
+    ids = torch.arange(1, 9).unsqueeze(0)
+    with torch.no_grad(), at(subject.model, "8/4"):
+        torch.testing.assert_close(loaded(ids).logits, subject.model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+TABLE = [
+    ("export --ckpt {ckpt} --output {artifact}", "is there already: give another --output, or --overwrite"),
+    ("export --ckpt {ckpt} --output new --bits 16", "leave out --bits 16"),
+    ("export --ckpt {ckpt} --output new --bitmap 4", "give --bitmap with --format hf"),
+    ("export --ckpt {ckpt} --output new --format hf", "give --bitmap with --format hf"),
+    ("export --ckpt {ckpt} --output new --format hf --bitmap 8/4 --adapters peft", "give one width"),
+    ("export --ckpt {ckpt} --output new --embeddings 7", "--embeddings must be 8, 16 or 32"),
+    ("export --ckpt {ckpt} --output new --group_size 64", "a checkpoint keeps its own grid"),
+    ("export --output new", "give either --ckpt"),
+    ("export --ckpt {ckpt} --output file/new", "cannot write"),
+    ("generate --artifact {artifact} --prompt hi --bitmap 16", "nothing stored for 16 bits, only for 8, 4, 2"),
+    ("generate --artifact {artifact} --prompt hi --bitmap 3", "nothing stored for 3 bits, only for 8, 4, 2"),
+    ("generate --artifact {artifact} --prompt hi --schedule 5:8", "does not say where to start"),
+    ("generate --artifact {artifact} --prompt hi --schedule 0:8,4:16", "nothing stored for 16 bits, only for 8, 4, 2"),
+    ("generate --artifact {artifact} --prompt hi --bitmap 8 --schedule 0:8", "not both"),
+    ("generate --artifact {artifact} --prompt hi --max_new_tokens 0", "--max_new_tokens must be at least 1"),
+    ("generate --artifact {artifact} --prompt hi --temperature -1", "--temperature must be 0 or more"),
+    ("generate --artifact {artifact} --prompt hi --max_new_tokens 100000", "do not fit the model's window"),
+    ("generate --artifact nowhere --prompt hi", "is not a switchq artifact"),
+    ("generate --artifact {flipped} --prompt hi", "is damaged"),
+    ("generate --artifact {half} --prompt hi", "truncated, damaged or missing"),
+    ("generate --artifact {newer} --prompt hi", "use a newer switchq"),
+    ("bench --artifact {artifact} --bitmap 16", "nothing stored for 16 bits, only for 8, 4, 2"),
+    ("bench --artifact {artifact} --repeats 0", "--repeats must be at least 1"),
+    ("bench --artifact {flipped} --threads 0", "--threads must be at least 1"),
+    ("eval --artifact {artifact} --bitmap 16 --limit 2", "nothing stored for 16 bits, only for 8, 4, 2"),
+    ("eval --artifact {artifact} --ckpt {ckpt}", "--ckpt is not for an artifact"),
+    ("eval --artifact {artifact} --grid nested", "--grid is not for an artifact"),
+    ("eval --artifact {newer}", "use a newer switchq"),
+]
+
+
+@pytest.fixture(scope="module")
+def broken(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Copies of the artifact with something wrong, by name."""
+    copies = {name: tmp_path_factory.mktemp("broken") / name for name in ("flipped", "half", "newer")}
+    for copy in copies.values():
+        shutil.copytree(artifact, copy)
+    content = (artifact / "weights.safetensors").read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) * 3 // 5] ^= 4
+    (copies["flipped"] / "weights.safetensors").write_bytes(flipped)
+    (copies["half"] / "weights.safetensors").write_bytes(content[: len(content) // 2])
+    manifest = json.loads((artifact / "artifact.json").read_text())
+    (copies["newer"] / "artifact.json").write_text(json.dumps({**manifest, "version": 2}))
+    return copies
+
+
+@pytest.mark.parametrize(("line", "says"), TABLE, ids=[line for line, _ in TABLE])
+def test_mistakes(
+    line: str,
+    says: str,
+    run: Run,
+    artifact: Path,
+    broken: dict[str, Path],
+    switchq: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    done = switchq(*line.format(ckpt=run.checkpoint, artifact=artifact, **broken).split())
+    assert done.code == 2
+    assert says in done.err
+    assert done.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,104 @@
+"""Packed products against the decoded weight in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from switchq.bitmap import WIDTHS
+from switchq.inference.kernels import Int4, Int8, Kernel, Plain, choose
+from switchq.quant import Nested, Params
+
+OUTPUTS, INPUTS = 48, 256
+
+
+def coded(bits: int, group_size: int | None, seed: int = 0) -> tuple[Nested, Tensor, Params]:
+    grid = Nested(group_size)
+    weight_OI = torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(seed))
+    params = grid.fit(weight_OI, bits)
+    return grid, grid.encode(weight_OI, params, bits).to(torch.int8), params
+
+
+def full(kernel: Kernel, x_NI: Tensor) -> Tensor:
+    """The product with what the caller adds."""
+    y_NO = kernel.product(x_NI)
+    return y_NO if kernel.offset_O is None else y_NO + x_NI.sum(-1, keepdim=True) * kernel.offset_O
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("group_size", [None, 32, 64, 128], ids=str)
+@given(seed=st.integers(0, 2**31), tokens=st.integers(1, 5), outlier=st.sampled_from((1.0, 50.0)))
+@settings(max_examples=5, deadline=None)
+def test_int4_rounds_only_activations_and_results(
+    bits: int, group_size: int | None, seed: int, tokens: int, outlier: float
+) -> None:
+    """With activations that bfloat16 holds, levels and results are off by half of their last place.
+
+    A lower product is at most sum |x| x scale x its largest code, and the upper one at most the result and that.
+    """
+    grid, codes_OI, params = coded(bits, group_size, seed)
+    x_NI = torch.randn(tokens, INPUTS, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
+    x_NI[:, 7] *= outlier
+    x_NI = x_NI.bfloat16().float()
+    exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
+    scale_OI = params["scale"].double().repeat_interleave(INPUTS // params["scale"].shape[1], 1)
+    lower_NO = (x_NI.double().abs() @ scale_OI.T) * (2 ** max(bits - 4, 0) - 1)
+    levels_NO = x_NI.double().abs() @ grid.decode(codes_OI, params).double().abs().T
+    error_NO = (full(Int4(codes_OI, params, bits), x_NI).double() - exact_NO).abs()
+    assert (error_NO <= 2**-9 * (exact_NO.abs() + levels_NO + 4 * lower_NO) * 1.01 + 1e-6 * x_NI.abs().sum()).all()
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@given(seed=st.integers(0, 2**31), tokens=st.integers(1, 5), outlier=st.sampled_from((1.0, 1000.0)))
+@settings(max_examples=5, deadline=None)
+def test_int8_rounds_activations_to_15_bits(bits: int, seed: int, tokens: int, outlier: float) -> None:
+    grid, codes_OI, params = coded(bits, None, seed)
+    x_NI = torch.randn(tokens, INPUTS, generator=torch.Generator().manual_seed(seed))
+    x_NI[:, 7] *= outlier
+    exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
+    step_N1 = x_NI.abs().amax(-1, keepdim=True) / (127 * 254)
+    codes_O = (codes_OI.double().abs().sum(-1)) * params["scale"].squeeze(-1)
+    error_NO = (full(Int8(codes_OI, params), x_NI).double() - exact_NO).abs()
+    assert (error_NO <= 0.5 * step_N1 * codes_O * 1.01 + 1e-5 * exact_NO.abs().max()).all()
+
+
+def test_a_token_does_not_notice_the_others() -> None:
+    for bits, kind in ((8, Int8), (4, Int4)):
+        grid, codes_OI, params = coded(bits, None)
+        kernel = choose(codes_OI, params, bits, grid)
+        assert isinstance(kernel, kind)
+        x_NI = torch.randn(6, INPUTS) * torch.logspace(-2, 3, 6).unsqueeze(-1)
+        together = kernel.product(x_NI)
+        alone = torch.cat([kernel.product(row.unsqueeze(0)) for row in x_NI])
+        torch.testing.assert_close(together, alone, rtol=1e-2 if kind is Int4 else 1e-6, atol=1e-4)
+
+
+def test_zero_activations() -> None:
+    for bits in (8, 4):
+        grid, codes_OI, params = coded(bits, None)
+        assert torch.equal(
+            choose(codes_OI, params, bits, grid).product(torch.zeros(2, INPUTS)), torch.zeros(2, OUTPUTS)
+        )
+
+
+@pytest.mark.parametrize(
+    ("bits", "group_size", "expected"),
+    [(8, None, Int8), (5, None, Int8), (4, None, Int4), (2, None, Int4), (8, 64, Int4), (3, 32, Int4), (4, 16, Plain)],
+)
+def test_choice(bits: int, group_size: int | None, expected: type[Kernel]) -> None:
+    grid, codes_OI, params = coded(bits, group_size)
+    assert type(choose(codes_OI, params, bits, grid)) is expected
+    assert type(choose(codes_OI, params, bits, grid, packed=False)) is Plain
+
+
+def test_a_processor_whose_products_saturate_takes_no_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, codes_OI, params = coded(8, None)
+    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False)
+    assert type(choose(codes_OI, params, 8, grid)) is Int4
+
+
+def test_memory_falls_with_bits() -> None:
+    held = {bits: choose(*coded(bits, None)[1:], bits, Nested()).resident_bytes for bits in (8, 4, 2)}
+    assert held[8] >= OUTPUTS * INPUTS > held[4]
+    assert held[4] == held[2] == OUTPUTS * INPUTS // 2 + OUTPUTS * 4
