@@ -31,7 +31,7 @@ def trained(tiny: Build) -> Build:
     """`trained("gpt2", grid=Nested(16))`: a switchable model whose adapters do something, in values float16 holds."""
 
     def build(architecture: str = "gpt2", grid: Grid = Nested(), **options: Any) -> PreTrainedModel:
-        model = make_switchable(tiny(architecture), WIDTHS, grid, rank={8: 2, 4: 3, 2: 4}, **options)
+        model = make_switchable(tiny(architecture), WIDTHS, grid, **{"rank": {8: 2, 4: 3, 2: 4}} | options)
         generator = torch.Generator().manual_seed(1)
         for name, parameter in model.named_parameters():
             if ".lora_" in name:

@@ -60,6 +60,28 @@ def test_runs_as_its_training_did(
             torch.testing.assert_close(logits(lm.model, tokens_BT, bitmap, adapters), expected, rtol=1e-5, atol=2e-5)
 
 
+def test_a_shared_adapter_runs_too(trained: Build, export: Export, tokens_BT: Tensor, tmp_path: Path) -> None:
+    """8 bits have the shared one alone, the others one of their own beside it."""
+    model = trained("gpt2", shared_rank=3, rank={8: 0, 4: 3, 2: 4})
+    export(model, tmp_path / "artifact")
+    lm = SwitchableLM.from_pretrained(tmp_path / "artifact", "2", packed=False)
+    for bitmap in BITMAPS:
+        expected = logits(model, tokens_BT, bitmap)
+        torch.testing.assert_close(logits(lm.model, tokens_BT, bitmap), expected, rtol=1e-5, atol=2e-5)
+        assert not torch.allclose(logits(model, tokens_BT, bitmap, adapters=False), expected)
+
+
+def test_a_trained_base_is_rounded_again(trained: Build, export: Export, tmp_path: Path) -> None:
+    """Its grid is that of the weight before training: nested codes of the weight as it is now lie elsewhere."""
+    model = trained("gpt2", train_base=True)
+    with torch.no_grad():
+        for layer in switch_layers(model):
+            layer.linear.weight *= 1.5
+    done = export(model, tmp_path / "artifact")
+    assert list(done.losses) == list(WIDTHS)
+    assert done.losses[4].after < done.losses[4].before  # a new fit does better than clipping
+
+
 @pytest.mark.parametrize("grid", [Nested(), Nested(16), Nested(16, "mse"), Nested(32)], ids=repr)
 def test_weights_are_those_of_training_bit_for_bit(
     grid: Nested, trained: Build, export: Export, tmp_path: Path
