@@ -41,11 +41,10 @@ from switchq.posttraining.search.ilp import solve
 from switchq.posttraining.search.scores import unit_scores
 from switchq.posttraining.search.space import Space, search_space
 from switchq.posttraining.sensitivity.measure import SCORES, measure
-from switchq.quant import Asymmetric, Symmetric
 
 PEER = Path(__file__).parent / "peers" / "autoscheme.py"
 
-GRIDS = {"asymmetric": Asymmetric, "symmetric": Symmetric}
+GRIDS = ("asymmetric", "symmetric")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     options.add_argument("--averages", type=float, nargs="+", default=[3, 4, 5], help="average bits")
     options.add_argument("--bits", type=int, nargs="+", default=[8, 4, 2], help="widths to choose from")
     options.add_argument("--group", type=int, default=64, help="inputs that share a scale")
-    options.add_argument("--grid", choices=sorted(GRIDS), default="asymmetric", help="of both sides")
+    options.add_argument("--grid", choices=GRIDS, default="asymmetric", help="of both sides")
     options.add_argument("--scores", choices=SCORES, nargs="+", default=["fisher", "mse"], help="sensitivities")
     options.add_argument("--calibration-windows", type=int, default=16)
     options.add_argument("--calibration-window", type=int, default=256, help="tokens")
@@ -87,7 +86,9 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     arguments = options.parse_args(argv)
     prepare(arguments)
     quiet()
-    subject = load_subject(None, str(arguments.model), bits=arguments.bits, grid=GRIDS[arguments.grid](arguments.group))
+    subject = load_subject(
+        None, str(arguments.model), bits=arguments.bits, grid=arguments.grid, group_size=arguments.group
+    )
     model = subject.model.to(arguments.device).eval()  # type: ignore[arg-type]
     space = search_space(model, arguments.bits)
     remarks: list[str] = []

@@ -122,7 +122,7 @@ TABLE = [
     ("fit --config {B}/typo2.yaml", "lrr"),
     (FIT + "--schedule Spiral", "no 'Spiral'", "Cyclic, InstantNet, SPNet"),
     (FIT + "--schedule.mode each", "SPNet has no option 'mode'"),
-    (FIT + "--schedule Cyclic --schedule.mode round", "round", "'each' or 'cosine'"),
+    (FIT + "--schedule Cyclic --schedule.mode round", "round", "'each', 'turns' or 'cosine'"),
     (FIT + "--schedule Cyclic --schedule.cycles 0", "at least one cycle"),
     (FIT + "--model.grid Cubic", "no 'Cubic'", "Symmetric"),
     (FIT + "--model.lr fast", "--model.lr must be a number, not 'fast'"),
