@@ -61,6 +61,6 @@ def test_one_layer_at_a_width(bits: int, switchable: MakeSwitchable) -> None:
         assert layer.bits == bits
         assert torch.equal(weight_OI, layer.linear.weight if bits == 16 else layer.linear.round_weight(bits))
         assert layer.lora is not None
-        assert layer.lora.active_adapters == [layer.adapter_for(bits)]
+        assert layer.lora.active_adapters == layer.adapters_for(bits)
         assert {other.bits for other in switch_layers(model) if other is not layer} == {16}
     assert state(model) == before
