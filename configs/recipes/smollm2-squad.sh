@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Every row of the SmolLM2 table at equal compute: 500 passes of 32 questions each, then all bitmaps on the dev set.
-#   bash configs/recipes/smollm2-squad.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED]
+#   bash configs/recipes/smollm2-squad.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED [OPTIONS OF fit...]]
 # ROWS="spnet cyclic" runs some of them; PARALLEL=1 runs all at once on one GPU (the scores are the same, the speeds are not).
 # Scores are taken in TF32 on GPUs that have it.
 set -euo pipefail
 export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 PYTORCH_ALLOC_CONF=expandable_segments:True
 model=$1 train=$2 dev=$3 out=$4 seed=${5:-0}
+extra=("${@:6}")
 mkdir -p "$out"
 row() { # name, optimiser steps, then options of fit
   local name=$1 steps=$2
   shift 2
   switchq fit --config configs/recipes/smollm2-squad.yaml --seed_everything "$seed" --model.base "$model" \
     --data.train "$train" --data.dev "$dev" --data.seed "$seed" --trainer.max_steps "$steps" \
-    --trainer.default_root_dir "$out/$name-seed$seed" "$@"
+    --trainer.default_root_dir "$out/$name-seed$seed" "$@" "${extra[@]}"
 }
 turns=(--schedule Cyclic --schedule.mode turns)
 base=(--model.train_base true --model.learn_scales true --model.base_lr 1e-4)
