@@ -1,15 +1,16 @@
 """HQQ, half-quadratic quantisation (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog), without calibration.
 
 The zero point z (and the scale s) of each group are those that make the p-norm of the rounding error small, p < 1, so
-that a few large errors are let be for the sake of the many. With an auxiliary error e, from the absmax range on:
+that a few large errors are let be for the sake of the many. With an auxiliary error e, from the absmax range on, which
+a zero point that need not be an integer puts in the middle of the levels:
 
     q = round(w / s + z)                                    nearest codes
     e = shrink(w - s (q - z))                               sign(d) max(0, |d| - |d|^(p-1) / beta)
     z = mean(q - (w - e) / s),    beta = kappa beta         over the group
 
 The zero point is a real number, stored in 16 bits. On grids without one, and with `scale`, the scale is fitted instead
-(too): s = <l, w - e> / <l, l>, with l the level at scale 1. Of all iterations each group keeps the one with the least
-|w - s (q - z)|^p.
+(too): s = <l, w - e> / <l, l>, with l the level at scale 1. Of all iterations, and the grid's own parameters, each
+group keeps what has the least |w - s (q - z)|^p.
 """
 
 from dataclasses import dataclass
@@ -58,18 +59,26 @@ class Hqq(Rounder):
         params = {name: value.unsqueeze(-1) for name, value in grid.fit(weight_OI, bits).items()}
         beta = self.beta
         best, least = params, self._cost(weight_OGS, params, grid, bits)
+        if zeroed:
+            params = params | {"zero": _centred(weight_OGS, params["scale"], bits)}
+            best, least = self._better(weight_OGS, params, best, least, grid, bits)
         for _ in range(self.iterations):
             codes_OGS = _encode(weight_OGS, params, grid, bits)
             error_OGS = self._shrink(weight_OGS - grid.decode_groups(codes_OGS, params), beta)
             params = self._fitted(weight_OGS - error_OGS, codes_OGS, params, grid, zeroed)
             beta *= self.kappa
-            cost = self._cost(weight_OGS, params, grid, bits)
-            better = cost < least
-            least = torch.where(better, cost, least)
-            best = {name: torch.where(better, params[name], value) for name, value in best.items()}
+            best, least = self._better(weight_OGS, params, best, least, grid, bits)
         codes_OI = _encode(weight_OGS, best, grid, bits).reshape(weight_OI.shape).to(torch.int16)
         overhead = outputs * groups * 32 if zeroed else None  # a 16-bit scale and a 16-bit zero point
         return Rounded(codes_OI, {name: value.squeeze(-1) for name, value in best.items()}, grid, bits, overhead)
+
+    def _better(
+        self, weight_OGS: Tensor, params: Params, best: Params, least: Tensor, grid: Grid, bits: int
+    ) -> tuple[Params, Tensor]:
+        """The parameters of lower cost, group by group, and what they cost."""
+        cost = self._cost(weight_OGS, params, grid, bits)
+        better = cost < least
+        return {name: torch.where(better, params[name], value) for name, value in best.items()}, cost.minimum(least)
 
     def _fitted(self, target_OGS: Tensor, codes_OGS: Tensor, params: Params, grid: Grid, zeroed: bool) -> Params:
         if zeroed:
@@ -89,6 +98,13 @@ class Hqq(Rounder):
     def _cost(self, weight_OGS: Tensor, params: Params, grid: Grid, bits: int) -> Tensor:
         rounded_OGS = grid.decode_groups(_encode(weight_OGS, params, grid, bits), params)
         return (weight_OGS - rounded_OGS).abs().pow(self.norm).sum(-1, keepdim=True)
+
+
+def _centred(weight_OGS: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """The zero point that puts the middle of a group's range in the middle of the levels, -min / scale at absmax."""
+    middle = (weight_OGS.amin(-1, keepdim=True) + weight_OGS.amax(-1, keepdim=True)) / 2
+    zero: Tensor = (2**bits - 1) / 2 - middle / scale
+    return zero.half().float()
 
 
 def _encode(weight_OGS: Tensor, params: Params, grid: Grid, bits: int) -> Tensor:
