@@ -22,10 +22,10 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from outside import PEERS, ask
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from outside import PEERS, ask
 from sidebyside import machine, parser, prepare
 from subjects import quiet
 

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 
 from switchq.data.text import text_windows
 from switchq.evaluation.perplexity import text_perplexity
-from switchq.models import context_window, load_model, load_tokenizer
+from switchq.models import architecture_of, context_window, load_model, load_tokenizer
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq import Setting, calibration_batches, load_methods, quantise
 
@@ -171,11 +171,13 @@ class Bench:
 
 
 def load_dense(model: Path, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """The model with a peer's weights; an answer that lacks linears of the blocks, or has others, is refused."""
+    """The model with a peer's weights; one that lacks a linear of the blocks, or has strangers, ends it."""
     loaded = load_model(str(model))
-    _, unknown = loaded.load_state_dict(tensors, strict=False)
-    if unknown:
-        raise SystemExit(f"weights that {model} does not have: {', '.join(unknown)}")
+    missing, wrong = loaded.load_state_dict(tensors, strict=False)
+    linears = tuple(f".{name}.weight" for name in architecture_of(loaded.config).linears)
+    wrong += [name for name in missing if name.endswith(linears)]
+    if wrong:
+        raise SystemExit(f"a peer's weights do not fit {model}: {', '.join(wrong)}")
     return loaded
 
 
