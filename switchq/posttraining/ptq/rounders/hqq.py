@@ -14,6 +14,7 @@ group keeps what has the least |w - s (q - z)|^p.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,28 +58,29 @@ class Hqq(Rounder):
         groups = grid.groups(inputs)
         weight_OGS = weight_OI.reshape(outputs, groups, -1)
         params = {name: value.unsqueeze(-1) for name, value in grid.fit(weight_OI, bits).items()}
-        beta = self.beta
-        best, least = params, self._cost(weight_OGS, params, grid, bits)
+        best, least = params, self._trial(weight_OGS, params, grid, bits).cost
         if zeroed:
             params = params | {"zero": _centred(weight_OGS, params["scale"], bits)}
-            best, least = self._better(weight_OGS, params, best, least, grid, bits)
-        for _ in range(self.iterations):
-            codes_OGS = _encode(weight_OGS, params, grid, bits)
-            error_OGS = self._shrink(weight_OGS - grid.decode_groups(codes_OGS, params), beta)
-            params = self._fitted(weight_OGS - error_OGS, codes_OGS, params, grid, zeroed)
-            beta *= self.kappa
-            best, least = self._better(weight_OGS, params, best, least, grid, bits)
+        beta = self.beta
+        for iteration in range(self.iterations + 1):
+            trial = self._trial(weight_OGS, params, grid, bits)
+            better = trial.cost < least
+            least = torch.where(better, trial.cost, least)
+            best = {name: torch.where(better, params[name], value) for name, value in best.items()}
+            if iteration < self.iterations:
+                error_OGS = trial.off_OGS.sign() * torch.relu(trial.off_OGS.abs() - trial.power_OGS / beta)
+                params = self._fitted(weight_OGS - error_OGS, trial.codes_OGS, params, grid, zeroed)
+                beta *= self.kappa
         codes_OI = _encode(weight_OGS, best, grid, bits).reshape(weight_OI.shape).to(torch.int16)
         overhead = outputs * groups * 32 if zeroed else None  # a 16-bit scale and a 16-bit zero point
         return Rounded(codes_OI, {name: value.squeeze(-1) for name, value in best.items()}, grid, bits, overhead)
 
-    def _better(
-        self, weight_OGS: Tensor, params: Params, best: Params, least: Tensor, grid: Grid, bits: int
-    ) -> tuple[Params, Tensor]:
-        """The parameters of lower cost, group by group, and what they cost."""
-        cost = self._cost(weight_OGS, params, grid, bits)
-        better = cost < least
-        return {name: torch.where(better, params[name], value) for name, value in best.items()}, cost.minimum(least)
+    def _trial(self, weight_OGS: Tensor, params: Params, grid: Grid, bits: int) -> "_Trial":
+        codes_OGS = _encode(weight_OGS, params, grid, bits)
+        off_OGS = weight_OGS - grid.decode_groups(codes_OGS, params)
+        size_OGS = off_OGS.abs()
+        power_OGS = size_OGS.clamp(min=1e-30).pow(self.norm - 1)
+        return _Trial(codes_OGS, off_OGS, power_OGS, (size_OGS * power_OGS).sum(-1, keepdim=True))
 
     def _fitted(self, target_OGS: Tensor, codes_OGS: Tensor, params: Params, grid: Grid, zeroed: bool) -> Params:
         if zeroed:
@@ -91,13 +93,14 @@ class Hqq(Rounder):
             params = params | {"scale": torch.where(scale > 0, stored_scale(scale), params["scale"])}
         return params
 
-    def _shrink(self, error_OGS: Tensor, beta: float) -> Tensor:
-        size = error_OGS.abs()
-        return error_OGS.sign() * torch.relu(size - size.clamp(min=1e-30).pow(self.norm - 1) / beta)
 
-    def _cost(self, weight_OGS: Tensor, params: Params, grid: Grid, bits: int) -> Tensor:
-        rounded_OGS = grid.decode_groups(_encode(weight_OGS, params, grid, bits), params)
-        return (weight_OGS - rounded_OGS).abs().pow(self.norm).sum(-1, keepdim=True)
+class _Trial(NamedTuple):
+    """Parameters tried: codes, rounding errors d, |d|^(p-1) and each group's sum of |d|^p."""
+
+    codes_OGS: Tensor
+    off_OGS: Tensor
+    power_OGS: Tensor
+    cost: Tensor
 
 
 def _centred(weight_OGS: Tensor, scale: Tensor, bits: int) -> Tensor:
