@@ -1,20 +1,19 @@
 """HQQ, half-quadratic quantisation (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog), without calibration.
 
 The zero point z (and the scale s) of each group are those that make the p-norm of the rounding error small, p < 1, so
-that a few large errors are let be for the sake of the many. With an auxiliary error e, from the absmax range on, which
-a zero point that need not be an integer puts in the middle of the levels:
+that a few large errors are let be for the sake of the many. With an auxiliary error e, from the absmax range on:
 
     q = round(w / s + z)                                    nearest codes
     e = shrink(w - s (q - z))                               sign(d) max(0, |d| - |d|^(p-1) / beta)
     z = mean(q - (w - e) / s),    beta = kappa beta         over the group
 
 The zero point is a real number, stored in 16 bits. On grids without one, and with `scale`, the scale is fitted instead
-(too): s = <l, w - e> / <l, l>, with l the level at scale 1. Of all iterations, and the grid's own parameters, each
-group keeps what has the least |w - s (q - z)|^p.
+(too): s = <l, w - e> / <l, l>, with l the level at scale 1. As in the authors' package, it ends when the mean
+|w - s (q - z)| of the whole matrix no longer falls, and all groups keep the iteration before.
 """
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,29 +57,20 @@ class Hqq(Rounder):
         groups = grid.groups(inputs)
         weight_OGS = weight_OI.reshape(outputs, groups, -1)
         params = {name: value.unsqueeze(-1) for name, value in grid.fit(weight_OI, bits).items()}
-        best, least = params, self._trial(weight_OGS, params, grid, bits).cost
-        if zeroed:
-            params = params | {"zero": _centred(weight_OGS, params["scale"], bits)}
         beta = self.beta
-        for iteration in range(self.iterations + 1):
-            trial = self._trial(weight_OGS, params, grid, bits)
-            better = trial.cost < least
-            least = torch.where(better, trial.cost, least)
-            best = {name: torch.where(better, params[name], value) for name, value in best.items()}
-            if iteration < self.iterations:
-                error_OGS = trial.off_OGS.sign() * torch.relu(trial.off_OGS.abs() - trial.power_OGS / beta)
-                params = self._fitted(weight_OGS - error_OGS, trial.codes_OGS, params, grid, zeroed)
-                beta *= self.kappa
+        best, least = params, math.inf
+        for _ in range(self.iterations + 1):
+            codes_OGS = _encode(weight_OGS, params, grid, bits)
+            off_OGS = weight_OGS - grid.decode_groups(codes_OGS, params)
+            mean = float(off_OGS.abs().mean())
+            if mean >= least:
+                break
+            best, least = params, mean
+            params = self._fitted(weight_OGS - self._shrink(off_OGS, beta), codes_OGS, params, grid, zeroed)
+            beta *= self.kappa
         codes_OI = _encode(weight_OGS, best, grid, bits).reshape(weight_OI.shape).to(torch.int16)
         overhead = outputs * groups * 32 if zeroed else None  # a 16-bit scale and a 16-bit zero point
         return Rounded(codes_OI, {name: value.squeeze(-1) for name, value in best.items()}, grid, bits, overhead)
-
-    def _trial(self, weight_OGS: Tensor, params: Params, grid: Grid, bits: int) -> "_Trial":
-        codes_OGS = _encode(weight_OGS, params, grid, bits)
-        off_OGS = weight_OGS - grid.decode_groups(codes_OGS, params)
-        size_OGS = off_OGS.abs()
-        power_OGS = size_OGS.clamp(min=1e-30).pow(self.norm - 1)
-        return _Trial(codes_OGS, off_OGS, power_OGS, (size_OGS * power_OGS).sum(-1, keepdim=True))
 
     def _fitted(self, target_OGS: Tensor, codes_OGS: Tensor, params: Params, grid: Grid, zeroed: bool) -> Params:
         if zeroed:
@@ -93,21 +83,9 @@ class Hqq(Rounder):
             params = params | {"scale": torch.where(scale > 0, stored_scale(scale), params["scale"])}
         return params
 
-
-class _Trial(NamedTuple):
-    """Parameters tried: codes, rounding errors d, |d|^(p-1) and each group's sum of |d|^p."""
-
-    codes_OGS: Tensor
-    off_OGS: Tensor
-    power_OGS: Tensor
-    cost: Tensor
-
-
-def _centred(weight_OGS: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """The zero point that puts the middle of a group's range in the middle of the levels, -min / scale at absmax."""
-    middle = (weight_OGS.amin(-1, keepdim=True) + weight_OGS.amax(-1, keepdim=True)) / 2
-    zero: Tensor = (2**bits - 1) / 2 - middle / scale
-    return zero.half().float()
+    def _shrink(self, error_OGS: Tensor, beta: float) -> Tensor:
+        size = error_OGS.abs()
+        return error_OGS.sign() * torch.relu(size - size.clamp(min=1e-30).pow(self.norm - 1) / beta)
 
 
 def _encode(weight_OGS: Tensor, params: Params, grid: Grid, bits: int) -> Tensor:
