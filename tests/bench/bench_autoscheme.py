@@ -10,9 +10,7 @@ budget. Every allocation is then rounded to nearest on switchq's grid, not train
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +22,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from outside import PEERS, ask
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -41,8 +40,6 @@ from switchq.posttraining.search.ilp import solve
 from switchq.posttraining.search.scores import unit_scores
 from switchq.posttraining.search.space import Space, search_space
 from switchq.posttraining.sensitivity.measure import SCORES, measure
-
-PEER = Path(__file__).parent / "peers" / "autoscheme.py"
 
 GRIDS = ("asymmetric", "symmetric")
 
@@ -132,22 +129,24 @@ def peer(arguments: argparse.Namespace, space: Space, remarks: list[str]) -> tup
     if arguments.peer_python is None:
         remarks.append("auto-round's AutoScheme: left out, no --peer-python given")
         return [], None
+    options = {
+        "model": arguments.model,
+        "calibration": arguments.calibration,
+        "group": arguments.group,
+        "windows": arguments.calibration_windows,
+        "window": arguments.calibration_window,
+        "averages": arguments.averages,
+        "bits": arguments.bits,
+        "device": arguments.device,
+        "symmetric": arguments.grid == "symmetric",
+        "threads": arguments.threads,
+    }
     with TemporaryDirectory() as folder:
-        output = Path(folder) / "choices.json"
-        command = [arguments.peer_python.absolute(), PEER.absolute(), "--model", arguments.model.absolute()]
-        command += ["--calibration", arguments.calibration.absolute(), "--output", output, "--group", arguments.group]
-        command += ["--windows", arguments.calibration_windows, "--window", arguments.calibration_window]
-        command += ["--averages", *arguments.averages, "--bits", *arguments.bits, "--device", arguments.device]
-        command += ["--symmetric"] if arguments.grid == "symmetric" else []
-        command += ["--threads", arguments.threads] if arguments.threads else []
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        environment |= {"AR_AUTO_SCHEME_CACHE": folder, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
-        if done.returncode or not output.exists():
-            wrong = [line for line in done.stderr.splitlines() if "Error" in line] or [f"exit code {done.returncode}"]
-            remarks.append(f"auto-round's AutoScheme: left out, it failed: {wrong[-1]}")
-            return [], None
-        content = json.loads(output.read_text())
+        cache = {"AR_AUTO_SCHEME_CACHE": folder}
+        content, wrong = ask(arguments.peer_python, PEERS / "autoscheme.py", options, Path(folder), cache)
+    if content is None:
+        remarks.append(f"auto-round's AutoScheme: left out, it failed: {wrong}")
+        return [], None
     allocations = []
     for choice in content["choices"]:
         bitmap = Bitmap([choice["bits"].get(name, FULL) for name in space.names])

@@ -1,6 +1,7 @@
 """The benchmarks run, at toy size, and write what they promise; the figures themselves are not judged here."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import bench_artifact
 import bench_autoscheme
 import bench_ptq_memory
+import bench_ptq_peers
 import bench_search
 import bench_seed_scheme
 import bench_sensitivity
 import bench_step
 import bench_switch
+import outside
 import pytest
 from subjects import TOKENIZER
 
@@ -100,3 +103,45 @@ def test_memory_of_quantisation_at_one_depth(capsys: pytest.CaptureFixture[str])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["weights_mb"] == pytest.approx((1024 * 64 + 1024 * 64 + 2 * 49984 + 128) * 4 / 1e6)
     assert found["mb"] >= 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_peer_is_scored_by_the_weights_that_it_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in in this interpreter: it gives the weights back as they are, and fails at 3 bits."""
+    script = tmp_path / "standin.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(outside.PEERS)!r})\nfrom dense import serve\n"
+        "def quantise(model, ids_NT, arguments):\n"
+        "    if arguments.bits == 3:\n        raise ValueError('not at 3 bits')\n"
+        "    assert ids_NT.shape == (2, 32)\n"
+        "    return lambda: {name: value for name, value in model.state_dict().items() if 'lm_head' not in name}\n"
+        "serve('torch', quantise)\n"
+    )
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    peers = {
+        "stand-in": bench_ptq_peers.Peer("torch", script, "rtn"),
+        "absent": bench_ptq_peers.Peer("no-such-package", script, "rtn"),
+    }
+    monkeypatch.setattr(bench_ptq_peers, "PACKAGES", peers)
+    output = tmp_path / "figures.json"
+    options = ["--model", TOKENIZER, "--calibration", text, "--text", text, "--peer-python", sys.executable]
+    sizes = ["--bits", "2", "3", "--group", "32", "--samples", "2", "--length", "32", "--windows", "2"]
+    bench_ptq_peers.main(["--device", "cpu", *map(str, [*options, *sizes, "--window", "32", "--output", output])])
+    content = json.loads(output.read_text())
+    full, two, theirs, three = content["rows"]
+    assert [row["name"] for row in (full, two, theirs, three)] == [
+        "full precision",
+        "switchq rtn",
+        "stand-in",
+        "switchq rtn",
+    ]
+    assert theirs["perplexity"] == full["perplexity"]
+    assert two["perplexity"] != full["perplexity"]
+    assert theirs["perplexity_ratio"]["text"] == two["perplexity"]["text"] / theirs["perplexity"]["text"]
+    assert theirs["cpu_seconds"] >= 0
+    assert theirs["versions"]["torch"]
+    assert content["remarks"] == [
+        "absent: left out, no --peer-python has no-such-package",
+        "stand-in, 3 bits: left out, it failed: ValueError: not at 3 bits",
+    ]

@@ -8,10 +8,11 @@ that a few large errors are let be for the sake of the many. With an auxiliary e
     z = mean(q - (w - e) / s),    beta = kappa beta         over the group
 
 The zero point is a real number, stored in 16 bits. On grids without one, and with `scale`, the scale is fitted instead
-(too): s = <l, w - e> / <l, l>, with l the level at scale 1. Of all iterations each group keeps the one with the least
-|w - s (q - z)|^p.
+(too): s = <l, w - e> / <l, l>, with l the level at scale 1. As in the authors' package, it ends when the mean
+|w - s (q - z)| of the whole matrix no longer falls, and all groups keep the iteration before.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -57,16 +58,16 @@ class Hqq(Rounder):
         weight_OGS = weight_OI.reshape(outputs, groups, -1)
         params = {name: value.unsqueeze(-1) for name, value in grid.fit(weight_OI, bits).items()}
         beta = self.beta
-        best, least = params, self._cost(weight_OGS, params, grid, bits)
-        for _ in range(self.iterations):
+        best, least = params, math.inf
+        for _ in range(self.iterations + 1):
             codes_OGS = _encode(weight_OGS, params, grid, bits)
-            error_OGS = self._shrink(weight_OGS - grid.decode_groups(codes_OGS, params), beta)
-            params = self._fitted(weight_OGS - error_OGS, codes_OGS, params, grid, zeroed)
+            off_OGS = weight_OGS - grid.decode_groups(codes_OGS, params)
+            mean = float(off_OGS.abs().mean())
+            if mean >= least:
+                break
+            best, least = params, mean
+            params = self._fitted(weight_OGS - self._shrink(off_OGS, beta), codes_OGS, params, grid, zeroed)
             beta *= self.kappa
-            cost = self._cost(weight_OGS, params, grid, bits)
-            better = cost < least
-            least = torch.where(better, cost, least)
-            best = {name: torch.where(better, params[name], value) for name, value in best.items()}
         codes_OI = _encode(weight_OGS, best, grid, bits).reshape(weight_OI.shape).to(torch.int16)
         overhead = outputs * groups * 32 if zeroed else None  # a 16-bit scale and a 16-bit zero point
         return Rounded(codes_OI, {name: value.squeeze(-1) for name, value in best.items()}, grid, bits, overhead)
@@ -85,10 +86,6 @@ class Hqq(Rounder):
     def _shrink(self, error_OGS: Tensor, beta: float) -> Tensor:
         size = error_OGS.abs()
         return error_OGS.sign() * torch.relu(size - size.clamp(min=1e-30).pow(self.norm - 1) / beta)
-
-    def _cost(self, weight_OGS: Tensor, params: Params, grid: Grid, bits: int) -> Tensor:
-        rounded_OGS = grid.decode_groups(_encode(weight_OGS, params, grid, bits), params)
-        return (weight_OGS - rounded_OGS).abs().pow(self.norm).sum(-1, keepdim=True)
 
 
 def _encode(weight_OGS: Tensor, params: Params, grid: Grid, bits: int) -> Tensor:
