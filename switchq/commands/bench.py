@@ -43,7 +43,8 @@ def bench_command(
         Bitmap.parse(written, tuple(manifest.layers)).check_held(manifest.widths)
     speeds = [bench(artifact, row, **given) for row in (FLOAT32, *rows)]  # type: ignore[arg-type]
     console = Console()
-    console.print(_table(speeds, f"{artifact}, {prompt_tokens} prompt tokens, {machine()}"))
+    console.print(f"{artifact}, {prompt_tokens} prompt tokens, {machine()}", soft_wrap=True, highlight=False)
+    console.print(_table(speeds))
     for speed in speeds:
         for bits, factor in speed.slower.items():
             console.print(f"On this machine, products at {bits} bits take {factor:.1f} times as long as in float32")
@@ -53,11 +54,8 @@ def bench_command(
         )
 
 
-def _table(speeds: list[Speed], title: str) -> Table:
-    table = Table(
-        "bitmap", "tokens/s", "of float32", "first token ms", "memory MB", "read MB", title=title, box=box.SIMPLE
-    )
-    table.title_justify = "left"
+def _table(speeds: list[Speed]) -> Table:
+    table = Table("bitmap", "tokens/s", "of float32", "first token ms", "memory MB", "read MB", box=box.SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
     for speed in speeds:

@@ -66,7 +66,8 @@ def export_command(
 
 
 def _show(console: Console, subject: Subject, done: Exported) -> None:
-    table = Table("part", "MB", title=f"{subject.name} → {done.folder}", box=box.SIMPLE, title_justify="left")
+    console.print(f"{subject.name} → {done.folder}", soft_wrap=True, highlight=False)
+    table = Table("part", "MB", box=box.SIMPLE)
     table.columns[1].justify = "right"
     for part, size in done.bytes.items():
         table.add_row(part, f"{size / MB:.1f}")
@@ -75,15 +76,16 @@ def _show(console: Console, subject: Subject, done: Exported) -> None:
     if done.losses:
         trained = subject.settings["grid"]
         name = trained["class_path"].rpartition(".")[2] if isinstance(trained, dict) else type(trained).__name__
+        why = "Its base was trained" if name == "Nested" else f"It was trained on the grid {name}, which does not nest"
         console.print(
-            f"It was trained on the grid {name}, which does not nest: the weights were rounded again. Relative squared "
-            f"error of the weights, as trained → in the artifact:",
+            f"{why}: the weights were rounded again. Relative squared error of the weights, as trained → in the "
+            f"artifact:",
             soft_wrap=True,
             highlight=False,
         )
         for bits, loss in done.losses.items():
             console.print(f"  {bits} bits   {loss.before:.2e} → {loss.after:.2e}", highlight=False)
-        console.print("Adapters were not trained for that. Train with --model.grid Nested to lose nothing.")
+        console.print("Adapters were not trained for that. A frozen base on --model.grid Nested loses nothing.")
     widths = " ".join(f"--bitmap {bits}" for bits in done.manifest.widths)
     for line in (
         f"Score it  switchq eval --artifact {done.folder} {widths} --data FILE",
