@@ -63,7 +63,7 @@ def plan(
     """All runs, in the order in which they are made.
 
     Args:
-        methods: each with a name of its own.
+        methods: each with a name of its own; one with a width of its own runs once, at that.
         setting: what they share, but for bits, calibration set and seed.
         bits: the widths.
         calibrations: calibration sets; a method that needs data runs once with each.
@@ -90,17 +90,26 @@ def _runs(
     checkpoint: bool,
 ) -> Iterator[Run]:
     yield Run(FULL_PRECISION, FULL)
-    for width in bits:
+    for first, width in ((width == bits[0], width) for width in bits):
         for method in methods:
+            own_width = fixed_width(method)
+            if own_width is not None and not first:
+                continue  # it ran already, at its own width
             reads, draws = bool(method.needs()), draws_lots(method)
             if reads and not calibrations:
                 raise UserError(f"method {method.name} needs calibration text: give --calibration FILE or a Hub name")
             for calibration in calibrations if reads else (None,):
                 for seed in seeds if reads or draws else seeds[:1]:
-                    own = replace(setting, bits=width, calibration=calibration, seed=seed)
-                    yield Run(method.name, width, own, method)
+                    own = replace(setting, bits=own_width or width, calibration=calibration, seed=seed)
+                    yield Run(method.name, own.bits, own, method)
         if checkpoint:
             yield Run(SWITCHQ, width)
+
+
+def fixed_width(method: Method) -> int | None:
+    """The width of a method that has one of its own (W8A8), whatever the sweep's are."""
+    width: int | None = getattr(method.rounder, "bits", None)
+    return width
 
 
 def draws_lots(method: Method) -> bool:

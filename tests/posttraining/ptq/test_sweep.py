@@ -17,7 +17,7 @@ from switchq.errors import UserError
 from switchq.evaluation import text_perplexity
 from switchq.evaluation.tasks import Perplexity
 from switchq.models import content_hash
-from switchq.posttraining.ptq import calibration_batches, quantise
+from switchq.posttraining.ptq import calibration_batches, load_methods, quantise
 from switchq.posttraining.ptq.folder import SweepFolder, read_sweep
 from switchq.posttraining.ptq.leaderboard import cross_table, entries, figures
 from switchq.posttraining.ptq.plan import pick_methods, plan
@@ -116,6 +116,14 @@ def test_seeds_count_where_a_method_depends_on_them(
     assert row.mean("text", "perplexity") == pytest.approx(mean)
     variance = sum((value - mean) ** 2 for value in by_name["fed"]) / 2
     assert row.spread("text", "perplexity") == pytest.approx(variance**0.5)
+
+
+def test_a_method_with_a_width_of_its_own_runs_once(text: str) -> None:
+    methods = [METHODS["rtn"], load_methods()["smoothquant-w8a8"]]
+    runs = plan(methods, SETTING, [4, 2], [text])
+    assert [(run.name, run.bits) for run in runs[1:]] == [("rtn", 4), ("smoothquant-w8a8", 8), ("rtn", 2)]
+    assert runs[2].setting is not None
+    assert runs[2].setting.bits == 8
 
 
 def test_calibration_sets_make_a_cross_table(
