@@ -23,7 +23,8 @@ from switchq.inference.artifact import MANIFEST, WEIGHTS, Manifest, tensor_bytes
 from switchq.inference.table import encode_table
 from switchq.models import architecture_of
 from switchq.nn import SwitchLayer, switch_layers
-from switchq.nn.weight import QuantWeight
+from switchq.nn.adapters import is_adapter
+from switchq.nn.weight import QuantWeight, is_scale
 from switchq.quant import Grid, Nested
 from switchq.quant.nested import PARENT_BITS
 from switchq.quant.planes import pack_planes
@@ -187,12 +188,12 @@ def _adapters(layers: Sequence[SwitchLayer], widths: Sequence[int], tensors: dic
 
 
 def _rest(model: PreTrainedModel, layers: Sequence[SwitchLayer], embedding_bits: EmbeddingBits) -> dict[str, Tensor]:
-    """All parameters but the packed weights and the adapters, under the names that `transformers` gives them."""
+    """All parameters but packed weights, adapters and learned scales, under the names of `transformers`."""
     packed = {id(layer.linear.weight) for layer in layers}
     wide = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        if id(parameter) in packed or adapter_part(name):
+        if id(parameter) in packed or is_adapter(name) or is_scale(name):
             continue
         plain, value = name.replace(".base_layer.", "."), parameter.detach()
         if id(parameter) in wide and embedding_bits == 8:
@@ -201,11 +202,6 @@ def _rest(model: PreTrainedModel, layers: Sequence[SwitchLayer], embedding_bits:
             half = embedding_bits != 32 and value.dim() > 1
             tensors[f"rest.{plain}"] = (value.half() if half else value.float()).contiguous()
     return tensors
-
-
-def adapter_part(name: str) -> bool:
-    """Whether a parameter belongs to an adapter."""
-    return ".lora_A." in name or ".lora_B." in name
 
 
 def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: Path, manifest: Manifest) -> Manifest:

@@ -15,6 +15,9 @@ from switchq.errors import UserError
 from switchq.quant import Grid, Params
 from switchq.quant.learned import learned_fake_quantize
 
+LOG_SCALE = "log_scale"
+"""What the parameters of learned scales are called, before their width."""
+
 
 class QuantWeight(nn.Module):
     """Mixin for a module with a `weight` of shape (O, I).
@@ -50,7 +53,7 @@ class QuantWeight(nn.Module):
         for name, value in params.items():
             self.register_buffer(_buffer(name, bits), value, persistent=False)
         if learn_scales:
-            self.register_parameter(_buffer("log_scale", bits), nn.Parameter(torch.zeros_like(params["scale"])))
+            self.register_parameter(_buffer(LOG_SCALE, bits), nn.Parameter(torch.zeros_like(params["scale"])))
 
     @property
     def is_fixed(self) -> bool:
@@ -62,7 +65,7 @@ class QuantWeight(nn.Module):
         for name, parameter in self.named_parameters(recurse=False):
             if name == "weight":
                 parameter.requires_grad_(weight)
-            elif name.startswith("log_scale"):
+            elif is_scale(name):
                 parameter.requires_grad_(scales)
         if weight or scales:
             for bits in tuple(self._versions):
@@ -119,11 +122,11 @@ class QuantWeight(nn.Module):
         return self._buffers[_buffer("weight", bits)]  # type: ignore[return-value]
 
     def _log_scale(self, bits: int) -> Tensor | None:
-        return self._parameters.get(_buffer("log_scale", bits))
+        return self._parameters.get(_buffer(LOG_SCALE, bits))
 
     def _learns(self, bits: int) -> bool:
         weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
-        return weight.requires_grad or _buffer("log_scale", bits) in self._parameters
+        return weight.requires_grad or _buffer(LOG_SCALE, bits) in self._parameters
 
     def _state(self, bits: int) -> tuple[int, ...]:
         """Changes whenever the rounded weight may have, but for what fused optimisers do."""
@@ -134,3 +137,8 @@ class QuantWeight(nn.Module):
 
 def _buffer(name: str, bits: int) -> str:
     return f"{name}_{bits}bit"
+
+
+def is_scale(parameter: str) -> bool:
+    """Whether the parameter of that dotted name holds learned scales."""
+    return f".{LOG_SCALE}_" in f".{parameter}"

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from switchq.errors import UserError
 from switchq.nn.adapters import is_adapter
+from switchq.nn.weight import is_scale
 from switchq.training.passes import Plan, non_finite
 
 
@@ -33,7 +34,7 @@ class OptimisationMixin(LightningModule):
         groups: dict[str, list[Tensor]] = {"lr": [], "scale_lr": [], "base_lr": []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                rate = "lr" if is_adapter(name) else "scale_lr" if ".log_scale_" in name else "base_lr"
+                rate = "lr" if is_adapter(name) else "scale_lr" if is_scale(name) else "base_lr"
                 groups[rate].append(parameter)
         optimizer = torch.optim.AdamW(
             [

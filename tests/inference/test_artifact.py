@@ -82,6 +82,16 @@ def test_a_trained_base_is_rounded_again(trained: Build, export: Export, tmp_pat
     assert done.losses[4].after < done.losses[4].before  # a new fit does better than clipping
 
 
+def test_learned_scales_stay_behind(trained: Build, export: Export, tokens_BT: Tensor, tmp_path: Path) -> None:
+    """They belong to a grid that is not stored; what is stored is what the same weights give without them."""
+    export(trained("gpt2", Asymmetric(16), learn_scales=True), tmp_path / "learned")
+    export(trained("gpt2", Asymmetric(16)), tmp_path / "plain")
+    learned, plain = (SwitchableLM.from_pretrained(tmp_path / name, packed=False) for name in ("learned", "plain"))
+    assert torch.equal(logits(learned.model, tokens_BT, "4"), logits(plain.model, tokens_BT, "4"))
+    sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in ("learned", "plain")]
+    assert sizes[0] == sizes[1]
+
+
 @pytest.mark.parametrize("grid", [Nested(), Nested(16), Nested(16, "mse"), Nested(32)], ids=repr)
 def test_weights_are_those_of_training_bit_for_bit(
     grid: Nested, trained: Build, export: Export, tmp_path: Path
