@@ -8,7 +8,7 @@ import pytest
 from switchq.bitmap import Bitmap
 from switchq.errors import UserError
 from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
-from switchq.training.passes import check_plan
+from switchq.training.passes import check_plan, shares
 
 NAMES = [f"h.{block}.{part}" for block in range(2) for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
 LADDER = ["8", "8/4", "4", "4/2", "2"]
@@ -77,6 +77,19 @@ def test_cyclic_each_steps_after_every_bitmap():
     plan = bound(Cyclic()).passes(7)
     assert [str(one.bitmap) for one in plan] == LADDER
     assert all(one.step for one in plan)
+
+
+def test_cyclic_turns_can_learn_from_full_precision():
+    plan = bound(Cyclic(mode="turns", bitmaps=["2", "16"], distill=0.5, temperature=2.0)).passes(0)
+    assert [one.label for one in plan] == ["16", "2"]
+    teacher, pupil = plan
+    assert not teacher.learns and teacher.adapters
+    assert (pupil.teachers, pupil.kd, pupil.temperature, pupil.ce) == ((0,), 0.5, 2.0, 1.0)
+    assert shares(plan) == [0.0, 1.0]
+    (alone,) = bound(Cyclic(mode="turns", bitmaps=["2", "16"], distill=0.5)).passes(1)
+    assert alone.label == "16" and not alone.teachers
+    with pytest.raises(UserError, match="`turns` only"):
+        Cyclic(mode="each", distill=0.5)
 
 
 def test_cyclic_turns_runs_one_bitmap_a_batch_in_the_order_given():

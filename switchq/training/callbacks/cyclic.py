@@ -16,7 +16,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
-from switchq.bitmap import ladder
+from switchq.bitmap import FULL, ladder
 from switchq.errors import UserError
 from switchq.training.callbacks.schedule import Schedule
 from switchq.training.passes import Pass, Plan
@@ -39,6 +39,9 @@ class Cyclic(Schedule):
         low: for `cosine`: the narrowest width, or `auto` for the result of the precision range test.
         high: for `cosine`: the widest width; the widest trained one by default.
         range_test_steps: optimiser steps that the range test gives each width.
+        distill: for `turns`: weight of learning from full precision, which runs on the same batch without a gradient
+            and with the adapters of the widest width; 0 turns it off.
+        temperature: of the distillation.
         seed: of the bitmaps that `mixed` draws.
     """
 
@@ -50,16 +53,22 @@ class Cyclic(Schedule):
         low: int | Literal["auto"] | None = None,
         high: int | None = None,
         range_test_steps: int = 8,
+        distill: float = 0.0,
+        temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
         if cycles < 1:
             raise UserError(f"cyclic needs at least one cycle, not {cycles}")
+        if distill and mode != "turns":
+            raise UserError(f"cyclic distils in mode `turns` only, not in `{mode}`")
         self.mode = mode
         self.bitmaps = bitmaps
         self.cycles = cycles
         self.low = low
         self.high = high
         self.range_test_steps = range_test_steps
+        self.distill = distill
+        self.temperature = temperature
         self.seed = seed
         self.total_steps = 1
         self.found_low: int | None = None
@@ -67,12 +76,20 @@ class Cyclic(Schedule):
     def passes(self, step: int) -> Plan:
         """`each`: all bitmaps, widest first, a step after each. `turns`: that of this step. `cosine`: its width."""
         if self.mode == "turns":
-            turns = self.bitmaps or ladder(self.widths)
-            written = turns[step % len(turns)]
-            return (Pass(self.mixed(step, 1, self.seed)[0] if written == MIXED else self.resolve([written])[0]),)
+            return self.turn(step)
         if self.mode == "each":
             return tuple(replace(Pass(bitmap), step=True) for bitmap in self.resolve(self.bitmaps))
         return (Pass(self.uniform(self.width(step))),)
+
+    def turn(self, step: int) -> Plan:
+        """The bitmap whose turn it is, after its teacher if there is one."""
+        turns = self.bitmaps or ladder(self.widths)
+        written = turns[step % len(turns)]
+        bitmap = self.mixed(step, 1, self.seed)[0] if written == MIXED else self.resolve([written])[0]
+        full = self.uniform(FULL)
+        if not self.distill or bitmap == full:
+            return (Pass(bitmap),)
+        return Pass(full, ce=0.0), Pass(bitmap, teachers=(0,), kd=self.distill, temperature=self.temperature)
 
     def width(self, step: int) -> int:
         """The width that the cosine has at optimiser step `step`.
