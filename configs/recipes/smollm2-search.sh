@@ -6,9 +6,9 @@
 set -euo pipefail
 export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1
 model=$1 train=$2 dev=$3 out=$4 seed=${5:-0}
-run=$out/turns-shared-seed$seed
+run=$out/turns-qera-seed$seed
 ckpt=$run/lightning_logs/version_0/checkpoints/last.ckpt
-[ -f "$ckpt" ] || ROWS=turns-shared bash "$(dirname "$0")/smollm2-squad.sh" "$model" "$train" "$dev" "$out" "$seed" \
+[ -f "$ckpt" ] || ROWS=turns-qera bash "$(dirname "$0")/smollm2-squad.sh" "$model" "$train" "$dev" "$out" "$seed" \
   --summary.enabled false # the searches score the dev set
 [ -f "$out/sensitivity.json" ] || switchq sensitivity --ckpt "$ckpt" --limit 32 --batch_size 32 \
   --output "$out/sensitivity.json" --logdir "$out/sensitivity"

@@ -18,6 +18,9 @@ row() { # name, optimiser steps, then options of fit
 turns=(--schedule Cyclic --schedule.mode turns)
 base=(--model.train_base true --model.learn_scales true --model.base_lr 1e-4)
 groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale mse)
+scored='["16", "8", "8/4", "4", "3", "4/2", "2"]'
+qera=("${groups[@]}" --model.bits '[8, 4, 3, 2]' --model.adapter_start qera --model.shared_rank 16 --model.bitmaps "$scored"
+  "${turns[@]}" --schedule.bitmaps '["8", "2", "4", "2", "3", "2", "4/2", "2"]')
 run() {
   case $1 in
     before) switchq eval --model "$model" --data "$dev" --batch_size 128 --max_new_tokens 24 --output "$out/before.json" ;;
@@ -30,6 +33,8 @@ run() {
     turns-shared) row turns-shared 500 "${groups[@]}" "${turns[@]}" --model.adapter_start loftq --model.shared_rank 16 ;;
     turns-shared-0) # 8 bits without an adapter of its own
       row turns-shared-0 500 "${groups[@]}" "${turns[@]}" --model.adapter_start loftq --model.shared_rank 16 --model.rank '{8: 0}' ;;
+    turns-qera) row turns-qera 500 "${qera[@]}" ;;
+    turns-qera-kd) row turns-qera-kd 500 "${qera[@]}" --schedule.distill 1 ;;
     turns-base) row turns-base 500 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.rank '{8: 0, 4: 0, 2: 0}' ;;
     turns-base-loftq) row turns-base-loftq 500 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.adapter_start loftq --model.rank '{8: 0}' ;;
     turns-base-shared) # everything at once

@@ -7,19 +7,21 @@ y += (alpha / r) B A x with A (R, I) and B (O, R), computed in `switchq.nn.lora`
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from switchq.bitmap import FULL
 from switchq.errors import UserError
 from switchq.nn.linear import QuantLinear
 from switchq.nn.lora import SwitchedLora
 
-Start = Literal["zero", "loftq"]
+Start = Literal["zero", "loftq", "qera"]
+"""`qera` needs data, and comes after `add_adapters`: see `start_at_residual`."""
 
 DEFAULT_RANKS = {8: 16, 7: 16, 6: 16, 5: 32, 4: 32, 3: 32, 2: 64, FULL: 16}
 """Ranks grow as bits fall: 16, 32 and 64 at 8, 4 and 2 bits."""
@@ -85,7 +87,7 @@ def add_adapters(model: nn.Module, configs: Mapping[str, LoraConfig], start: Sta
         configs: what `adapter_configs` gives.
         start: `zero` leaves the model's outputs unchanged; `loftq` starts each adapter at the best rank-R approximation
             of what rounding to its width took away (LoftQ, Li et al. 2023, arXiv:2310.08659, with a single step, so
-            that the codes do not depend on the adapter); the shared one starts at zero.
+            that the codes do not depend on the adapter); the shared one starts at zero, and with `qera` all do.
     """
     for name, config in configs.items():
         config._register_custom_module({QuantLinear: SwitchedLora})
@@ -102,7 +104,7 @@ def add_adapters(model: nn.Module, configs: Mapping[str, LoraConfig], start: Sta
             if isinstance(layer, LoraLayer):
                 for name in configs:
                     if name != SHARED:
-                        _start_at_residual(layer, name)
+                        start_at_residual(layer, name)
 
 
 def is_adapter(parameter: str) -> bool:
@@ -110,19 +112,51 @@ def is_adapter(parameter: str) -> bool:
     return ".lora_" in parameter
 
 
-@torch.no_grad()
-def _start_at_residual(layer: LoraLayer, name: str) -> None:
-    """B A = the truncated SVD of (W - Q(W)) / scaling, the singular values split evenly between the factors.
+@dataclass(frozen=True)
+class Metric:
+    """What tells which errors of a weight matter: |E S|_F^2 = E |E x|^2 for inputs x with the Gram matrix S S^T.
 
-    Ranks beyond those of the weight keep the zero start, which lets them learn.
+    Attributes:
+        root_II: S, symmetric.
+        inverse_II: its inverse.
+    """
+
+    root_II: Tensor
+    inverse_II: Tensor
+
+    @classmethod
+    def of(cls, gram_II: Tensor, damping: float = 1e-3) -> "Metric":
+        """From E[x x^T], to whose diagonal `damping` times its mean is added."""
+        gram_II = gram_II.double()
+        values_I, vectors_II = torch.linalg.eigh(gram_II)
+        least = damping * gram_II.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+        root_I = (values_I.clamp(min=0) + least).sqrt()
+        return cls(((vectors_II * root_I) @ vectors_II.T).float(), ((vectors_II / root_I) @ vectors_II.T).float())
+
+
+@torch.no_grad()
+def start_at_residual(layer: LoraLayer, name: str, metric: Metric | None = None) -> None:
+    """B A = the best rank-R approximation of (W - Q(W)) / scaling, singular values split evenly between the factors.
+
+    Without a metric it is the truncated SVD of the residual E (LoftQ). With one it is the truncated SVD of E S, times
+    the inverse of S, which is best for the layer's outputs (QERA, Zhang et al., ICLR 2025, arXiv:2410.06040, theorem 1;
+    here with a damped Gram matrix). Ranks beyond those of the weight keep the zero start, which lets them learn.
+
+    Args:
+        layer: a quantised linear with adapters.
+        name: of the adapter of a width; at full precision nothing was taken away.
+        metric: of the layer's inputs.
     """
     base, bits = layer.get_base_layer(), int(name.rpartition("_")[2])
     if bits == FULL or not isinstance(base, QuantLinear):
         return
     residual_OI = (base.weight.float() - base.rounded(bits).float()) / layer.scaling[name]
+    if metric is not None:
+        residual_OI = residual_OI @ metric.root_II
     rank = layer.r[name]
     u_OR, s_R, v_IR = torch.svd_lowrank(residual_OI, q=min(rank + 8, *residual_OI.shape), niter=4)
     root_R = s_R[:rank].sqrt()
+    rows_RI = (v_IR[:, : len(root_R)] * root_R).T
     lora_a, lora_b = cast(nn.Linear, layer.lora_A[name]), cast(nn.Linear, layer.lora_B[name])
-    lora_a.weight[: len(root_R)] = (v_IR[:, :rank] * root_R).T
-    lora_b.weight[:, : len(root_R)] = u_OR[:, :rank] * root_R
+    lora_a.weight[: len(root_R)] = rows_RI if metric is None else rows_RI @ metric.inverse_II
+    lora_b.weight[:, : len(root_R)] = u_OR[:, : len(root_R)] * root_R

@@ -7,10 +7,11 @@ arguments.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from switchq.bitmap import Bitmap, ladder
@@ -21,6 +22,7 @@ from switchq.models.switchable import Extra
 from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
+from switchq.training.calibrated_start import start_from_inputs
 from switchq.training.identity import BaseIdentity
 from switchq.training.optimisation import OptimisationMixin
 from switchq.training.passes import LossFunctions, Plan, StoredTeacher, pass_loss, shares, targets
@@ -42,7 +44,9 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
         alpha: width -> LoRA alpha (twice the rank by default).
         shared_rank: rank of one more adapter that runs at every width; 0 for none.
         adapter_dropout: LoRA dropout.
-        adapter_start: `zero`, or `loftq`: the SVD of what rounding to that width took away.
+        adapter_start: `zero`; `loftq`: the SVD of what rounding to that width took away; `qera`: what is best for the
+            layers' outputs on the first training batches.
+        start_batches: training batches that `qera` looks at.
         extra: also quantise the `head` and the `embeddings`.
         train_base: train the block linears' own weights too (straight-through), shared by all widths.
         learn_scales: train the grid's scales too, those of each width for itself.
@@ -76,6 +80,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
         shared_rank: int = 0,
         adapter_dropout: float = 0.0,
         adapter_start: Start = "zero",
+        start_batches: int = 8,
         extra: Sequence[Extra] = (),
         train_base: bool = False,
         learn_scales: bool = False,
@@ -96,6 +101,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         for name, value, least in (
             ("accumulate", accumulate, 1),
+            ("start_batches", start_batches, 1),
             ("lr", lr, 0),
             ("base_lr", base_lr, 0),
             ("scale_lr", scale_lr, 0),
@@ -150,6 +156,16 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
             )
         if trainer.accumulate_grad_batches != 1:
             raise UserError("accumulation is up to the model here: use --model.accumulate, not the trainer's own")
+
+    def setup(self, stage: str) -> None:
+        """Start the adapters from data, if that was asked for and the run is a new one."""
+        if stage == "fit" and self.hparams["adapter_start"] == "qera" and self.trainer.ckpt_path is None:
+            source: LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
+            if source is None:
+                raise UserError("adapter_start qera looks at training data, and there is no data module: use loftq")
+            self.to(self.trainer.strategy.root_device)
+            batches = list(islice(source.train_dataloader(), self.hparams["start_batches"]))
+            start_from_inputs(self.model, batches)
 
     def on_fit_start(self) -> None:
         """Check the trainer, and compile if asked to."""

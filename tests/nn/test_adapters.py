@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from switchq.errors import UserError
 from switchq.models import make_switchable
 from switchq.nn import QuantLinear, set_bitmap, switch_layers
+from switchq.nn.adapters import Metric, start_at_residual
 
 BuildModel = Callable[..., PreTrainedModel]
 
@@ -180,3 +181,36 @@ def test_loftq_brings_the_logits_closer(tiny: BuildModel, architecture: str, tok
                 set_bitmap(model, bits, adapters)
                 errors.append(float((model(tokens_BT).logits - original).norm()))
             assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize("rank", [2, 5])
+def test_qera_is_the_best_start_for_the_outputs(tiny_gpt2: BuildModel, rank: int) -> None:
+    """Against the closed form by way of a Cholesky factor instead of the square root, and against LoftQ's start."""
+    model = make_switchable(tiny_gpt2(), bits=(2,), rank={2: rank}, alpha={2: 3 * rank})
+    layer: Any = lora_layers(model)[2]
+    mixing_II = torch.randn(32, 32) * torch.logspace(0, -2, 32)
+    inputs_NI = torch.randn(500, 32) @ mixing_II
+    gram_II = inputs_NI.T @ inputs_NI / 500
+
+    def output_error() -> float:
+        with torch.no_grad():
+            return float((inputs_NI @ residuals(layer, 2)[1].T).square().sum(1).mean())
+
+    start_at_residual(layer, "bits_2")
+    loftq = output_error()
+    start_at_residual(layer, "bits_2", Metric.of(gram_II, damping=1e-6))
+    qera = output_error()
+    factor_II = torch.linalg.cholesky(gram_II.double())
+    with torch.no_grad():
+        singular = torch.linalg.svdvals(residuals(layer, 2)[0].double() @ factor_II)
+    assert qera == pytest.approx(float(singular[rank:].square().sum()), rel=0.02)
+    assert qera < 0.8 * loftq
+
+
+def test_a_metric_stands_dead_inputs() -> None:
+    metric = Metric.of(torch.zeros(4, 4))
+    assert metric.root_II.isfinite().all()
+    assert metric.inverse_II.isfinite().all()
+    half = Metric.of(torch.diag(torch.tensor([4.0, 0.0])), damping=0.5)
+    torch.testing.assert_close(half.root_II, torch.diag(torch.tensor([5.0, 1.0]).sqrt()))
+    torch.testing.assert_close(half.root_II @ half.inverse_II, torch.eye(2))

@@ -83,11 +83,13 @@ def test_cyclic_turns_can_learn_from_full_precision():
     plan = bound(Cyclic(mode="turns", bitmaps=["2", "16"], distill=0.5, temperature=2.0)).passes(0)
     assert [one.label for one in plan] == ["16", "2"]
     teacher, pupil = plan
-    assert not teacher.learns and teacher.adapters
+    assert not teacher.learns
+    assert teacher.adapters
     assert (pupil.teachers, pupil.kd, pupil.temperature, pupil.ce) == ((0,), 0.5, 2.0, 1.0)
     assert shares(plan) == [0.0, 1.0]
     (alone,) = bound(Cyclic(mode="turns", bitmaps=["2", "16"], distill=0.5)).passes(1)
-    assert alone.label == "16" and not alone.teachers
+    assert alone.label == "16"
+    assert not alone.teachers
     with pytest.raises(UserError, match="`turns` only"):
         Cyclic(mode="each", distill=0.5)
 
