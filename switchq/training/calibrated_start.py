@@ -72,7 +72,7 @@ def _sweeps(groups: Iterable[Group], memory: int) -> Iterator[list[Group]]:
     some: list[Group] = []
     held = 0
     for group in groups:
-        size = 4 * int(group[0].get_base_layer().weight.shape[1]) ** 2
+        size = 4 * cast(Tensor, group[0].get_base_layer().weight).shape[1] ** 2
         if some and held + size > memory:
             yield some
             some, held = [], 0

@@ -111,6 +111,7 @@ def test_a_run_starts_its_adapters_once(workshop: Workshop, tmp_path: Path) -> N
         assert torch.equal(resumed.state_dict()[name], value)
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_without_a_data_module_it_says_so(workshop: Workshop, tmp_path: Path) -> None:
     data = workshop.data()
     data.setup("fit")
