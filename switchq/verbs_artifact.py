@@ -33,8 +33,8 @@ def export(
         bitmap: of one bitmap: what to freeze the model at.
         adapters: of one bitmap: `merged` into the weights, beside them for `peft`, or `off`.
         text: of one bitmap: a text to measure on what rounding merged adapters costs.
-        grid: of a plain model: nested (the default of an artifact, and all that it takes), symmetric or asymmetric
-            (the default of the others).
+        grid: of a plain model: nested (all that an artifact takes), symmetric (the default, and all that
+            compressed-tensors takes) or asymmetric (the default of hf and gptq).
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: absmax (the default) or mse.
         base: where the base model lies now, if it has moved since training.

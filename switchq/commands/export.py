@@ -19,6 +19,9 @@ from switchq.inference.export import EmbeddingBits
 from switchq.inference.formats.write import Adapters, FloatBits
 from switchq.models import context_window
 
+GRIDS = {"artifact": "nested", "compressed-tensors": "symmetric"}
+"""What a plain model is rounded to, where that is not asymmetric."""
+
 WINDOW, WINDOWS = 512, 8
 """Tokens of a window of `--text`, and how many are read."""
 
@@ -61,7 +64,7 @@ def export_command(
     if not packs_all and bits is not None:
         raise UserError("--bits is for artifacts: --bitmap says the widths of the other formats")
     if model is not None:
-        grid = grid or ("nested" if packs_all else "asymmetric")
+        grid = grid or GRIDS.get(format, "asymmetric")
     subject = load_subject(ckpt, model, base=base, bits=bits, grid=grid, group_size=group_size, scale=scale)
     console = Console()
     source = {"checkpoint": ckpt, "settings": subject.settings}

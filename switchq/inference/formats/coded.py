@@ -79,12 +79,13 @@ def check_levels(grid: Grid) -> None:
 
 
 @torch.no_grad()
-def code_layer(layer: SwitchLayer, merge: bool) -> Coded:
+def code_layer(layer: SwitchLayer, merge: bool, zero_points: bool) -> Coded:
     """A layer at its current width.
 
     Args:
         layer: at 2 to 8 bits.
         merge: add the adapters that run there to the weight first.
+        zero_points: whether what is rounded again may take zero points; without, it is symmetric.
 
     Raises:
         UserError: a grid whose levels are uneven.
@@ -96,7 +97,7 @@ def code_layer(layer: SwitchLayer, merge: bool) -> Coded:
         params = linear.params(bits)
         return coded(grid, grid.encode(linear.weight.detach(), params, bits), params, bits)
     target_OI = merged_weight(layer) if merge else linear.effective_weight().float()
-    again = (Symmetric if isinstance(grid, Symmetric) else Asymmetric)(grid.group_size, "mse")
+    again = (Asymmetric if zero_points and not isinstance(grid, Symmetric) else Symmetric)(grid.group_size, "mse")
     params = again.fit(target_OI, bits)
     codes_OI = again.encode(target_OI, params, bits)
     error = (again.decode(codes_OI, params) - target_OI).double().square().sum() / target_OI.double().square().sum()

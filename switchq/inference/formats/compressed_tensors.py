@@ -4,11 +4,11 @@
 |---|---|
 | `weight_packed` | (O, ceil(I b / 32)) int32: a row's codes, see `switchq.quant.words` |
 | `weight_scale` | (O, G) float16 |
-| `weight_zero_point` | (ceil(O b / 32), G) int32: zero points, packed along the outputs; only of asymmetric layers |
 | `weight_shape` | (O, I), int64 |
 
 A scheme names the layers that it is for, so widths may differ. Versions of the package lay codes out alike only where b
-divides 32. Only `nn.Linear` is known, so GPT-2's Conv1D cannot be held.
+divides 32. Only `nn.Linear` is known, so GPT-2's Conv1D cannot be held. Zero points are part of the format, but version
+0.20 of the package and `transformers` 5.23 fail to load them, so they are not written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,7 @@ class CompressedTensors(Packer):
 
     name = "compressed-tensors"
     widths = (8, 4, 2)
+    zero_points = False
 
     def check(self, architecture: Architecture, shapes: Mapping[str, tuple[int, int]], widths: Sequence[int]) -> None:
         """Also refuse Conv1D."""
@@ -40,21 +41,26 @@ class CompressedTensors(Packer):
         super().check(architecture, shapes, widths)
 
     def tensors(self, layer: Coded) -> dict[str, Tensor]:
-        """See the module."""
-        found = {
+        """See the module.
+
+        Raises:
+            UserError: a layer with zero points.
+        """
+        if not layer.symmetric:
+            raise UserError(
+                "compressed-tensors is read without zero points only: choose --format gptq or hf, or a Symmetric grid"
+            )
+        return {
             "weight_packed": pack_words(layer.codes_OI, layer.bits),
             "weight_scale": layer.scale_OG.half(),
             "weight_shape": torch.tensor(layer.codes_OI.shape),
         }
-        if not layer.symmetric:
-            found["weight_zero_point"] = pack_words(layer.zero_OG.T, layer.bits).T.contiguous()
-        return found
 
     def config(self, layers: Mapping[str, Coded], floats: Sequence[str]) -> dict[str, Any]:
         """One group a scheme; a scheme that all layers share is for every `Linear` but `floats`."""
         groups: dict[tuple[Any, ...], list[str]] = {}
         for name, layer in layers.items():
-            groups.setdefault((layer.bits, layer.symmetric, layer.group_size), []).append(name)
+            groups.setdefault((layer.bits, layer.group_size), []).append(name)
         return {
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
@@ -65,7 +71,7 @@ class CompressedTensors(Packer):
                     "weights": {
                         "num_bits": bits,
                         "type": "int",
-                        "symmetric": symmetric,
+                        "symmetric": True,
                         "strategy": "channel" if size is None else "group",
                         "group_size": size,
                         "dynamic": False,
@@ -74,7 +80,7 @@ class CompressedTensors(Packer):
                     "output_activations": None,
                     "format": "pack-quantized",
                 }
-                for number, ((bits, symmetric, size), names) in enumerate(groups.items())
+                for number, ((bits, size), names) in enumerate(groups.items())
             },
             "ignore": list(floats),
         }

@@ -36,6 +36,7 @@ class Gptq(Packer):
 
     name = "gptq"
     widths = (8, 4, 3, 2)
+    zero_points = True
 
     def check(self, architecture: Architecture, shapes: Mapping[str, tuple[int, int]], widths: Sequence[int]) -> None:
         """Also refuse sizes that do not fill words."""

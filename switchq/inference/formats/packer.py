@@ -17,6 +17,8 @@ class Packer(ABC):
     name: ClassVar[str]
     widths: ClassVar[tuple[int, ...]]
     """The widths that its readers agree on."""
+    zero_points: ClassVar[bool]
+    """Whether its readers take them."""
 
     def check(self, architecture: Architecture, shapes: Mapping[str, tuple[int, int]], widths: Sequence[int]) -> None:
         """Refuse what the format cannot hold, before anything is packed.

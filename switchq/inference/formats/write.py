@@ -125,8 +125,8 @@ def export_fixed(
     for name, layer in packed.items():
         if layer.loss is not None:
             weight_view(plain.get_submodule(name)).copy_(layer.weight())
-    loss = _loss(model, plain, parsed, merge, packed, windows)
     tensors = _tensors(plain, packer, packed, float_bits)
+    loss = _loss(model, plain, parsed, merge, packed, windows)
     config = deepcopy(plain.config)
     config.architectures = [type(plain).__name__]
     config.dtype = f"float{float_bits}"
@@ -185,7 +185,7 @@ def _packed(model: PreTrainedModel, bitmap: Bitmap, packer: Packer, merge: bool)
         layers = [layer for layer in switch_layers(model) if layer.name in names and layer.bits != FULL]
         shapes = {layer.name: layer.shape for layer in layers}
         packer.check(architecture, shapes, [layer.bits for layer in layers])
-        return {layer.name: code_layer(layer, merge) for layer in layers}
+        return {layer.name: code_layer(layer, merge, packer.zero_points) for layer in layers}
 
 
 def _floats(plain: PreTrainedModel, packed: Mapping[str, Coded]) -> list[str]:
