@@ -52,12 +52,7 @@ class Coded:
 
 
 def coded(grid: Grid, codes_OI: Tensor, params: Params, bits: int, loss: float | None = None) -> Coded:
-    """Codes of an integer grid, made unsigned.
-
-    Raises:
-        UserError: a grid without integer levels.
-    """
-    check_levels(grid)
+    """Codes of a grid with integer levels, made unsigned."""
     if "zero" in params:
         return Coded(codes_OI, params["scale"], params["zero"].to(torch.int16), bits, grid.group_size, False, loss)
     middle = 2 ** (bits - 1)
@@ -86,12 +81,8 @@ def code_layer(layer: SwitchLayer, merge: bool, zero_points: bool) -> Coded:
         layer: at 2 to 8 bits.
         merge: add the adapters that run there to the weight first.
         zero_points: whether what is rounded again may take zero points; without, it is symmetric.
-
-    Raises:
-        UserError: a grid whose levels are uneven.
     """
     bits, linear, grid = layer.bits, layer.linear, layer.linear.grid
-    check_levels(grid)
     factors = layer.low_rank(bits) if merge else None
     if factors is None and grid.integer_levels:
         params = linear.params(bits)

@@ -26,7 +26,7 @@ from switchq.evaluation.perplexity import text_perplexity
 from switchq.evaluation.provenance import versions
 from switchq.evaluation.sealed import read_seal, seal
 from switchq.inference.dense import plain_model
-from switchq.inference.formats.coded import Coded, code_layer
+from switchq.inference.formats.coded import Coded, check_levels, code_layer
 from switchq.inference.formats.compressed_tensors import CompressedTensors
 from switchq.inference.formats.gptq import Gptq
 from switchq.inference.formats.packer import Packer
@@ -184,6 +184,8 @@ def _packed(model: PreTrainedModel, bitmap: Bitmap, packer: Packer, merge: bool)
     with at(model, bitmap):
         layers = [layer for layer in switch_layers(model) if layer.name in names and layer.bits != FULL]
         shapes = {layer.name: layer.shape for layer in layers}
+        for layer in layers:
+            check_levels(layer.linear.grid)
         packer.check(architecture, shapes, [layer.bits for layer in layers])
         return {layer.name: code_layer(layer, merge, packer.zero_points) for layer in layers}
 

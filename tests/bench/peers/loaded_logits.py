@@ -1,6 +1,6 @@
 """Logits of a folder of `switchq export`, as another program loads it: an .npy file beside the answer.
 
-    python loaded_logits.py --model DIR --format gptq --ids ids.npy --logits logits.npy --output answer.json
+python loaded_logits.py --model DIR --format gptq --ids ids.npy --logits logits.npy --output answer.json
 """
 
 import argparse
@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 PACKAGES = ("torch", "transformers", "compressed-tensors", "gptqmodel")
 
 
 def load(folder, form):
-    """A float32 model on the CPU. GPTQModel multiplies in 16 bits: the weights that it decodes are put into linears."""
+    """A float32 model on the CPU. GPTQModel loads and multiplies in 16 bits, so the weights that it decodes, with
+    scales in float32, are put into linears, and all other parameters are read again."""
     if form != "gptq":
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     from gptqmodel import BACKEND, GPTQModel
@@ -25,12 +27,15 @@ def load(folder, form):
     model = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16).model.float()
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseQuantLinear):
+            module.scales = module.scales.float()
             weight_IO = module.dequantize_weight().float()
             linear = torch.nn.Linear(*weight_IO.shape, bias=module.bias is not None)
             linear.weight.data = weight_IO.T.contiguous()
-            if module.bias is not None:
-                linear.bias.data = module.bias.detach().float()
             model.set_submodule(name, linear)
+    stored = load_file(folder / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        if name in stored:
+            parameter.data = stored[name].float()
     return model
 
 
