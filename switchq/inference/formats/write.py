@@ -172,8 +172,8 @@ def read_fixed(folder: Path) -> tuple[Fixed, Mapping[str, str]]:
             pair = loss["perplexity"]
             loss = Loss(dict(loss["layers"]), None if pair is None else (pair[0], pair[1]), loss["logits"])
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        said = (str(content[name]) for name in ("format", "bitmap", "adapters"))
-        return Fixed(folder, *said, loss, size), content["files"]
+        said = {name: str(content[name]) for name in ("format", "bitmap", "adapters")}
+        return Fixed(folder, **said, loss=loss, bytes=size), content["files"]
     except (KeyError, TypeError) as error:
         raise UserError(f"the metadata of {folder} is damaged: {error}") from None
 
@@ -209,8 +209,9 @@ def _tensors(
         for name, parameter in plain.named_parameters()
         if name.removesuffix(".weight") not in packed
     }
-    for name, layer in packed.items() if packer is not None else ():
-        tensors |= {f"{name}.{part}": tensor.contiguous() for part, tensor in packer.tensors(layer).items()}
+    if packer is not None:
+        for name, layer in packed.items():
+            tensors |= {f"{name}.{part}": tensor.contiguous() for part, tensor in packer.tensors(layer).items()}
     return tensors
 
 
