@@ -3,7 +3,8 @@
 python tests/bench/bench_cpu_peers.py --device cpu --threads 2 --peer-python PYTHON --output figures.json
 
 GPT-2 small's shapes with random weights. Peers run in an environment of their own, one process a measurement, in turn
-with the rest; each has a warm-up first. On a busy machine, `--threads 1 --clock cpu` counts processor time. What is reported is the ratio to float32 `generate` of the same round.
+with the rest; each has a warm-up first. On a busy machine, `--threads 1 --clock cpu` counts processor time. What is
+reported is the ratio to float32 `generate` of the same round.
 """
 
 import sys
