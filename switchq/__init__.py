@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from switchq.data.squad import read_squad
     from switchq.errors import UserError
     from switchq.evaluation import EvalResult, evaluate
-    from switchq.inference import SwitchableLM, export_artifact, export_dense
+    from switchq.inference import SwitchableLM, export_artifact, export_fixed
     from switchq.models import load_model, load_tokenizer, make_switchable
     from switchq.nn import at, set_bitmap
     from switchq.quant import Asymmetric, Nested, Symmetric
@@ -32,7 +32,7 @@ _HOMES = {
     "at": "switchq.nn",
     "evaluate": "switchq.evaluation",
     "export_artifact": "switchq.inference",
-    "export_dense": "switchq.inference",
+    "export_fixed": "switchq.inference",
     "load_checkpoint": "switchq.training.checkpoint",
     "load_model": "switchq.models",
     "load_tokenizer": "switchq.models",
@@ -54,7 +54,7 @@ __all__ = [
     "at",
     "evaluate",
     "export_artifact",
-    "export_dense",
+    "export_fixed",
     "load_checkpoint",
     "load_model",
     "load_tokenizer",

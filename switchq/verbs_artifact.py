@@ -7,11 +7,13 @@ def export(
     output: str,
     ckpt: str | None = None,
     model: str | None = None,
-    format: Literal["artifact", "hf"] = "artifact",
+    format: Literal["artifact", "hf", "compressed-tensors", "gptq"] = "artifact",
     bits: list[int] | None = None,
-    embeddings: Literal[8, 16, 32] = 16,
+    embeddings: Literal[8, 16, 32] | None = None,
     bitmap: str | None = None,
     adapters: Literal["merged", "peft", "off"] = "merged",
+    text: str | None = None,
+    grid: Literal["symmetric", "asymmetric", "nested"] | None = None,
     group_size: int | None = None,
     scale: Literal["absmax", "mse"] | None = None,
     base: str | None = None,
@@ -22,12 +24,17 @@ def export(
     Args:
         output: folder to write.
         ckpt: checkpoint of `switchq fit`; one of another grid than Nested is rounded again, and told what that costs.
-        model: instead of a checkpoint: any supported model, by Hub name or folder, on a nested grid without training.
-        format: `artifact`, or `hf`: a float32 folder that transformers loads.
+        model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
+        format: `artifact`; or one bitmap for other programs: `hf`, floats that transformers loads, or packed as
+            `compressed-tensors` or `gptq` has it.
         bits: of an artifact: widths to hold, repeatable; by default the trained ones, of a plain model 8, 4 and 2.
-        embeddings: of an artifact: bits of embeddings and head.
-        bitmap: of `hf`: what to freeze the model at.
-        adapters: of `hf`: `merged` into the weights, beside them for `peft`, or `off`.
+        embeddings: bits of embeddings and head, of an artifact 8, 16 (the default) or 32; of the others 32 (the
+            default) or 16, of all that is not packed.
+        bitmap: of one bitmap: what to freeze the model at.
+        adapters: of one bitmap: `merged` into the weights, beside them for `peft`, or `off`.
+        text: of one bitmap: a text to measure on what rounding merged adapters costs.
+        grid: of a plain model: nested (all that an artifact takes), symmetric (the default, and all that
+            compressed-tensors takes) or asymmetric (the default of hf and gptq).
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: absmax (the default) or mse.
         base: where the base model lies now, if it has moved since training.

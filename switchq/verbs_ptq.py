@@ -75,7 +75,8 @@ def verify(
     """Check a saved quantised model: its hashes, its scores, and how it writes. switchq verify DIR
 
     Args:
-        folder: what `switchq ptq --save` wrote, also without the option's name.
+        folder: what `switchq ptq --save` wrote, also without the option's name; of what `switchq export --format hf`
+            and the like wrote, the hashes are checked.
         prompt: text to continue; by default the beginning of what it was scored on.
         max_new_tokens: most tokens to write.
         scores: whether to score it again and compare with what was saved.

@@ -61,8 +61,8 @@ OPTIONS = {
     "compare": ["run", "confidence", "seed", "output", "overwrite"],
     "report": ["run", "output", "figures", "title", "overwrite"],
     "export": [
-        "output", "ckpt", "model", "format", "bits", "embeddings", "bitmap", "adapters", "group_size", "scale", "base",
-        "overwrite",
+        "output", "ckpt", "model", "format", "bits", "embeddings", "bitmap", "adapters", "text", "grid", "group_size",
+        "scale", "base", "overwrite",
     ],
     "generate": [
         "artifact", "prompt", "bitmap", "schedule", "max_new_tokens", "temperature", "top_k", "seed",

@@ -8,13 +8,22 @@ from rich.console import Console
 from rich.table import Table
 
 from switchq.bitmap import FULL, check_width
+from switchq.commands.fixed_tables import show_fixed
 from switchq.commands.quiet import quiet
 from switchq.commands.subject import Subject, load_subject
+from switchq.data.text import text_windows
 from switchq.errors import UserError
 from switchq.evaluation.memory import MB
-from switchq.inference import Exported, export_artifact, export_dense
-from switchq.inference.dense import Adapters
+from switchq.inference import Exported, export_artifact, export_fixed
 from switchq.inference.export import EmbeddingBits
+from switchq.inference.formats.write import Adapters, FloatBits
+from switchq.models import context_window
+
+GRIDS = {"artifact": "nested", "compressed-tensors": "symmetric"}
+"""What a plain model is rounded to, where that is not asymmetric."""
+
+WINDOW, WINDOWS = 512, 8
+"""Tokens of a window of `--text`, and how many are read."""
 
 
 def export_command(
@@ -23,9 +32,11 @@ def export_command(
     output: str,
     format: str,
     bits: list[int] | None,
-    embeddings: int,
+    embeddings: int | None,
     bitmap: str | None,
     adapters: str,
+    text: str | None,
+    grid: str | None,
     group_size: int | None,
     scale: str | None,
     base: str | None,
@@ -37,19 +48,40 @@ def export_command(
         UserError: anything the user can mend, before the work starts where that is possible.
     """
     quiet()
+    packs_all = format == "artifact"
     if Path(output).exists() and not overwrite:
         raise UserError(f"{output} is there already: give another --output, or --overwrite")
-    if (format == "artifact") != (bitmap is None):
-        raise UserError("an artifact holds all bitmaps, --format hf is for one: give --bitmap with --format hf, only")
+    if packs_all != (bitmap is None):
+        raise UserError("an artifact holds all bitmaps, the other formats one: give --bitmap with --format hf, only")
     if any(check_width(width) == FULL for width in bits or ()):
         raise UserError("an artifact holds widths from 2 to 8: leave out --bits 16")
-    grid = "nested" if model is not None else None
+    if packs_all and grid not in (None, "nested"):
+        raise UserError(f"only nested codes hold all widths in one: leave out --grid {grid}, or give another --format")
+    if not packs_all and embeddings == 8:
+        raise UserError(f"--format {format} holds embeddings of 16 or 32 bits")
+    if packs_all and text is not None:
+        raise UserError("--text is for the formats of one bitmap: score an artifact with switchq eval")
+    if not packs_all and bits is not None:
+        raise UserError("--bits is for artifacts: --bitmap says the widths of the other formats")
+    if model is not None:
+        grid = grid or GRIDS.get(format, "asymmetric")
     subject = load_subject(ckpt, model, base=base, bits=bits, grid=grid, group_size=group_size, scale=scale)
     console = Console()
+    source = {"checkpoint": ckpt, "settings": subject.settings}
     if bitmap is not None:
-        chosen = cast(Adapters, adapters)
-        export_dense(subject.model, subject.tokenizer, output, bitmap, adapters=chosen, overwrite=overwrite)
-        console.print(f"Wrote {subject.name} at {bitmap} to {output}, in float32", soft_wrap=True, highlight=False)
+        fixed = export_fixed(
+            subject.model,
+            subject.tokenizer,
+            output,
+            bitmap,
+            format,
+            adapters=cast(Adapters, adapters),
+            float_bits=cast(FloatBits, embeddings or 32),
+            windows=_windows(subject, text),
+            source={**source, "base": subject.identity.to_dict()},
+            overwrite=overwrite,
+        )
+        show_fixed(console, subject.name, fixed)
         return
     done = export_artifact(
         subject.model,
@@ -57,12 +89,19 @@ def export_command(
         output,
         widths=bits or tuple(subject.widths),
         base=subject.identity.to_dict(),
-        embedding_bits=cast(EmbeddingBits, embeddings),
+        embedding_bits=cast(EmbeddingBits, embeddings or 16),
         data=subject.data,
-        source={"checkpoint": ckpt, "settings": subject.settings},
+        source=source,
         overwrite=overwrite,
     )
     _show(console, subject, done)
+
+
+def _windows(subject: Subject, text: str | None) -> list[list[int]]:
+    """The first windows of the text to measure on."""
+    if text is None:
+        return []
+    return text_windows(text, subject.tokenizer, min(WINDOW, context_window(subject.model)))[:WINDOWS]
 
 
 def _show(console: Console, subject: Subject, done: Exported) -> None:

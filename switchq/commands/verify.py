@@ -10,12 +10,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from switchq.commands.fixed_tables import show_fixed
 from switchq.commands.ptq_tables import figure_text
 from switchq.commands.quiet import quiet
 from switchq.errors import UserError
 from switchq.evaluation import decode
 from switchq.evaluation.provenance import device_name
+from switchq.evaluation.sealed import check_files, read_seal
 from switchq.evaluation.tasks import Score, Speed, Suite, Task, same_examples, task_from_dict
+from switchq.inference.formats import KIND as FIXED
+from switchq.inference.formats import read_fixed
 from switchq.models import context_window, load_model, load_tokenizer, pick_device
 from switchq.posttraining.ptq.results import RunRecord
 from switchq.posttraining.ptq.saving import Saved, read_saved
@@ -55,7 +59,9 @@ def verify_command(
     """
     quiet()
     if not folder or len(folder) != 1:
-        raise UserError("name one folder that `switchq ptq --save` wrote: switchq verify DIR")
+        raise UserError(
+            "name one folder that `switchq ptq --save` or `switchq export --format` wrote: switchq verify DIR"
+        )
     if max_new_tokens < 1:
         raise UserError(f"--max_new_tokens must be at least 1, not {max_new_tokens}")
     console, place = Console(), pick_device(device)
@@ -63,10 +69,13 @@ def verify_command(
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
+    if read_seal(Path(folder[0]))["kind"] == FIXED:
+        _verify_fixed(console, Path(folder[0]))
+        return
     saved = read_saved(Path(folder[0]))
     record = saved.record
     say(f"{saved.folder}: {record.run.get('base')} by {record.name} at {record.bits} bits")
-    saved.check_files()
+    check_files(saved.folder, saved.files)
     dtype = str(record.run.get("dtype", "float32"))
     model = load_model(str(saved.folder), dtype)  # type: ignore[arg-type]
     saved.check_weights(model)
@@ -92,6 +101,14 @@ def verify_command(
         raise UserError("--prompt has no tokens")
     (written,) = decode(model, tokenizer, [ids], max_new_tokens=max_new_tokens).texts
     say(f"It continues {text!r}: {written!r}")
+
+
+def _verify_fixed(console: Console, folder: Path) -> None:
+    """A model of `switchq export` has no scores: its files are what can be checked."""
+    fixed, files = read_fixed(folder)
+    check_files(folder, files)
+    show_fixed(console, "A model", fixed)
+    console.print(f"{len(files)} files have the hashes that were saved", highlight=False)
 
 
 def _suite(saved: Saved, tokenizer: Any) -> Suite:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from switchq.bitmap import FULL
 from switchq.errors import UserError
 from switchq.quant import Grid, Params
-from switchq.quant.learned import learned_fake_quantize
+from switchq.quant.learned import learned_fake_quantize, learned_params
 
 LOG_SCALE = "log_scale"
 """What the parameters of learned scales are called, before their width."""
@@ -73,14 +73,23 @@ class QuantWeight(nn.Module):
 
     def round_weight(self, bits: int) -> Tensor:
         """The weight (O, I) rounded to `bits`, differentiable (straight-through) if the weight or its scales are."""
-        fitted = self._fitted.get(bits)
-        if fitted is None:
-            return self.grid.fake_quantize(self.weight, self.grid.fit(self.weight, bits), bits)
-        params: Params = {name: self._buffers[_buffer(name, bits)] for name in fitted}  # type: ignore[misc]
         log_scale_OG = self._log_scale(bits)
         if log_scale_OG is None:
-            return self.grid.fake_quantize(self.weight, params, bits)
-        return learned_fake_quantize(self.grid, self.weight, params, log_scale_OG, bits)
+            return self.grid.fake_quantize(self.weight, self._fit(bits), bits)
+        return learned_fake_quantize(self.grid, self.weight, self._fit(bits), log_scale_OG, bits)
+
+    @torch.no_grad()
+    def params(self, bits: int) -> Params:
+        """What the grid decodes codes of `bits` with, (O, G) each, learned scales taken in."""
+        log_scale_OG = self._log_scale(bits)
+        return self._fit(bits) if log_scale_OG is None else learned_params(self._fit(bits), log_scale_OG)
+
+    def _fit(self, bits: int) -> Params:
+        """The grid's parameters as fitted for good, or else to the weight as it is now."""
+        fitted = self._fitted.get(bits)
+        if fitted is None:
+            return self.grid.fit(self.weight, bits)
+        return {name: self._buffers[_buffer(name, bits)] for name in fitted}  # type: ignore[misc]
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -18,3 +18,4 @@ bench seed-scheme 90 bench_seed_scheme.py
 bench sensitivity 120 bench_sensitivity.py
 bench compiled 240 bench_step.py --labels all --rungs 8 --compile
 if [ "$device" = cpu ]; then bench artifact 300 bench_artifact.py --embeddings 8; fi
+if [ "$device" = cpu ]; then bench cpu-peers 600 bench_cpu_peers.py --peer-python ${PEER_PYTHON:-python}; fi

@@ -137,7 +137,7 @@ def report(title: str, rows: list[Row], arguments: argparse.Namespace, **figures
             "machine": machine(arguments.device),
         }
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+        arguments.output.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import bench_artifact
 import bench_autoscheme
+import bench_cpu_peers
 import bench_ptq_memory
 import bench_ptq_peers
 import bench_search
@@ -40,6 +41,9 @@ TOY = ["--device", "cpu", "--shapes", "toy", "--rounds", "1"]
         pytest.param(bench_step.main, ["--batch", "1", "--tokens", "8", "--rungs", "8", "2"], 8, id="step"),
         pytest.param(bench_switch.main, [], 1, id="switch"),
         pytest.param(bench_artifact.main, ["--tokens", "2", "--prompt", "3"], 8, id="artifact"),
+        pytest.param(
+            bench_cpu_peers.main, ["--tokens", "2", "--prompt", "3", "--peer-python", sys.executable], 4, id="cpu peers"
+        ),
         pytest.param(
             bench_seed_scheme.main,
             ["--questions", "20", "--batch", "1", "--tokenizer", str(TOKENIZER), "--data", bench_seed_scheme.READING],

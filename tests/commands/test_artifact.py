@@ -111,6 +111,25 @@ def test_hf_loads_in_transformers(run: Run, switchq: Command, tmp_path: Path) ->
         torch.testing.assert_close(loaded(ids).logits, subject.model(ids).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_one_bitmap_is_packed_verified_and_its_loss_told(run: Run, switchq: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "gptq"
+    text = tmp_path / "text.txt"
+    text.write_text("House 1 is in Oslo. It has a red door. " * 4)
+    options = ("--ckpt", run.checkpoint, "--output", folder, "--format", "gptq", "--bitmap", 4)
+    done = switchq("export", *options, "--text", text)
+    assert done.code == 0, done.err
+    assert "layers were rounded again (adapters merged)" in done.out
+    assert "Perplexity of the text: " in done.out
+    assert json.loads((folder / "switchq.json").read_text())["source"]["checkpoint"] == str(run.checkpoint)
+    assert switchq("verify", folder).out.endswith("files have the hashes that were saved\n")
+    done = switchq("export", *options, "--adapters", "peft", "--overwrite")
+    assert "its adapters lie in" in done.out
+    assert switchq("verify", folder).code == 0
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert "model.safetensors has changed since it was written" in switchq("verify", folder).err
+
+
 TABLE = [
     ("export --ckpt {ckpt} --output {artifact}", "is there already: give another --output, or --overwrite"),
     ("export --ckpt {ckpt} --output new --bits 16", "leave out --bits 16"),
@@ -119,6 +138,15 @@ TABLE = [
     ("export --ckpt {ckpt} --output new --format hf --bitmap 8/4 --adapters peft", "give one width"),
     ("export --ckpt {ckpt} --output new --embeddings 7", "--embeddings must be 8, 16 or 32"),
     ("export --ckpt {ckpt} --output new --group_size 64", "a checkpoint keeps its own grid"),
+    ("export --ckpt {ckpt} --output new --format gptq", "give --bitmap with --format hf"),
+    ("export --ckpt {ckpt} --output new --format gguf --bitmap 4", "'compressed-tensors' or 'gptq'"),
+    ("export --ckpt {ckpt} --output new --format gptq --bitmap 5", "no 5 bits: choose 8, 4, 3, 2"),
+    ("export --ckpt {ckpt} --output new --format gptq --bitmap 4 --embeddings 8", "embeddings of 16 or 32 bits"),
+    ("export --ckpt {ckpt} --output new --format gptq --bitmap 4 --bits 4", "--bits is for artifacts"),
+    ("export --ckpt {ckpt} --output new --format gptq --bitmap 4 --text none.txt", "none.txt"),
+    ("export --ckpt {ckpt} --output new --format compressed-tensors --bitmap 4", "choose --format gptq or hf"),
+    ("export --ckpt {ckpt} --output new --text t.txt", "score an artifact with switchq eval"),
+    ("export --ckpt {ckpt} --output new --grid symmetric", "leave out --grid symmetric"),
     ("export --output new", "give either --ckpt"),
     ("export --ckpt {ckpt} --output file/new", "cannot write"),
     ("generate --artifact {artifact} --prompt hi --bitmap 16", "nothing stored for 16 bits, only for 8, 4, 2"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from switchq.errors import UserError
-from switchq.inference import Exported, SwitchableLM, export_dense
+from switchq.inference import Exported, SwitchableLM, export_fixed
 from switchq.inference.dense import plain_model
 from switchq.nn import at
 
@@ -37,8 +37,8 @@ def test_loads_as_what_it_was(
     tmp_path: Path,
 ) -> None:
     model = trained(architecture)
-    export_dense(model, character_tokenizer, tmp_path / "merged", bitmap)
-    export_dense(model, character_tokenizer, tmp_path / "bare", bitmap, adapters="off")
+    export_fixed(model, character_tokenizer, tmp_path / "merged", bitmap)
+    export_fixed(model, character_tokenizer, tmp_path / "bare", bitmap, adapters="off")
     with torch.no_grad():
         for name, adapters in (("merged", True), ("bare", False)):
             loaded = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
@@ -51,7 +51,7 @@ def test_peft_lays_its_adapter_over_it(
     architecture: str, trained: Build, character_tokenizer: PreTrainedTokenizerFast, tokens_BT: Tensor, tmp_path: Path
 ) -> None:
     model = trained(architecture)
-    export_dense(model, character_tokenizer, tmp_path / "out", 4, adapters="peft")
+    export_fixed(model, character_tokenizer, tmp_path / "out", 4, adapters="peft")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     loaded = PeftModel.from_pretrained(loaded, str(tmp_path / "out" / "adapters" / "bits_4")).eval()
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_peft_lays_its_adapter_over_it(
 
 def test_peft_takes_one_width(trained: Build, character_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="one width"):
-        export_dense(trained(), character_tokenizer, tmp_path / "out", "8/4", adapters="peft")
+        export_fixed(trained(), character_tokenizer, tmp_path / "out", "8/4", adapters="peft")
     assert not (tmp_path / "out").exists()
 
 

@@ -5,23 +5,22 @@ without this program. `switchq.json` beside them holds the run's record, the has
 `switchq.npz` the values per window and question.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.errors import UserError
-from switchq.evaluation import sha256, write_bytes, write_json
+from switchq.evaluation import write_bytes
+from switchq.evaluation.sealed import METADATA, read_seal, seal
 from switchq.models import content_hash
 from switchq.posttraining.ptq.results import RunRecord
 
 KIND = "ptq-model"
 
-METADATA, VALUES = "switchq.json", "switchq.npz"
+VALUES = "switchq.npz"
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
@@ -60,9 +59,7 @@ def save_model(
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         write_bytes(part / VALUES, items)
-        files = {file.name: sha256(file) for file in sorted(part.iterdir()) if file.is_file()}
-        content = {"kind": KIND, "weights_sha256": content_hash(model), "files": files, "record": record.record()}
-        write_json(part / METADATA, content)
+        seal(part, KIND, {"weights_sha256": content_hash(model), "record": record.record()})
         if folder.exists():
             shutil.rmtree(folder)
         part.replace(folder)
@@ -92,19 +89,6 @@ class Saved:
     weights_sha256: str
     files: Mapping[str, str]
 
-    def check_files(self) -> None:
-        """Compare every file with its hash.
-
-        Raises:
-            UserError: one that is missing or has changed.
-        """
-        for name, expected in self.files.items():
-            file = self.folder / name
-            if not file.is_file():
-                raise UserError(f"{self.folder} is incomplete: {name} is not there")
-            if sha256(file) != expected:
-                raise UserError(f"{self.folder} is damaged: {name} has changed since it was written (SHA-256)")
-
     def check_weights(self, model: PreTrainedModel) -> None:
         """Compare the weights that were loaded with those that were scored.
 
@@ -122,21 +106,15 @@ def read_saved(folder: Path) -> Saved:
     Raises:
         UserError: no such folder, or no or damaged metadata.
     """
+    content = read_seal(folder)
     path = folder / METADATA
-    if not path.is_file():
-        raise UserError(f"{folder} is no model saved by `switchq ptq --save`: there is no {METADATA} in it")
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        if content["kind"] != KIND or not isinstance(content["files"], dict):
+        if content["kind"] != KIND:
             raise ValueError("it is of another kind")
         record = RunRecord.from_record(content["record"], str(path))
         files = {str(name): str(value) for name, value in content["files"].items()}
-        if any(Path(name).name != name for name in files):
-            raise ValueError("it names files outside its folder")
         return Saved(folder, record, str(content["weights_sha256"]), files)
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged: {error}") from None

@@ -1,0 +1,42 @@
+"""What is told of a model at one bitmap: when it is written, and when it is verified."""
+
+from rich.console import Console
+
+from switchq.evaluation.memory import MB
+from switchq.inference.formats import Fixed
+
+LOADERS = {
+    "hf": "AutoModelForCausalLM.from_pretrained",
+    "compressed-tensors": "AutoModelForCausalLM.from_pretrained with the package compressed-tensors, or vLLM",
+    "gptq": "GPTQModel, AutoModelForCausalLM.from_pretrained with the package gptqmodel, or vLLM",
+}
+
+
+def show_fixed(console: Console, name: str, fixed: Fixed) -> None:
+    """Print what was written, what loads it, and what it cost."""
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    say(f"{name} at {fixed.bitmap} → {fixed.folder} ({fixed.format}, {fixed.bytes / MB:.1f} MB)")
+    if fixed.loss is None:
+        kept = "" if fixed.adapters == "merged" else ", without adapters"
+        beside = f"; its adapters lie in {fixed.folder}/adapters for peft" if fixed.adapters == "peft" else ""
+        say(f"The weights are those that the model runs with{kept}{beside}")
+    else:
+        layers = fixed.loss.layers
+        worst = max(layers, key=lambda layer: layers[layer])
+        say(
+            f"{len(layers)} layers were rounded again ("
+            f"{'adapters merged' if fixed.adapters == 'merged' else 'their levels are no integers times a scale'}). "
+            f"Relative squared error of the weights: mean {sum(layers.values()) / len(layers):.2e}, "
+            f"most {layers[worst]:.2e} ({worst})"
+        )
+        if fixed.loss.perplexity is not None:
+            before, after = fixed.loss.perplexity
+            say(
+                f"Perplexity of the text: {before:.3f} → {after:.3f}; "
+                f"no logit moved by more than {fixed.loss.logits:.3g}"
+            )
+        say("--adapters peft merges nothing, and --format hf rounds nothing")
+    say(f"Load it with {LOADERS[fixed.format]}")

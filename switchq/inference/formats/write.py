@@ -1,0 +1,235 @@
+"""Writing one bitmap of a switchable model as a folder that other programs load.
+
+`hf` holds the weights as floats, whatever they are. The packed formats hold integers, see
+`switchq.inference.formats.coded` for what becomes of levels that are none and of merged adapters. All that is not
+packed stays a float: embeddings, head, norms, biases, layers at 16 bits.
+
+The folder is written beside its place and renamed when it is complete, with config.json, without which nothing loads
+it, last; `switchq.json` beside the weights has the hash of every file, and what was lost.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from switchq.bitmap import FULL, Bitmap
+from switchq.errors import UserError
+from switchq.evaluation.files import new_folder, write_json
+from switchq.evaluation.perplexity import text_perplexity
+from switchq.evaluation.provenance import versions
+from switchq.evaluation.sealed import read_seal, seal
+from switchq.inference.dense import plain_model
+from switchq.inference.formats.coded import Coded, check_levels, code_layer
+from switchq.inference.formats.compressed_tensors import CompressedTensors
+from switchq.inference.formats.gptq import Gptq
+from switchq.inference.formats.packer import Packer
+from switchq.models import architecture_of, save_adapters, weight_view
+from switchq.nn import at, get_switch, switch_layers
+
+Adapters = Literal["merged", "peft", "off"]
+FloatBits = Literal[16, 32]
+
+KIND = "fixed-model"
+
+PACKERS: Mapping[str, Packer] = {packer.name: packer for packer in (CompressedTensors(), Gptq())}
+
+FORMATS = ("hf", *PACKERS)
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What rounding again cost.
+
+    Attributes:
+        layers: layer -> squared error over the squares of the weights that the model runs with.
+        perplexity: on the text given: as the model runs, and as written; None without a text.
+        logits: the largest difference of a logit on the first window of the text; None without one.
+    """
+
+    layers: Mapping[str, float]
+    perplexity: tuple[float, float] | None = None
+    logits: float | None = None
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What was written.
+
+    Attributes:
+        folder: where it lies.
+        format: one of `FORMATS`.
+        bitmap: what it is frozen at.
+        adapters: `merged`, `peft` or `off`.
+        loss: None where every weight is the model's own.
+        bytes: size on disk.
+    """
+
+    folder: Path
+    format: str
+    bitmap: str
+    adapters: str
+    loss: Loss | None
+    bytes: int
+
+
+@torch.no_grad()
+def export_fixed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    bitmap: Bitmap | str | int,
+    format: str = "hf",
+    *,
+    adapters: Adapters = "merged",
+    float_bits: FloatBits = 32,
+    windows: Sequence[Sequence[int]] = (),
+    source: Mapping[str, Any] = {},
+    overwrite: bool = False,
+) -> Fixed:
+    """Write `model` at one bitmap.
+
+    Args:
+        model: a switchable model on the CPU.
+        tokenizer: its tokenizer.
+        folder: where to; made.
+        bitmap: what to freeze it at.
+        format: `hf`, `compressed-tensors` or `gptq`.
+        adapters: `merged` adds them to the weights; `peft` puts them in adapters/bits_N for `peft` to lay over the
+            rounded weights, which takes one width for all layers; `off` leaves them out.
+        float_bits: of all that is not packed.
+        windows: token ids to measure on what rounding again costs.
+        source: where the model came from.
+        overwrite: replace a folder that is there.
+
+    Raises:
+        UserError: a bitmap that does not fit, or mixes widths where `peft` adapters are asked for; a model, a grid or a
+            width that the format cannot hold; a folder that is there or cannot be written.
+    """
+    if format not in FORMATS:
+        raise UserError(f"no format {format!r}: there are {', '.join(FORMATS)}")
+    parsed = Bitmap.parse(bitmap, get_switch(model).names)
+    if adapters == "peft" and len(set(parsed)) > 1:
+        raise UserError("peft lays one adapter over all layers: give one width, or --adapters merged")
+    packer, merge = PACKERS.get(format), adapters == "merged"
+    packed = {} if packer is None else _packed(model, parsed, packer, merge)
+    plain = plain_model(model, parsed, merge)
+    for name, layer in packed.items():
+        if layer.loss is not None:
+            weight_view(plain.get_submodule(name)).copy_(layer.weight())
+    tensors = _tensors(plain, packer, packed, float_bits)
+    loss = _loss(model, plain, parsed, merge, packed, windows)
+    config = deepcopy(plain.config)
+    config.architectures = [type(plain).__name__]
+    config.dtype = f"float{float_bits}"
+    with new_folder(folder, overwrite) as place:
+        save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
+        (place / WEIGHTS).chmod(0o644)
+        tokenizer.save_pretrained(place)
+        if plain.generation_config is not None:
+            plain.generation_config.save_pretrained(place)
+        if adapters == "peft":
+            save_adapters(model, place / "adapters")
+        if packer is not None:
+            config.quantization_config = packer.config(packed, _floats(plain, packed))
+            for name, content in packer.files(config.quantization_config).items():
+                write_json(place / name, content)
+        config.save_pretrained(place)
+        content = {
+            "format": format,
+            "bitmap": str(bitmap),
+            "widths": dict(zip(get_switch(model).names, parsed)),
+            "adapters": adapters,
+            "loss": None if loss is None else asdict(loss),
+            "source": dict(source),
+            "versions": versions(),
+        }
+        seal(place, KIND, content)
+        size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    return Fixed(Path(folder), format, str(bitmap), adapters, loss, size)
+
+
+def read_fixed(folder: Path) -> tuple[Fixed, Mapping[str, str]]:
+    """What a folder says of itself, and the hashes of its files; they are not looked at.
+
+    Raises:
+        UserError: it is not such a folder, or damaged.
+    """
+    content = read_seal(folder)
+    if content["kind"] != KIND:
+        raise UserError(f"{folder} is no model at one bitmap that `switchq export` wrote")
+    try:
+        loss = content["loss"]
+        if loss is not None:
+            pair = loss["perplexity"]
+            loss = Loss(dict(loss["layers"]), None if pair is None else (pair[0], pair[1]), loss["logits"])
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        said = {name: str(content[name]) for name in ("format", "bitmap", "adapters")}
+        return Fixed(folder, **said, loss=loss, bytes=size), content["files"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"the metadata of {folder} is damaged: {error}") from None
+
+
+def _packed(model: PreTrainedModel, bitmap: Bitmap, packer: Packer, merge: bool) -> dict[str, Coded]:
+    architecture = architecture_of(model.config)
+    names = set(architecture.linear_names(model))
+    with at(model, bitmap):
+        layers = [layer for layer in switch_layers(model) if layer.name in names and layer.bits != FULL]
+        shapes = {layer.name: layer.shape for layer in layers}
+        for layer in layers:
+            check_levels(layer.linear.grid)
+        packer.check(architecture, shapes, [layer.bits for layer in layers])
+        return {layer.name: code_layer(layer, merge, packer.zero_points) for layer in layers}
+
+
+def _floats(plain: PreTrainedModel, packed: Mapping[str, Coded]) -> list[str]:
+    """The linears that are not packed, the head among them."""
+    others = set(architecture_of(plain.config).linear_names(plain)) - set(packed)
+    return [
+        name
+        for name, module in plain.named_modules()
+        if name not in packed and (isinstance(module, nn.Linear) or name in others)
+    ]
+
+
+def _tensors(
+    plain: PreTrainedModel, packer: Packer | None, packed: Mapping[str, Coded], float_bits: int
+) -> dict[str, Tensor]:
+    dtype = torch.float16 if float_bits == 16 else torch.float32
+    tensors = {
+        name: parameter.detach().to(dtype)
+        for name, parameter in plain.named_parameters()
+        if name.removesuffix(".weight") not in packed
+    }
+    if packer is not None:
+        for name, layer in packed.items():
+            tensors |= {f"{name}.{part}": tensor.contiguous() for part, tensor in packer.tensors(layer).items()}
+    return tensors
+
+
+def _loss(
+    model: PreTrainedModel,
+    plain: PreTrainedModel,
+    bitmap: Bitmap,
+    merge: bool,
+    packed: Mapping[str, Coded],
+    windows: Sequence[Sequence[int]],
+) -> Loss | None:
+    layers = {name: layer.loss for name, layer in packed.items() if layer.loss is not None}
+    if not layers:
+        return None
+    if not windows:
+        return Loss(layers)
+    ids_BT = torch.tensor([windows[0]])
+    with at(model, bitmap, merge):
+        before, logits_BTV = text_perplexity(model, windows), model(ids_BT).logits
+    largest = float((plain(ids_BT).logits - logits_BTV).abs().max())
+    return Loss(layers, (before, text_perplexity(plain, windows)), largest)

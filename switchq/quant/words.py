@@ -1,0 +1,28 @@
+"""Codes of b bits in 32-bit words without gaps: code i of a row takes bits b i to b i + b - 1, the lowest bit first.
+
+A row begins with a new word and its last word is filled up with zeros. This is how GPTQ's and compressed-tensors' files
+hold codes; where b divides 32 no code lies in two words.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def pack_words(codes_NL: Tensor, bits: int) -> Tensor:
+    """Pack rows of codes.
+
+    Args:
+        codes_NL: integers from 0 to 2^bits - 1.
+        bits: the width of a code, 1 to 8.
+
+    Returns:
+        The words (N, ceil(L bits / 32)), int32.
+    """
+    rows, length = codes_NL.shape
+    words = -(-length * bits // 32)
+    code_bits = np.unpackbits(codes_NL.to(torch.uint8).numpy()[..., None], axis=-1, count=bits, bitorder="little")
+    stream = np.zeros((rows, words * 32), np.uint8)
+    stream[:, : length * bits] = code_bits.reshape(rows, -1)
+    packed = np.ascontiguousarray(np.packbits(stream, axis=-1, bitorder="little")).view("<i4")
+    return torch.from_numpy(packed.astype(np.int32, copy=False))
