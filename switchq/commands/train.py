@@ -8,8 +8,8 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -18,6 +18,7 @@ from switchq.commands.mistakes import explain
 from switchq.commands.quiet import quiet
 from switchq.data.modules import SquadData, TextData
 from switchq.errors import UserError
+from switchq.files import write_bytes
 from switchq.nn import get_switch
 from switchq.quant import Grid
 from switchq.training.callbacks import BeforeAfter, LastCheckpoint, Schedule, SPNet, SwitchProgress, TensorBoardExtras
@@ -25,6 +26,16 @@ from switchq.training.checkpoint import newest_checkpoint, read_checkpoint
 from switchq.training.module import SwitchableModule
 
 __all__ = ["SquadData", "SwitchqCLI", "TextData", "run"]
+
+
+class WholeConfig(SaveConfigCallback):
+    """Writes `config.yaml` into the run's folder, whole or not at all."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it."""
+        path = Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename
+        content = self.parser.dump(self.config, skip_none=False)
+        write_bytes(path, content.encode(), "--trainer.default_root_dir")
 
 
 class SwitchqCLI(LightningCLI):
@@ -137,7 +148,8 @@ def run(args: list[str]) -> None:
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
             },
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=WholeConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             parser_kwargs={"exit_on_error": False},
             args=args,
         )

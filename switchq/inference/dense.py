@@ -15,7 +15,7 @@ from transformers.initialization import no_init_weights
 
 from switchq.bitmap import Bitmap
 from switchq.errors import UserError
-from switchq.evaluation.files import new_folder
+from switchq.files import new_folder
 from switchq.models import architecture_of, save_adapters
 from switchq.nn import SwitchLayer, at, get_switch, switch_layers
 

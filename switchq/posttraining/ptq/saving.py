@@ -6,7 +6,7 @@ without this program. `switchq.json` beside them holds the run's record, the has
 """
 
 import json
-import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.errors import UserError
 from switchq.evaluation import sha256, write_bytes, write_json
+from switchq.files import new_folder, unwritable
 from switchq.models import content_hash
 from switchq.posttraining.ptq.results import RunRecord
 
@@ -39,11 +40,10 @@ def check_free(folder: Path, overwrite: bool) -> None:
             raise UserError(f"{folder} holds something else than a saved model: give another --save")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(folder)
-        part.mkdir()
-        part.rmdir()
+        with tempfile.TemporaryFile(dir=folder.parent):
+            pass
     except OSError as error:
-        raise UserError(f"cannot save to {folder} ({error.strerror}): give another --save") from None
+        raise unwritable(folder, error, "--save") from None
 
 
 def save_model(
@@ -54,26 +54,13 @@ def save_model(
     Raises:
         UserError: it cannot be written.
     """
-    part = _part(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with new_folder(folder, overwrite=True, option="--save") as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         write_bytes(part / VALUES, items)
         files = {file.name: sha256(file) for file in sorted(part.iterdir()) if file.is_file()}
         content = {"kind": KIND, "weights_sha256": content_hash(model), "files": files, "record": record.record()}
         write_json(part / METADATA, content)
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.replace(folder)
-    except OSError as error:
-        raise UserError(f"cannot save to {folder} ({error.strerror}): give another --save") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _part(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.part")
 
 
 @dataclass(frozen=True)

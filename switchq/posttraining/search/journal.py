@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from switchq.errors import UserError
+from switchq.files import unwritable
 
 VERSION = 2
 
@@ -86,9 +87,12 @@ class Journal:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(line).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                self._file.write(json.dumps(line).encode() + b"\n")
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise unwritable(Path(self._file.name), error) from None
 
     def _read(self, text: bytes) -> None:
         for number, line in enumerate(text.splitlines(), 1):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from switchq.errors import UserError
-from switchq.evaluation.files import write_json
+from switchq.files import write_json
 
 KIND = "sensitivity"
 """What the file says it is, under the key `kind`."""
