@@ -114,7 +114,8 @@ def generate_dataset(
             shutil.rmtree(output.with_name(output.name + ".partial"), ignore_errors=True)
             return output
         raise UserError(
-            f"{output} already exists and was made with other settings or from another source: remove it or choose another --output."
+            f"{output} already exists and was made with other settings or from another source: "
+            f"remove it or choose another --output."
         )
     prompts = _prompts(model, tokenizer, settings)
     batches = LengthGroupedBatches([len(ids) for ids in prompts], settings.batch_size, settings.seed).batches(0)

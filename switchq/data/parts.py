@@ -35,7 +35,8 @@ class Parts:
             shutil.rmtree(self.folder)
         if self.folder.exists() and _settings_or_none(self.folder) not in (settings, None):
             raise UserError(
-                f"{self.folder} holds an interrupted run with other settings or from another source: remove it or choose another --output."
+                f"{self.folder} holds an interrupted run with other settings or from another source: "
+                f"remove it or choose another --output."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._text = json.dumps(settings, indent=2) + "\n"
