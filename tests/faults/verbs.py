@@ -59,10 +59,12 @@ def newest(out: Path) -> Path | None:
 
 
 def fit_numbers(out: Path) -> Numbers:
+    """Weights and scores; a run that was killed while it was scored is scored again in a folder of its own."""
     path = newest(out)
     assert path is not None
     weights = torch.load(path, weights_only=True)["state_dict"]
-    return {name: value.tolist() for name, value in weights.items()} | json_numbers("results.json")(path.parents[1])
+    (results,) = out.glob("lightning_logs/version_*/results.json")
+    return {name: value.tolist() for name, value in weights.items()} | json_numbers("results.json")(results.parent)
 
 
 def fit_saved(out: Path) -> int:

@@ -123,7 +123,7 @@ def read_saved(folder: Path) -> Saved:
         return Saved(folder, record, str(content["weights_sha256"]), files)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged: {error}") from None

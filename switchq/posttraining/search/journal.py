@@ -10,6 +10,7 @@ where it was and ends with the same table, timings included. The line that a kil
 dropped; any other line that cannot be read is an error. A lock keeps a second process from writing to it.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -92,6 +93,8 @@ class Journal:
                 self._file.flush()
                 os.fsync(self._file.fileno())
             except OSError as error:
+                with contextlib.suppress(OSError):  # what did not fit is still to be written
+                    self._file.close()
                 raise unwritable(Path(self._file.name), error) from None
 
     def _read(self, text: bytes) -> None:
@@ -100,7 +103,7 @@ class Journal:
                 ((kind, entry),) = json.loads(line).items()
                 if (number == 1) != (kind == "header") or (number > 1 and kind not in KINDS):
                     raise ValueError
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 raise UserError(
                     f"{self.path} is damaged at line {number}: start the search anew with --overwrite"
                 ) from None
