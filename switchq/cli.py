@@ -89,6 +89,10 @@ def _dispatch(args: list[str]) -> int:
         except PackageNotFoundError:
             print("switchq, run from its source without being installed")
         return 0
+    if args[0] in (*TRAINER_COMMANDS, *COMMANDS):
+        from switchq.commands.mistakes import check_configs
+
+        check_configs(args)
     if args[0] in TRAINER_COMMANDS:
         from switchq.commands.train import run
 

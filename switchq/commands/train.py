@@ -60,6 +60,13 @@ class SwitchqCLI(LightningCLI):
         )
         parser.link_arguments("model.base", "data.init_args.tokenizer")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse a seed that no generator takes, before one is set."""
+        super().parse_arguments(parser, args)
+        seed = self.config[self.config["subcommand"]].get("seed_everything")
+        if seed is not None and seed is not True and not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything must be at least 0 and below 2^32, not {seed}")
+
     def _parse_ckpt_path(self) -> None:
         """Resolve `--ckpt_path last` and check any other; a checkpoint never overrides what the user typed."""
         config = self.config[self.config["subcommand"]]
@@ -85,6 +92,9 @@ class SwitchqCLI(LightningCLI):
         if config.get("logger") in (None, True):
             root = config.get("default_root_dir") or str(Path.cwd())
             kwargs["logger"] = TensorBoardLogger(root, name="lightning_logs", default_hp_metric=False)
+        for name in ("log_every_n_steps", "val_check_interval", "check_val_every_n_epoch"):
+            if config.get(name) is not None and config[name] <= 0:
+                raise UserError(f"trainer.{name} must be above 0, not {config[name]}")
         if str(config.get("precision")) in ("16", "16-mixed"):  # on a CPU Lightning would take another one by itself
             raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
         try:
@@ -122,6 +132,8 @@ class SwitchqCLI(LightningCLI):
         for name in ("batch_size", "eval_batch_size", "max_answer_tokens", "pad_multiple"):
             if self.datamodule.hparams.get(name, 1) < 1:
                 raise UserError(f"data.{name} must be at least 1, not {self.datamodule.hparams[name]}")
+        if (workers := self.datamodule.hparams.get("num_workers", 0)) < 0:
+            raise UserError(f"data.num_workers must be at least 0, not {workers}")
         self.datamodule.setup(stage)
         for name, counts in self.datamodule.counts.items():
             Console(stderr=True).print(f"{name} data: {counts}", soft_wrap=True, highlight=False, markup=False)

@@ -87,6 +87,8 @@ class Manifest:
         if content.get("sha256") != _digest({name: content[name] for name in content if name != "sha256"}):
             raise UserError(f"{place} is damaged: its checksum does not match; export again")
         try:
+            if not fields["widths"] or not fields["layers"]:
+                raise ValueError("it has no widths or no layers")
             return cls(
                 **{
                     **fields,

@@ -138,6 +138,7 @@ def test_the_other_configurations_run_one_batch(
     ]  # fmt: skip
     options += [part for name, place in places.items() if name in given for part in (f"--data.{name}", place)]
     options += ["--data.holdout", 4] if "dev" in places else ["--data.window", 32]
+    options += ["--model.grid.group_size", 16] if "grid" in settings["model"] else []
     options += ["--data.max_length", 96] if "max_length" in given else []
     options += ["--data.batch_size", 2]
     done = switchq("fit", "--config", path, *options)
