@@ -122,7 +122,7 @@ class Bitmap(tuple[int, ...]):
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the bitmap file {path}: {error}") from None
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"the bitmap file {path} is not JSON: {error}") from None
         if isinstance(content, Mapping) and "bitmap" in content:
             content = content["bitmap"]

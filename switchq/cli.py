@@ -35,15 +35,23 @@ Start here:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 after a mistake of the user's, 130 after Ctrl-C."""
+    """Run one command; returns the exit code.
+
+    | code | after |
+    |---|---|
+    | 0 | all went well, or `fit` was stopped by one Ctrl-C and saved |
+    | 1 | a fault of this program (with a traceback), or nobody reads its output any more |
+    | 2 | a mistake of the user's: one line says what to do |
+    | 3 | a full disk, no memory, a lost GPU or process: one line says what to do, and how to go on |
+    | 130 | Ctrl-C |
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     # Threads that wait asleep cost nothing on an idle machine and several times less on a busy one; set before torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _dispatch(args)
     except UserError as error:
-        print(f"switchq: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _failed(error)
     except SystemExit as done:  # --help and --print_config of the parsers
         return int(done.code or 0)
     except KeyboardInterrupt:
@@ -52,6 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        from switchq.mishaps import explain_mishap
+
+        told = explain_mishap(error, args[0] if args else "")
+        if told is None:
+            raise
+        return _failed(told)
+
+
+def _failed(error: UserError) -> int:
+    """Print the one line of an error and its notes; returns the exit code."""
+    text = str(error).rpartition("UserError: ")[2] if "Original Traceback" in str(error) else str(error)
+    line = ". ".join(" ".join(part.split()).rstrip(".") for part in (text, *getattr(error, "__notes__", ())))
+    print(f"switchq: error: {line}{'.' * text.rstrip().endswith('.')}", file=sys.stderr)
+    return error.exit_code
 
 
 def _dispatch(args: list[str]) -> int:
@@ -66,6 +89,10 @@ def _dispatch(args: list[str]) -> int:
         except PackageNotFoundError:
             print("switchq, run from its source without being installed")
         return 0
+    if args[0] in (*TRAINER_COMMANDS, *COMMANDS):
+        from switchq.commands.mistakes import check_configs
+
+        check_configs(args)
     if args[0] in TRAINER_COMMANDS:
         from switchq.commands.train import run
 

@@ -1,8 +1,22 @@
-"""The one exception that is the user's to read: the command line prints its message on one line and exits with 2."""
+"""The exceptions that are the user's to read: the command line prints their message on one line and exits."""
 
 
 class UserError(ValueError):
     """Something the caller can mend: a wrong value, a damaged file, a missing connection.
 
     The message is one line that says what is wrong and what to do about it.
+
+    Attributes:
+        exit_code: of the command that fails with it.
     """
+
+    exit_code = 2
+
+
+class MachineError(UserError):
+    """The machine gave way, not the command: a full disk, no memory left, a GPU or a process that was lost.
+
+    The same command may work when that is mended, and goes on where it keeps what it has done.
+    """
+
+    exit_code = 3

@@ -13,6 +13,8 @@ PACKAGE = Path(switchq.__file__).parent
 
 LAYERS = (
     "errors",
+    "files",
+    "mishaps",
     "hub",
     "progress",
     "bitmap",

@@ -2,11 +2,54 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from switchq.errors import UserError
 
 LONGEST = 300
 """Characters of an explanation that is passed on as it is."""
+
+
+LARGEST_CONFIG = 1_000_000
+"""Bytes of a configuration file; the shipped ones have about a thousand."""
+
+DEEPEST_CONFIG = 50
+"""Levels of a configuration file; the parser behind overflows its stack at some tens of thousands."""
+
+
+def check_configs(args: Sequence[str]) -> None:
+    """Look at the files given with `--config` before a parser does.
+
+    Raises:
+        UserError: one is too large, not UTF-8, not YAML, nested too deeply, or no set of options.
+    """
+    files = [after for before, after in zip(args, args[1:]) if before in ("-c", "--config")]
+    files += [argument.partition("=")[2] for argument in args if argument.startswith("--config=")]
+    for file in files:
+        if Path(file).is_file():
+            _check_config(Path(file))
+
+
+def _check_config(path: Path) -> None:
+    import yaml
+
+    if path.stat().st_size > LARGEST_CONFIG:
+        raise UserError(f"{path} is too large for a configuration ({path.stat().st_size:,} bytes)")
+    depth, kinds = 0, list[str]()
+    try:
+        for event in yaml.parse(path.read_bytes().decode("utf-8"), Loader=yaml.SafeLoader):
+            kinds.append(type(event).__name__)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST_CONFIG:
+                raise UserError(f"{path} is not a configuration: it is nested too deeply")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a configuration: it is not UTF-8 text (byte {error.start})") from None
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())[:LONGEST]}") from None
+    if kinds[2:3] != ["MappingStartEvent"]:
+        raise UserError(f"{path} is not a configuration: it has no `option: value` lines")
 
 
 def explain(error: Exception, args: Sequence[str], choices: Mapping[str, Sequence[str]] = {}) -> UserError:

@@ -179,7 +179,10 @@ def _key(record: Mapping[str, Any], settings: Mapping[str, Any], questions: Scor
     names = ("base_hash", "checkpoint_sha256", "device", "dtype", "settings")
     asked = [[q.id, q.context, q.question, list(q.answers)] for q in questions.questions]
     chosen = {name: value for name, value in settings.items() if name not in ("ckpt", "model", "base", "data")}
-    files = {"sensitivity": None if options.sensitivity is None else sha256(options.sensitivity)}
+    sources = {"sensitivity": options.sensitivity, "dev": settings["dev"]}
+    files = {
+        name: sha256(path) if path is not None and Path(path).is_file() else path for name, path in sources.items()
+    }
     return key_of({"run": {name: record[name] for name in names}, "settings": {**chosen, **files}, "questions": asked})
 
 

@@ -99,8 +99,8 @@ def sensitivity_command(
         },
     )
     result = measure(subject.model, batches, widths, scores or SCORES, run=record)  # type: ignore[arg-type]
-    result.write(output)
     events = log_sensitivity(result, logdir, subject.name)
+    result.write(output)  # last: it says that all is done
     _show(result, subject, output, events)
 
 

@@ -8,8 +8,8 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -18,6 +18,7 @@ from switchq.commands.mistakes import explain
 from switchq.commands.quiet import quiet
 from switchq.data.modules import SquadData, TextData
 from switchq.errors import UserError
+from switchq.files import write_bytes
 from switchq.nn import get_switch
 from switchq.quant import Grid
 from switchq.training.callbacks import BeforeAfter, LastCheckpoint, Schedule, SPNet, SwitchProgress, TensorBoardExtras
@@ -25,6 +26,16 @@ from switchq.training.checkpoint import newest_checkpoint, read_checkpoint
 from switchq.training.module import SwitchableModule
 
 __all__ = ["SquadData", "SwitchqCLI", "TextData", "run"]
+
+
+class WholeConfig(SaveConfigCallback):
+    """Writes `config.yaml` into the run's folder, whole or not at all."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it."""
+        path = Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename
+        content = self.parser.dump(self.config, skip_none=False)
+        write_bytes(path, content.encode(), "--trainer.default_root_dir")
 
 
 class SwitchqCLI(LightningCLI):
@@ -48,6 +59,13 @@ class SwitchqCLI(LightningCLI):
             }
         )
         parser.link_arguments("model.base", "data.init_args.tokenizer")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse a seed that no generator takes, before one is set."""
+        super().parse_arguments(parser, args)
+        seed = self.config[self.config["subcommand"]].get("seed_everything")
+        if seed is not None and seed is not True and not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything must be at least 0 and below 2^32, not {seed}")
 
     def _parse_ckpt_path(self) -> None:
         """Resolve `--ckpt_path last` and check any other; a checkpoint never overrides what the user typed."""
@@ -74,6 +92,9 @@ class SwitchqCLI(LightningCLI):
         if config.get("logger") in (None, True):
             root = config.get("default_root_dir") or str(Path.cwd())
             kwargs["logger"] = TensorBoardLogger(root, name="lightning_logs", default_hp_metric=False)
+        for name in ("log_every_n_steps", "val_check_interval", "check_val_every_n_epoch"):
+            if config.get(name) is not None and config[name] <= 0:
+                raise UserError(f"trainer.{name} must be above 0, not {config[name]}")
         if str(config.get("precision")) in ("16", "16-mixed"):  # on a CPU Lightning would take another one by itself
             raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
         try:
@@ -111,6 +132,8 @@ class SwitchqCLI(LightningCLI):
         for name in ("batch_size", "eval_batch_size", "max_answer_tokens", "pad_multiple"):
             if self.datamodule.hparams.get(name, 1) < 1:
                 raise UserError(f"data.{name} must be at least 1, not {self.datamodule.hparams[name]}")
+        if (workers := self.datamodule.hparams.get("num_workers", 0)) < 0:
+            raise UserError(f"data.num_workers must be at least 0, not {workers}")
         self.datamodule.setup(stage)
         for name, counts in self.datamodule.counts.items():
             Console(stderr=True).print(f"{name} data: {counts}", soft_wrap=True, highlight=False, markup=False)
@@ -137,7 +160,8 @@ def run(args: list[str]) -> None:
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
             },
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=WholeConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             parser_kwargs={"exit_on_error": False},
             args=args,
         )

@@ -8,6 +8,8 @@ Batch n is a pure function of the settings and n, and is written as soon as it i
 it stopped and ends with the same data.
 """
 
+import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,6 +31,7 @@ from switchq.data.parts import Parts
 from switchq.data.prompt import Prompt, leading_special_tokens
 from switchq.data.squad import read_squad
 from switchq.errors import UserError
+from switchq.mishaps import lost
 from switchq.models import context_window
 from switchq.models.inference import eval_mode, own_generation_config
 from switchq.progress import progress_bar
@@ -104,11 +107,15 @@ def generate_dataset(
     """
     output = Path(output)
     record = {**vars(settings), "format": 1}
+    if settings.prompts == "squad" and Path(settings.source).is_file():
+        record["source_sha256"] = hashlib.sha256(Path(settings.source).read_bytes()).hexdigest()
     if output.exists():
         if resume and (output / SETTINGS_FILE).is_file() and read_settings(output) == record:
+            shutil.rmtree(output.with_name(output.name + ".partial"), ignore_errors=True)
             return output
         raise UserError(
-            f"{output} already exists and was made with other settings: remove it or choose another --output."
+            f"{output} already exists and was made with other settings or from another source: "
+            f"remove it or choose another --output."
         )
     prompts = _prompts(model, tokenizer, settings)
     batches = LengthGroupedBatches([len(ids) for ids in prompts], settings.batch_size, settings.seed).batches(0)
@@ -122,6 +129,8 @@ def generate_dataset(
                 progress.advance(task, len(rows))
         parts.join(len(batches))
     except OSError as error:
+        if lost(error):
+            raise
         raise UserError(f"{output} cannot be written ({error.strerror or error}): choose another --output.") from None
     return output
 

@@ -5,15 +5,15 @@ does only the rest. When all parts are there they become a `datasets` folder, wh
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from switchq.data.generated import SETTINGS_FILE, read_settings
 from switchq.errors import UserError
+from switchq.files import new_file, new_folder, write_text
 
 
 class Parts:
@@ -35,11 +35,12 @@ class Parts:
             shutil.rmtree(self.folder)
         if self.folder.exists() and _settings_or_none(self.folder) not in (settings, None):
             raise UserError(
-                f"{self.folder} holds an interrupted run with other settings: remove it or choose another --output."
+                f"{self.folder} holds an interrupted run with other settings or from another source: "
+                f"remove it or choose another --output."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._text = json.dumps(settings, indent=2) + "\n"
-        _write_whole(self.folder / SETTINGS_FILE, lambda file: file.write(self._text.encode()))
+        write_text(self.folder / SETTINGS_FILE, self._text)
 
     def path(self, number: int) -> Path:
         """The file of part `number`; it exists if that part is finished."""
@@ -54,34 +55,23 @@ class Parts:
         if "topk_ids" in rows[0]:
             columns |= {"topk_ids": pa.list_(pa.list_(pa.int32())), "topk_logprobs": pa.list_(pa.list_(pa.float32()))}
         table = pa.Table.from_pylist(rows, pa.schema(list(columns.items())))
-        _write_whole(self.path(number), lambda file: pq.write_table(table, file))
+        with new_file(self.path(number)) as file:
+            pq.write_table(table, file)
 
     def join(self, count: int) -> None:
         """Makes OUTPUT of the first `count` parts and removes the parts."""
         import datasets
 
-        whole = self.folder / "whole"
-        shutil.rmtree(whole, ignore_errors=True)
         paths = [str(self.path(number)) for number in range(count)]
-        with _quiet_datasets():
+        with _quiet_datasets(), new_folder(self.output) as whole:
             table = datasets.Dataset.from_parquet(paths, cache_dir=str(self.folder / "cache"))
             table.save_to_disk(str(whole))
-        (whole / SETTINGS_FILE).write_text(self._text, encoding="utf-8")
-        whole.rename(self.output)
+            write_text(whole / SETTINGS_FILE, self._text)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _settings_or_none(folder: Path) -> dict[str, Any] | None:
     return read_settings(folder) if (folder / SETTINGS_FILE).is_file() else None
-
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    with open(unfinished, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import Any
 
 from switchq.data.relations import RELATIONS, Relation
 from switchq.errors import UserError
+from switchq.files import write_text
 
 SPLITS = {"train": 6400, "dev": 1200}
 """Questions per split of the committed set."""
@@ -167,7 +168,7 @@ def write_reading_set(output: Path, seed: int = 0) -> list[Path]:
         for split, questions in SPLITS.items():
             path = output / f"{split}.json"
             text = json.dumps(make_reading_set(split, seed, questions), separators=(",", ":"))
-            path.write_text(text + "\n", encoding="utf-8")
+            write_text(path, text + "\n")
             paths.append(path)
     except OSError as error:
         raise UserError(

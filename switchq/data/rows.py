@@ -38,5 +38,5 @@ def read_rows(source: str | Path, split: str = "test") -> list[dict[str, Any]]:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}") from None

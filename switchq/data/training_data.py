@@ -1,5 +1,6 @@
 """What the data modules share: a tokenizer, a limit on length, and the endless stream of training batches."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,32 @@ class TrainingData(LightningDataModule):
         sampler = LengthGroupedBatches(self.lengths, self.hparams["batch_size"], self.hparams["seed"])
         position = None if self.trainer is None else self._batches_processed
         return StreamLoader(self.examples, sampler, self.collator, position, self.hparams["num_workers"])
+
+    @cached_property
+    def train_sha256(self) -> str:
+        """SHA-256 of the training sequences in their order, after `setup`."""
+        digest = hashlib.sha256(np.asarray(self.lengths, dtype=np.int64).tobytes())
+        for example in self.examples:
+            for name in sorted(example):
+                digest.update(np.ascontiguousarray(example[name]).tobytes())
+        return digest.hexdigest()
+
+    def state_dict(self) -> dict[str, str]:
+        """What a checkpoint says of the training data."""
+        return {"train_sha256": self.train_sha256} if len(self.examples) else {}
+
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
+        """Check that training goes on with the data that it began with.
+
+        Raises:
+            UserError: they are others.
+        """
+        before = state_dict.get("train_sha256")
+        if before is not None and len(self.examples) and before != self.train_sha256:
+            raise UserError(
+                f"the training data {self.hparams['train']} is not what the checkpoint was trained on (it has changed, "
+                f"or the options that choose from it have): put it back, or start anew without --ckpt_path"
+            )
 
     @abstractmethod
     def scoring_set(self, split: Literal["val", "test"]) -> ScoringSet:

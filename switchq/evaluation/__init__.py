@@ -2,7 +2,6 @@
 
 from switchq.evaluation.decode import Decoded, decode
 from switchq.evaluation.evaluate import evaluate
-from switchq.evaluation.files import check_writable, write_bytes, write_json, write_text
 from switchq.evaluation.memory import WeightBytes, peak_memory, reset_peak_memory, weight_bytes
 from switchq.evaluation.perplexity import (
     TokenPerplexity,
@@ -16,6 +15,7 @@ from switchq.evaluation.provenance import run_record, sha256
 from switchq.evaluation.result import EvalResult, read_results, write_predictions, write_results
 from switchq.evaluation.squad_score import QuestionScore, SquadMetric, question_scores, summarise, without_phrase
 from switchq.evaluation.tables import before_after_table, results_table
+from switchq.files import check_writable, write_bytes, write_json, write_text
 
 __all__ = [
     "Decoded",

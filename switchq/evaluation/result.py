@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from switchq.evaluation.files import write_json
 from switchq.evaluation.squad_score import QuestionScore
+from switchq.files import write_json
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from switchq.errors import UserError
-from switchq.evaluation.files import write_json
 from switchq.evaluation.provenance import sha256
+from switchq.files import write_json
 
 METADATA = "switchq.json"
 
@@ -35,7 +35,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or "kind" not in content:

@@ -26,7 +26,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from switchq.bitmap import check_width
 from switchq.errors import UserError
+from switchq.quant.planes import plane_bytes
 
 FORMAT = "switchq artifact"
 VERSION = 1
@@ -84,14 +86,23 @@ class Manifest:
         fields = {name: value for name, value in content.items() if name not in ("format", "version", "sha256")}
         if content.get("sha256") != _digest({name: content[name] for name in content if name != "sha256"}):
             raise UserError(f"{place} is damaged: its checksum does not match; export again")
-        return cls(
-            **{
-                **fields,
-                "widths": tuple(fields["widths"]),
-                "layers": {name: (shape[0], shape[1]) for name, shape in fields["layers"].items()},
-                "adapters": tuple(fields["adapters"]),
-            }
-        )
+        try:
+            if not fields["widths"] or not fields["layers"]:
+                raise ValueError("it has no widths or no layers")
+            return cls(
+                **{
+                    **fields,
+                    "widths": tuple(check_width(bits) for bits in fields["widths"]),
+                    "layers": {
+                        str(name): (int(rows), int(inputs)) for name, (rows, inputs) in fields["layers"].items()
+                    },
+                    "adapters": tuple(check_width(bits) for bits in fields["adapters"]),
+                    "tensors": {name: str(digest) for name, digest in fields["tensors"].items()},
+                    "files": {_inside(name): str(digest) for name, digest in fields["files"].items()},
+                }
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{place} is damaged: {error}; export again") from None
 
 
 class Artifact:
@@ -111,7 +122,7 @@ class Artifact:
             raise UserError(f"{folder} is not a switchq artifact: it has no {MANIFEST}; switchq export makes one")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged: {error}; export again") from None
         self.manifest = Manifest.from_json(content if isinstance(content, dict) else {}, path)
         for name, expected in self.manifest.files.items():
@@ -125,6 +136,7 @@ class Artifact:
         missing = set(self.manifest.tensors) - set(self._file.keys())
         if missing:
             raise UserError(f"{self.folder / WEIGHTS} is damaged: it has no {min(missing)}; export again")
+        self._check_planes()
         self._read: dict[str, int] = {}
 
     @property
@@ -154,6 +166,15 @@ class Artifact:
             self._read[name] = value.nbytes
         return value
 
+    def _check_planes(self) -> None:
+        """Make sure that every plane is as long as its layer's shape asks for: kernels read that far."""
+        for layer, shape in self.manifest.layers.items():
+            for name in (f"plane{k}.{layer}" for k in range(max(self.manifest.widths))):
+                if name not in self.manifest.tensors:
+                    raise UserError(f"the artifact {self.folder} is damaged: it has no {name}; export again")
+                if self._file.get_slice(name).get_shape() != [plane_bytes(shape)]:
+                    raise UserError(f"the artifact {self.folder} is damaged: {name} has a wrong length; export again")
+
     def _bytes(self, name: str) -> bytes:
         try:
             return (self.folder / name).read_bytes()
@@ -170,6 +191,12 @@ class Artifact:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, in order."""
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _inside(name: str) -> str:
+    if Path(name).name != name:
+        raise ValueError(f"it names {name!r}, which is outside its folder")
+    return name
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.bitmap import FULL
 from switchq.errors import UserError
-from switchq.evaluation.files import new_folder, write_json
+from switchq.files import new_folder, write_json
 from switchq.inference.artifact import MANIFEST, WEIGHTS, Manifest, tensor_bytes
 from switchq.inference.table import encode_table
 from switchq.models import architecture_of

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from switchq.errors import UserError
-from switchq.evaluation.files import write_json
+from switchq.files import write_json
 from switchq.inference.kernels import KERNELS, Kernel
 
 LONG = 256

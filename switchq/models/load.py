@@ -4,6 +4,7 @@ No remote code is run and only safetensors are read. Every failure of the outsid
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,7 @@ def load_model(base: str, dtype: Dtype = "float32") -> PreTrainedModel:
         UserError: unknown architecture, missing or damaged files, weights that are not finite, no connection.
     """
     architecture_of(load_config(base))
+    _check_index(Path(base).expanduser())
     with _explained(base, "model") as source:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -70,6 +72,20 @@ def load_model(base: str, dtype: Dtype = "float32") -> PreTrainedModel:
         if not torch.isfinite(parameter).all():
             raise UserError(f"the weights of {base} are damaged: {name} has values that are not finite")
     return model.eval()
+
+
+def _check_index(folder: Path) -> None:
+    """Refuse an index of shards that names files outside its folder."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    try:
+        names = [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error!r}") from None
+    for name in names:
+        if Path(name).name != name:
+            raise UserError(f"{path} is refused: it names {name!r}, which is outside its folder")
 
 
 def load_tokenizer(base: str) -> PreTrainedTokenizerBase:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from switchq.errors import UserError
+from switchq.files import new_folder
 from switchq.models.load import architecture_of
 from switchq.nn.adapters import SHARED
 
@@ -29,7 +29,7 @@ def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
 
     Args:
         model: a switchable model with a frozen base; adapters alone do not say what a trained base has become.
-        folder: where to put the folders; made if it is missing, files that are there are replaced.
+        folder: where to put the folders; made if it is missing, folders of these names are replaced.
 
     Returns:
         The folders, one per adapter.
@@ -50,16 +50,13 @@ def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
         plain.fan_in_fan_out = architecture_of(model.config).transposed
         plain.base_model_name_or_path = model.config.name_or_path
         plain.inference_mode = True
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            plain.save_pretrained(str(place))
+        with new_folder(place, overwrite=True) as whole:
+            plain.save_pretrained(str(whole))
             save_file(
                 {PREFIX + key: value.detach().cpu().contiguous() for key, value in weights.items()},
-                place / "adapter_model.safetensors",
+                whole / "adapter_model.safetensors",
                 metadata={"format": "pt"},
             )
-        except OSError as error:
-            raise UserError(f"cannot write adapters to {place}: {error.strerror or error}") from error
         written.append(place)
     return written
 

@@ -52,6 +52,9 @@ def restore_module(checkpoint: dict[str, Any], base: str | None = None) -> Switc
     if base is not None:
         settings["base"] = base
     module = SwitchableModule(**settings)
+    for name, value in checkpoint["state_dict"].items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"the checkpoint is damaged: {name} has values that are not finite; take an earlier one")
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval()

@@ -116,6 +116,36 @@ def test_the_local_configurations_train(
     assert "training data: " in done.err
 
 
+ELSEWHERE = [path for path in TRAINING if path.relative_to(CONFIGS).as_posix() not in LOCAL]
+
+
+@pytest.mark.parametrize("path", ELSEWHERE, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+def test_the_other_configurations_run_one_batch(
+    path: Path, workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tiny model and tiny data in place of those of the Hub."""
+    monkeypatch.chdir(CONFIGS.parent)
+    (tmp_path / "text.txt").write_text("House 1 is in Rome. It has a red door. " * 80)
+    settings = yaml.safe_load(path.read_text())
+    given = settings["data"].get("init_args", settings["data"])
+    places = {"train": workshop.train, "dev": workshop.dev}
+    if settings["data"].get("class_path", "").endswith("TextData"):
+        places = {name: tmp_path / "text.txt" for name in ("train", "val", "test")}
+    options = [
+        "--model.base", workshop.base, "--model.rank", "{8: 2, 4: 2, 2: 2}", "--model.bitmaps", "[2]",
+        "--trainer.max_steps", 1, "--trainer.limit_val_batches", 0, "--trainer.accelerator", "cpu",
+        "--trainer.default_root_dir", tmp_path, "--trainer.precision", "32-true", "--summary.enabled", "false",
+    ]  # fmt: skip
+    options += [part for name, place in places.items() if name in given for part in (f"--data.{name}", place)]
+    options += ["--data.holdout", 4] if "dev" in places else ["--data.window", 32]
+    options += ["--model.grid.group_size", 16] if "grid" in settings["model"] else []
+    options += ["--data.max_length", 96] if "max_length" in given else []
+    options += ["--data.batch_size", 2]
+    done = switchq("fit", "--config", path, *options)
+    assert done.code == 0, done.err
+    assert list(tmp_path.glob("lightning_logs/version_0/checkpoints/last.ckpt"))
+
+
 def test_ctrl_c_during_the_run_says_how_to_go_on(
     workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_the_old_page(
 
     monkeypatch.setattr(os, "fsync", full)
     done = switchq("report", results, "--overwrite")
-    assert done.code == 2
+    assert done.code == 3
     assert "cannot write report.html (No space left on device)" in done.err
     assert Path("report.html").read_text() == "mine"
 

@@ -115,7 +115,9 @@ def test_allocates_nothing(model: PreTrainedModel) -> None:
 
 
 def test_allocates_no_tensor(model: PreTrainedModel) -> None:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profile:
         set_bitmap(model, "8/4")
         set_bitmap(model, "2")
     assert list(profile.events()) == []

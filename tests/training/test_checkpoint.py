@@ -261,5 +261,5 @@ class TestPlainPeft:
 
     def test_an_unwritable_place_is_one_line(self, tiny: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(UserError, match="cannot write adapters"):
+        with pytest.raises(UserError, match=r"cannot write .*bits_8"):
             save_adapters(make_switchable(tiny("gpt2")), tmp_path / "file")

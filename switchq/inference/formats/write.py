@@ -21,10 +21,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.bitmap import FULL, Bitmap
 from switchq.errors import UserError
-from switchq.evaluation.files import new_folder, write_json
 from switchq.evaluation.perplexity import text_perplexity
 from switchq.evaluation.provenance import versions
 from switchq.evaluation.sealed import read_seal, seal
+from switchq.files import new_folder, write_json
 from switchq.inference.dense import plain_model
 from switchq.inference.formats.coded import Coded, check_levels, code_layer
 from switchq.inference.formats.compressed_tensors import CompressedTensors

@@ -146,7 +146,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}; begin the sweep anew with --overwrite") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(f"{path} is not a sweep of `switchq ptq`")

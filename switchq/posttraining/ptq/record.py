@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from switchq.evaluation.files import write_json
 from switchq.evaluation.memory import MB
+from switchq.files import write_json
 
 
 @dataclass(frozen=True)

@@ -170,5 +170,7 @@ def read_run(path: Path) -> RunRecord:
         return RunRecord.from_record(json.loads(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} is damaged: {error}") from None

@@ -5,7 +5,7 @@ without this program. `switchq.json` beside them holds the run's record, the has
 `switchq.npz` the values per window and question.
 """
 
-import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from switchq.errors import UserError
 from switchq.evaluation import write_bytes
 from switchq.evaluation.sealed import METADATA, read_seal, seal
+from switchq.files import new_folder, unwritable
 from switchq.models import content_hash
 from switchq.posttraining.ptq.results import RunRecord
 
@@ -38,11 +39,10 @@ def check_free(folder: Path, overwrite: bool) -> None:
             raise UserError(f"{folder} holds something else than a saved model: give another --save")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(folder)
-        part.mkdir()
-        part.rmdir()
+        with tempfile.TemporaryFile(dir=folder.parent):
+            pass
     except OSError as error:
-        raise UserError(f"cannot save to {folder} ({error.strerror}): give another --save") from None
+        raise unwritable(folder, error, "--save") from None
 
 
 def save_model(
@@ -53,24 +53,11 @@ def save_model(
     Raises:
         UserError: it cannot be written.
     """
-    part = _part(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with new_folder(folder, overwrite=True, option="--save") as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         write_bytes(part / VALUES, items)
         seal(part, KIND, {"weights_sha256": content_hash(model), "record": record.record()})
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.replace(folder)
-    except OSError as error:
-        raise UserError(f"cannot save to {folder} ({error.strerror}): give another --save") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _part(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.part")
 
 
 @dataclass(frozen=True)
@@ -114,7 +101,7 @@ def read_saved(folder: Path) -> Saved:
         record = RunRecord.from_record(content["record"], str(path))
         files = {str(name): str(value) for name, value in content["files"].items()}
         return Saved(folder, record, str(content["weights_sha256"]), files)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged: {error}") from None

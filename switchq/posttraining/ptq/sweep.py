@@ -13,11 +13,12 @@ import torch
 from transformers import PreTrainedModel
 
 from switchq.bitmap import FULL, Bitmap
-from switchq.errors import UserError
+from switchq.errors import MachineError, UserError
 from switchq.evaluation import run_record, weight_bytes
 from switchq.evaluation.memory import MB
 from switchq.evaluation.provenance import device_name, sha256
 from switchq.evaluation.tasks import Advance, Score, Suite
+from switchq.mishaps import explain_mishap, lost
 from switchq.models import content_hash
 from switchq.nn import at, switch_layers
 from switchq.posttraining.calibration import Batch
@@ -160,6 +161,10 @@ class Sweep:
                     save_model(place, model, self.suite.tokenizer, record, items)
             return record, items
         except Exception as error:
+            if lost(error) or isinstance(error, MachineError):
+                raise  # the runs after this one would fail too
+            if (told := explain_mishap(error, "ptq")) is not None:
+                return replace(record, error=str(told)), None
             reason = " ".join(str(error).split()) or type(error).__name__
             trace = {} if isinstance(error, UserError) else {"traceback": traceback.format_exc()}
             return replace(record, error=reason, run={**record.run, **trace}), None

@@ -23,7 +23,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"no file or folder {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged or not JSON: {error}") from None
 
 

@@ -10,6 +10,7 @@ where it was and ends with the same table, timings included. The line that a kil
 dropped; any other line that cannot be read is an error. A lock keeps a second process from writing to it.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from switchq.errors import UserError
+from switchq.files import unwritable
 
 VERSION = 2
 
@@ -86,9 +88,14 @@ class Journal:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(line).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                self._file.write(json.dumps(line).encode() + b"\n")
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                with contextlib.suppress(OSError):  # what did not fit is still to be written
+                    self._file.close()
+                raise unwritable(Path(self._file.name), error) from None
 
     def _read(self, text: bytes) -> None:
         for number, line in enumerate(text.splitlines(), 1):
@@ -96,7 +103,7 @@ class Journal:
                 ((kind, entry),) = json.loads(line).items()
                 if (number == 1) != (kind == "header") or (number > 1 and kind not in KINDS):
                     raise ValueError
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 raise UserError(
                     f"{self.path} is damaged at line {number}: start the search anew with --overwrite"
                 ) from None

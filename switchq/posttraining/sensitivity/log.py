@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from switchq.errors import UserError
+from switchq.files import unwritable
 from switchq.plots.heatmap import sensitivity_map
 from switchq.plots.render import png
 from switchq.posttraining.sensitivity.result import Sensitivity
@@ -50,5 +50,5 @@ def log_sensitivity(result: Sensitivity, logdir: str | Path, title: str) -> Path
                 writer.add_scalar(f"sensitivity {row['score']}/{row['bits']} bits", row["value"], step)
         writer.close()
     except OSError as error:
-        raise UserError(f"cannot write to {logdir} ({error.strerror}): give --logdir another folder") from None
+        raise unwritable(Path(logdir), error, "--logdir") from None
     return Path(logger.log_dir)

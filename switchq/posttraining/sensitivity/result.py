@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from switchq.errors import UserError
-from switchq.evaluation.files import write_json
+from switchq.files import write_json
 
 KIND = "sensitivity"
 """What the file says it is, under the key `kind`."""
@@ -99,7 +99,7 @@ class Sensitivity:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the sensitivities {path}: {error}") from None
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"the sensitivities {path} are damaged: not JSON ({error})") from None
         if not isinstance(content, dict) or content.get("kind") != KIND:
             raise UserError(f"{path} holds no sensitivities: it is not a file of `switchq sensitivity`")

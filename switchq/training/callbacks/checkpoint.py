@@ -2,7 +2,7 @@
 
 Lightning's own ModelCheckpoint saves when the step count is a multiple of its interval, which a schedule that takes
 several optimiser steps a batch can jump over, and it does not save the last step of a run. Writing goes through the
-Trainer, which replaces the file in one move.
+Trainer and `WholeCheckpoints`, which replaces the file in one move.
 """
 
 import signal
@@ -10,12 +10,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 
 from switchq.errors import UserError
 from switchq.models import save_adapters
+from switchq.training.checkpoint_io import WholeCheckpoints
 
 
 class LastCheckpoint(Checkpoint):
@@ -39,6 +41,11 @@ class LastCheckpoint(Checkpoint):
         self.path: Path | None = None
         self._saved_at = 0
         self._previous: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have all checkpoints written and read by `WholeCheckpoints`, unless somebody has chosen another way."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from where a resumed run starts, and take over SIGINT (after Lightning has noted whose it was)."""
@@ -75,8 +82,12 @@ class LastCheckpoint(Checkpoint):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give SIGINT back."""
+        """Give SIGINT back, and say what is kept."""
         self._give_back()
+        if self.path is not None:
+            exception.add_note(
+                f"Step {self._saved_at:,} is kept in {self.path}: run the same command with --ckpt_path last to go on"
+            )
 
     def _give_back(self) -> None:
         if self._previous is not None:
@@ -89,14 +100,9 @@ class LastCheckpoint(Checkpoint):
         self.stopped = True
 
     def _save(self, trainer: Trainer) -> None:
-        self.path = self._folder(trainer) / "checkpoints" / "last.ckpt"
-        self._saved_at = trainer.global_step
-        try:
-            trainer.save_checkpoint(self.path)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror or error}; free some space or move the run"
-            ) from error
+        path = self._folder(trainer) / "checkpoints" / "last.ckpt"
+        trainer.save_checkpoint(path)
+        self.path, self._saved_at = path, trainer.global_step
 
     @staticmethod
     def _folder(trainer: Trainer) -> Path:

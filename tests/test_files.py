@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from switchq.errors import UserError
-from switchq.evaluation.files import check_writable, write_json
+from switchq.files import check_writable, write_json
 
 
 def test_round_trip_and_missing_folders(tmp_path: Path) -> None:
