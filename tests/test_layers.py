@@ -15,6 +15,7 @@ LAYERS = (
     "errors",
     "hub",
     "progress",
+    "parallel",
     "bitmap",
     "plots",
     "quant",

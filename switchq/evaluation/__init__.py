@@ -6,9 +6,11 @@ from switchq.evaluation.files import check_writable, write_bytes, write_json, wr
 from switchq.evaluation.memory import WeightBytes, peak_memory, reset_peak_memory, weight_bytes
 from switchq.evaluation.perplexity import (
     TokenPerplexity,
+    answer_batch,
     answer_batches,
     answer_nll,
     answer_perplexity,
+    answer_rows,
     text_perplexity,
     token_nll,
 )
@@ -24,9 +26,11 @@ __all__ = [
     "SquadMetric",
     "TokenPerplexity",
     "WeightBytes",
+    "answer_batch",
     "answer_batches",
     "answer_nll",
     "answer_perplexity",
+    "answer_rows",
     "before_after_table",
     "check_writable",
     "decode",
