@@ -1,7 +1,6 @@
 """What two processes train, for `test_devices.py`: every scenario by name, run in each process, results on disk."""
 
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +8,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from workshop import Gradients, Workshop, trained
 
 from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
-from switchq.training.module import SwitchableModule
 
 Scenario = tuple[Callable[[], Schedule], dict[str, Any], dict[str, Any], int]
 """Schedule, options of the module, options of the fit, optimiser steps."""
@@ -69,8 +65,3 @@ def work(number: int, workshop: Workshop, folder: str, accelerator: str, port: i
     found["again", name] = train(workshop, name, Path(folder) / "again", strategy="ddp", **shared)
     torch.save(found, f"{folder}/{number}.pt")
     dist.destroy_process_group()
-
-
-def new_module(workshop: Workshop, name: str) -> SwitchableModule:
-    """The module of a scenario, untrained."""
-    return workshop.module(**SCENARIOS[name][1])
