@@ -125,7 +125,7 @@ class DevicesMixin(LightningModule):
         torch._foreach_copy_(mine, [part.view_as(tensor) for part, tensor in zip(parts, mine)])
 
     def _sum(self, tensor: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
+        return self.trainer.strategy.reduce(tensor, reduce_op="sum")
 
 
 def whole(value: Any) -> Any:

@@ -43,6 +43,8 @@ class SweepFolder:
         Raises:
             UserError: not a folder, or a folder of something else.
         """
+        if not parallel.is_first():  # which may be writing already
+            return
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"cannot write to {self.path}: it is a file; give --output the name of a folder")
         strange = [one for one in _listed(self.path) if one.name not in ("sweep.json", "runs", ".lock")]
