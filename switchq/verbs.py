@@ -26,6 +26,7 @@ def eval_(
     max_new_tokens: int | None = None,
     window: int | None = None,
     device: str = "auto",
+    devices: int = 1,
     output: str | None = None,
     predictions: str | None = None,
 ) -> None:
@@ -49,13 +50,15 @@ def eval_(
         max_new_tokens: most tokens of an answer; by default what the checkpoint was trained beside, or 32.
         window: tokens of a text window; the model's context window by default.
         device: auto, cpu, cuda, cuda:1, ...
+        devices: split the work over so many GPUs, or processes on the CPU; the results are the same.
         output: JSON file for the results: a list with one record per bitmap, in the order given.
         predictions: folder for the answers, one file per row in the official format.
     """
     settings = dict(locals())
+    from switchq.commands.devices import on_devices
     from switchq.commands.eval import evaluate_command
 
-    evaluate_command(**settings)
+    on_devices(evaluate_command, settings)
 
 
 def gendata(
@@ -72,6 +75,7 @@ def gendata(
     teacher_top_k: int = 0,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
 ) -> None:
     """Let a model write its own training data (LLM-QAT): it continues SQuAD prompts or random start tokens.
 
@@ -89,11 +93,13 @@ def gendata(
         teacher_top_k: also keep the model's so many likeliest next tokens with their log-probabilities, to distil from.
         seed: of everything random.
         device: auto, cpu, cuda, cuda:1, ...
+        devices: split the work over so many GPUs, or processes on the CPU; the results are the same.
     """
     settings = dict(locals())
+    from switchq.commands.devices import on_devices
     from switchq.commands.gendata import gendata_command
 
-    gendata_command(**settings)
+    on_devices(gendata_command, settings)
 
 
 def sensitivity(
@@ -113,6 +119,7 @@ def sensitivity(
     window: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
     logdir: str = "lightning_logs/sensitivity",
     overwrite: bool = False,
 ) -> None:
@@ -137,13 +144,15 @@ def sensitivity(
         window: tokens of a text window; 512 by default, or the model's context window if that is shorter.
         seed: of the draw.
         device: auto, cpu, cuda, cuda:1, ...
+        devices: split the work over so many GPUs, or processes on the CPU; the results are the same.
         logdir: folder for TensorBoard; each run writes to a new folder in it.
         overwrite: replace the output if it is there already.
     """
     settings = dict(locals())
+    from switchq.commands.devices import on_devices
     from switchq.commands.sensitivity import sensitivity_command
 
-    sensitivity_command(**settings)
+    on_devices(sensitivity_command, settings)
 
 
 def search(
@@ -174,6 +183,7 @@ def search(
     base: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
     output: str = "search.csv",
     overwrite: bool = False,
 ) -> None:
@@ -208,14 +218,16 @@ def search(
         base: where the base model lies now, if it has moved since training.
         seed: of everything random.
         device: auto, cpu, cuda, cuda:1, ...
+        devices: split the work over so many GPUs, or processes on the CPU; the results are the same.
         output: table of all bitmaps tried; the result, the chosen bitmap and the journal lie beside it. An
             unfinished search is gone on with.
         overwrite: replace another search's files.
     """
     settings = dict(locals())
+    from switchq.commands.devices import on_devices
     from switchq.commands.search import search_command
 
-    search_command(**settings)
+    on_devices(search_command, settings)
 
 
 def report(

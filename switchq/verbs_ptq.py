@@ -24,6 +24,7 @@ def ptq(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     batch_size: int = 8,
     device: str = "auto",
+    devices: int = 1,
     output: str = "ptq",
     save: str | None = None,
     overwrite: bool = False,
@@ -53,6 +54,7 @@ def ptq(
         dtype: of the model's weights and arithmetic.
         batch_size: calibration windows a batch.
         device: auto, cpu, cuda, cuda:1, ...
+        devices: share the runs out among so many GPUs, or processes on the CPU; the results are the same.
         output: folder for the results: sweep.json, and a file for each run. A sweep that was stopped, or is to be
             widened, is gone on with.
         save: folder for the quantised model, as `AutoModelForCausalLM.from_pretrained` reads it; several models go into
@@ -60,9 +62,10 @@ def ptq(
         overwrite: replace another sweep's results and saved models.
     """
     settings = {name: _plain(value) for name, value in locals().items()}
+    from switchq.commands.devices import on_devices
     from switchq.commands.ptq import ptq_command
 
-    ptq_command(**settings)
+    on_devices(ptq_command, settings)
 
 
 def verify(

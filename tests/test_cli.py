@@ -37,25 +37,27 @@ def test_an_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[s
 OPTIONS = {
     "eval": [
         "ckpt", "model", "artifact", "grid", "group_size", "scale", "bitmap", "adapters", "data", "text", "base",
-        "limit", "batch_size", "max_new_tokens", "window", "device", "output", "predictions",
+        "limit", "batch_size", "max_new_tokens", "window", "device", "devices", "output",
+        "predictions",
     ],
     "gendata": [
         "model", "output", "prompts", "source", "count", "max_new_tokens", "greedy_tokens", "temperature", "top_k",
-        "batch_size", "teacher_top_k", "seed", "device",
+        "batch_size", "teacher_top_k", "seed", "device", "devices",
     ],
     "sensitivity": [
         "ckpt", "model", "grid", "group_size", "scale", "output", "scores", "bits", "data", "text", "base", "limit",
-        "batch_size", "window", "seed", "device", "logdir", "overwrite",
+        "batch_size", "window", "seed", "device", "devices", "logdir", "overwrite",
     ],
     "search": [
         "ckpt", "model", "grid", "group_size", "scale", "sensitivity", "method", "budget", "metric", "score", "cost",
         "average_bits", "weight_mb", "data", "questions", "dev", "dev_limit", "dev_points", "widths", "group",
-        "generations", "population", "batch_size", "max_new_tokens", "base", "seed", "device", "output", "overwrite",
+        "generations", "population", "batch_size", "max_new_tokens", "base", "seed", "device", "devices", "output",
+        "overwrite",
     ],
     "ptq": [
         "model", "methods", "define", "bits", "group_size", "symmetric", "skip", "calibration", "samples", "length",
         "documents", "one_shot", "blocks_at_once", "seeds", "tasks", "limit", "checkpoint", "dtype", "batch_size",
-        "device", "output", "save", "overwrite",
+        "device", "devices", "output", "save", "overwrite",
     ],
     "verify": ["folder", "prompt", "max_new_tokens", "scores", "device"],
     "compare": ["run", "confidence", "seed", "output", "overwrite"],

@@ -17,6 +17,7 @@ LAYERS = (
     "mishaps",
     "hub",
     "progress",
+    "parallel",
     "bitmap",
     "plots",
     "quant",

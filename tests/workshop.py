@@ -96,6 +96,7 @@ class Workshop:
         """Train until optimiser step `steps`; `resume=True` goes on from the folder's own last.ckpt."""
         module = module or self.module()
         settings: dict[str, Any] = {
+            "accelerator": "cpu",
             "logger": False,
             "log_every_n_steps": 1,
             "enable_progress_bar": False,
@@ -104,7 +105,6 @@ class Workshop:
             "check_val_every_n_epoch": None if validate else 1,
         }
         trainer = Trainer(
-            accelerator="cpu",
             default_root_dir=folder,
             max_steps=steps,
             callbacks=[schedule, *callbacks, LastCheckpoint(every)],

@@ -26,6 +26,7 @@ from switchq.evaluation import (
 )
 from switchq.models import context_window, pick_device
 from switchq.nn import get_switch
+from switchq.parallel import is_first
 
 
 def evaluate_command(
@@ -89,7 +90,8 @@ def evaluate_command(
         results += evaluate(subject.model, subject.tokenizer, scoring_set, bitmaps, **kept)
     if adapters == "both":
         results = [results[i + j * len(bitmaps)] for i in range(len(bitmaps)) for j in range(2)]
-    _show(results, scoring_set, subject.name, output, predictions)
+    if is_first():
+        _show(results, scoring_set, subject.name, output, predictions)
 
 
 def _scoring_set(

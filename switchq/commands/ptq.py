@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from switchq import parallel
 from switchq.bitmap import FULL
 from switchq.commands.ptq_options import PtqOptions
 from switchq.commands.ptq_tables import cross_tables, leaderboard_tables
@@ -78,7 +79,7 @@ def ptq_command(**arguments: Any) -> None:
             )
         if len(missing) < len(runs):
             print(f"{len(runs) - len(missing)} of {len(runs)} runs are there already", file=sys.stderr)
-        with _live(len(missing) * len(suite)) as start:
+        with _live(len(missing) * len(suite) // parallel.size()) as start:
             records = sweep.run(runs, start, lambda run: places.get(run))
     except KeyboardInterrupt:
         print(f"\n{len(folder.records)} runs are kept in {folder.path}: run the same command to go on", file=sys.stderr)

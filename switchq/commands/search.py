@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from switchq import parallel
 from switchq.bitmap import Bitmap
 from switchq.commands.quiet import quiet
 from switchq.commands.search_live import Live, live_bar
@@ -32,6 +33,7 @@ from switchq.posttraining.search.run import check_reference, run_methods, spread
 from switchq.posttraining.search.scores import pick_score, unit_scores
 from switchq.posttraining.search.space import Cost, Space, search_space
 from switchq.posttraining.search.study import Study
+from switchq.posttraining.search.trials import Trials
 from switchq.posttraining.sensitivity import Sensitivity
 
 LIMITS: tuple[Cost, ...] = ("average_bits", "weight_mb")
@@ -86,7 +88,7 @@ def search_command(**arguments: Any) -> None:
         "questions": len(questions.questions),
     }
     header = {"key": _key(record, settings, questions, options), "run": record, "settings": settings}
-    journal, trials = files.claim(header, options.overwrite)
+    journal, trials = _claim(files, header, options.overwrite)
     try:
         objective = Objective(
             measure, len(space.names), len(questions.questions), measure.metric, options.budget, journal
@@ -95,7 +97,7 @@ def search_command(**arguments: Any) -> None:
         try:
             check_reference(objective)
         except UserError:
-            if not trials.rows and not journal.resumed:
+            if not trials.rows and not journal.resumed and parallel.is_first():
                 files.remove()
             raise
         with live_bar(len(journal.entries["eval"]) if journal.resumed else 0) as live:
@@ -110,8 +112,9 @@ def search_command(**arguments: Any) -> None:
             shown = _shown(study, chosen, options.dev_points)
             scores = _score_dev(subject, study, shown, dev, options, journal, live)
         result = result_record(study, methods, chosen, scores, journal.header["run"], journal.header["settings"])
-        write_json(files.bitmap, {"bitmap": dict(zip(space.names, chosen.bitmap))})
-        write_json(files.json, result)
+        if parallel.is_first():
+            write_json(files.bitmap, {"bitmap": dict(zip(space.names, chosen.bitmap))})
+            write_json(files.json, result)
     except KeyboardInterrupt:
         kept = len(journal.entries["eval"])
         print(f"\n{kept:,} evaluations are kept in {files.journal}: run the same command to go on", file=sys.stderr)
@@ -119,6 +122,19 @@ def search_command(**arguments: Any) -> None:
     finally:
         journal.close()
     _show(study, methods, chosen, shown, scores, subject, files, dev)
+
+
+def _claim(files: SearchFiles, header: Mapping[str, Any], overwrite: bool) -> tuple[Journal, Trials]:
+    """What the first process keeps on disk; the others have the same in memory, and so take the same course."""
+    if parallel.is_first():
+        journal, trials = files.claim(header, overwrite)
+    else:
+        journal = Journal(None, header)
+        trials = Trials(None, journal)
+    journal.header, journal.entries, journal.resumed = parallel.from_first(
+        (journal.header, journal.entries, journal.resumed)
+    )
+    return journal, trials
 
 
 def _limits(space: Space, options: Options) -> dict[Cost, float]:

@@ -13,6 +13,7 @@ from switchq.data.training_data import subset
 from switchq.errors import UserError
 from switchq.evaluation import check_writable, run_record
 from switchq.models import context_window, pick_device
+from switchq.parallel import is_first
 from switchq.posttraining.calibration import Batch, question_batches, text_batches
 from switchq.posttraining.sensitivity import SCORES, Sensitivity, measure
 from switchq.posttraining.sensitivity.log import log_sensitivity
@@ -99,9 +100,10 @@ def sensitivity_command(
         },
     )
     result = measure(subject.model, batches, widths, scores or SCORES, run=record)  # type: ignore[arg-type]
-    events = log_sensitivity(result, logdir, subject.name)
-    result.write(output)  # last: it says that all is done
-    _show(result, subject, output, events)
+    if is_first():
+        events = log_sensitivity(result, logdir, subject.name)
+        result.write(output)  # last: it says that all is done
+        _show(result, subject, output, events)
 
 
 def _calibration(subject: Subject, options: CalibrationOptions) -> tuple[list[Batch], str]:

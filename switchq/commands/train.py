@@ -97,9 +97,11 @@ class SwitchqCLI(LightningCLI):
                 raise UserError(f"trainer.{name} must be above 0, not {config[name]}")
         if str(config.get("precision")) in ("16", "16-mixed"):  # on a CPU Lightning would take another one by itself
             raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
+        if config.get("devices") in (0, "0"):
+            raise UserError("--trainer.devices must be at least 1, not 0")
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, ValueError, TypeError) as error:
             raise UserError(f"the trainer's options do not work: {error}") from error
 
     def before_fit(self) -> None:
@@ -135,7 +137,7 @@ class SwitchqCLI(LightningCLI):
         if (workers := self.datamodule.hparams.get("num_workers", 0)) < 0:
             raise UserError(f"data.num_workers must be at least 0, not {workers}")
         self.datamodule.setup(stage)
-        for name, counts in self.datamodule.counts.items():
+        for name, counts in self.datamodule.counts.items() if self.trainer.is_global_zero else ():
             Console(stderr=True).print(f"{name} data: {counts}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -159,6 +161,7 @@ def run(args: list[str]) -> None:
                 "num_sanity_val_steps": 0,
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
+                "use_distributed_sampler": False,
             },
             save_config_callback=WholeConfig,
             save_config_kwargs={"save_to_log_dir": False},

@@ -10,6 +10,7 @@ Padding is dynamic: to the longest of the batch, on the right for training, on t
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -130,6 +131,22 @@ class StreamLoader(DataLoader[Example]):
         """Nothing to do: `position` is part of the progress that Lightning restores."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several devices takes of a batch: every `count`-th example, from example `number` on.
+
+    Where a batch is too short for all, the rest get its first example without labels: there must be something to run.
+    """
+
+    number: int = 0
+    count: int = 1
+
+    def of(self, examples: list[Example]) -> list[Example]:
+        """This device's examples of a batch."""
+        own = examples[self.number :: self.count]
+        return own or [{**examples[0], "labels": [IGNORED] * len(examples[0]["input_ids"])}]
+
+
 class TrainingCollator:
     """Right-pads examples to a training batch.
 
@@ -142,13 +159,16 @@ class TrainingCollator:
         pad_id: token id to pad with.
         multiple: pads T up to a multiple of this (fewer distinct shapes for `torch.compile`, aligned shapes for tensor
             cores).
+        share: of the examples; all by default.
     """
 
-    def __init__(self, pad_id: int, multiple: int = 1) -> None:
+    def __init__(self, pad_id: int, multiple: int = 1, share: Share = Share()) -> None:
         self.pad_id = pad_id
         self.multiple = multiple
+        self.share = share
 
     def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
+        examples = self.share.of(examples)
         longest = max(len(example["input_ids"]) for example in examples)
         shape = len(examples), -(-longest // self.multiple) * self.multiple
         batch = {

@@ -5,7 +5,7 @@ drawn from its distribution: the paper found that mix better than either alone (
 strays from the start).
 
 Batch n is a pure function of the settings and n, and is written as soon as it is done: an interrupted run goes on where
-it stopped and ends with the same data.
+it stopped and ends with the same data. Processes that work together share the batches out.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from switchq import parallel
 from switchq.data.batches import LengthGroupedBatches, left_pad
 from switchq.data.generated import SETTINGS_FILE, read_settings
 from switchq.data.parts import Parts
@@ -120,14 +121,16 @@ def generate_dataset(
     prompts = _prompts(model, tokenizer, settings)
     batches = LengthGroupedBatches([len(ids) for ids in prompts], settings.batch_size, settings.seed).batches(0)
     try:
-        parts = Parts(output, record, resume)
+        parts = parallel.in_turn(lambda: Parts(output, record, resume or not parallel.is_first()))
         with progress_bar(show_progress) as progress:
             task = progress.add_task("generating", total=len(prompts))
-            for number, rows in enumerate(batches):
+            for number, rows in parallel.take(batches):
                 if not parts.path(number).exists():
                     parts.write(number, _continue(model, tokenizer, [prompts[row] for row in rows], settings, number))
-                progress.advance(task, len(rows))
-        parts.join(len(batches))
+                progress.update(task, completed=sum(map(len, batches[: number + 1])))
+        parallel.gather(None)  # each has written its last part
+        if parallel.is_first():
+            parts.join(len(batches))
     except OSError as error:
         if lost(error):
             raise

@@ -29,7 +29,7 @@ class SquadData(TrainingData):
         tokenizer: name or folder of the model whose tokenizer and context window are used.
         train: official JSON file, Hub name (its `train` split) or folder of `switchq gendata`.
         dev: official JSON file or Hub name (its `validation` split); scored before and after training only.
-        batch_size: questions a training batch.
+        batch_size: questions a training batch, shared out among all devices.
         eval_batch_size: questions a scoring batch.
         holdout: questions kept out of the training data, whole paragraphs of them, to watch the training with. Where
             the training data is generated they are taken from dev instead.
@@ -134,7 +134,7 @@ class TextData(TrainingData):
         val: text to validate on while training; none by default.
         test: text to score before and after training; none by default.
         window: tokens a window, in training and scoring; by default the model's context window.
-        batch_size: windows a training batch.
+        batch_size: windows a training batch, shared out among all devices.
         limit_train: train on so many windows, drawn at random.
         pad_multiple: pad batches to a multiple of so many tokens.
         seed: of the order of batches and of all random choices of data.

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
-from switchq.data.batches import Example, LengthGroupedBatches, StreamLoader, TrainingCollator
+from switchq.data.batches import Example, LengthGroupedBatches, Share, StreamLoader, TrainingCollator
 from switchq.data.generated import GeneratedExamples
 from switchq.data.scoring_set import ScoringSet
 from switchq.errors import UserError
@@ -78,8 +78,9 @@ class TrainingData(LightningDataModule):
 
     @property
     def collator(self) -> TrainingCollator:
-        """Makes training batches, padded on the right."""
-        return TrainingCollator(int(self.tokenizer.pad_token_id), self.hparams["pad_multiple"])
+        """Makes training batches, padded on the right: of each batch this device's share."""
+        share = Share() if self.trainer is None else Share(self.trainer.global_rank, self.trainer.world_size)
+        return TrainingCollator(int(self.tokenizer.pad_token_id), self.hparams["pad_multiple"], share)
 
     def train_dataloader(self) -> StreamLoader:
         """Length-grouped training batches, from the one on that the Trainer has not processed yet."""

@@ -5,9 +5,11 @@ from switchq.evaluation.evaluate import evaluate
 from switchq.evaluation.memory import WeightBytes, peak_memory, reset_peak_memory, weight_bytes
 from switchq.evaluation.perplexity import (
     TokenPerplexity,
+    answer_batch,
     answer_batches,
     answer_nll,
     answer_perplexity,
+    answer_rows,
     text_perplexity,
     token_nll,
 )
@@ -24,9 +26,11 @@ __all__ = [
     "SquadMetric",
     "TokenPerplexity",
     "WeightBytes",
+    "answer_batch",
     "answer_batches",
     "answer_nll",
     "answer_perplexity",
+    "answer_rows",
     "before_after_table",
     "check_writable",
     "decode",

@@ -1,4 +1,4 @@
-"""Greedy answers from a causal language model, in batches, with a key-value cache.
+"""Greedy answers from a causal language model, in batches, with a key-value cache; batches are split over devices.
 
 Prompts are sorted by length and padded on the left, so that the last column of every batch is a real token and each
 step appends one column. Position ids follow from the attention mask (GPT-2, OPT and Llama models derive them in
@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from switchq.data.batches import left_pad
 from switchq.models.inference import own_generation_config
+from switchq.parallel import split_map
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Decoded:
     Attributes:
         texts: one per prompt, in the order given: up to eos or the first newline, stripped.
         tokens: tokens generated per prompt, with the one that stopped it.
-        seconds: wall-clock time inside `generate`, over all batches.
+        seconds: wall-clock time inside `generate`, summed over all batches, whichever device they ran on.
     """
 
     texts: list[str]
@@ -36,7 +37,7 @@ class Decoded:
 
     @property
     def tokens_per_s(self) -> float:
-        """Generated tokens per second, reading the prompts included."""
+        """Generated tokens per second on one device, reading the prompts included."""
         return sum(self.tokens) / self.seconds if self.seconds else 0.0
 
 
@@ -75,21 +76,23 @@ def decode(
         bos_token_id=tokenizer.bos_token_id,
     )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    texts, tokens, seconds = [""] * len(prompts), [0] * len(prompts), 0.0
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     generate: Any = model.generate
+
+    def answers(rows: list[int]) -> tuple[list[list[int]], float]:
+        ids_BT, mask_BT = left_pad([prompts[i] for i in rows], pad, model.device)
+        began = _clock(model.device)
+        output_BT = generate(ids_BT, attention_mask=mask_BT, generation_config=config)
+        return output_BT[:, ids_BT.shape[1] :].tolist(), _clock(model.device) - began
+
     with own_generation_config(model, config):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            ids_BT, mask_BT = left_pad([prompts[i] for i in rows], pad, model.device)
-            began = _clock(model.device)
-            output_BT = generate(ids_BT, attention_mask=mask_BT, generation_config=config)
-            seconds += _clock(model.device) - began
-            for i, new in zip(rows, output_BT[:, ids_BT.shape[1] :].tolist(), strict=True):
-                length = next((at + 1 for at, token in enumerate(new) if token in stops), len(new))
-                tokens[i], texts[i] = length, _text(tokenizer, new[:length])
-            if advance is not None:
-                advance(len(rows))
-    return Decoded(texts, tokens, seconds)
+        found = split_map(answers, batches, advance, len)
+    texts, tokens = [""] * len(prompts), [0] * len(prompts)
+    for rows, (written, _) in zip(batches, found, strict=True):
+        for i, new in zip(rows, written, strict=True):
+            length = next((at + 1 for at, token in enumerate(new) if token in stops), len(new))
+            tokens[i], texts[i] = length, _text(tokenizer, new[:length])
+    return Decoded(texts, tokens, sum(seconds for _, seconds in found))
 
 
 @lru_cache(maxsize=4)

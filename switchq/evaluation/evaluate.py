@@ -24,6 +24,7 @@ from switchq.evaluation.squad_score import SquadMetric, without_phrase
 from switchq.models import context_window
 from switchq.models.inference import eval_mode
 from switchq.nn import at, switch_layers
+from switchq.parallel import alone
 from switchq.progress import progress_bar
 
 LONGEST_LABEL = 16
@@ -146,7 +147,8 @@ def _warm_up(
 ) -> None:
     """Two tokens for a batch of the shortest prompts: kernels are chosen and memory is drawn before the clock runs."""
     shortest = sorted((item.prompt_ids for item in encoded), key=len)[:batch_size]
-    decode(model, tokenizer, shortest, max_new_tokens=2, batch_size=batch_size)
+    with alone():
+        decode(model, tokenizer, shortest, max_new_tokens=2, batch_size=batch_size)
 
 
 def _label(written: Bitmap | str | int, bitmap: Bitmap, model: nn.Module, adapters: bool) -> str:

@@ -17,13 +17,17 @@ from transformers import PreTrainedModel
 from switchq.data.batches import IGNORED, TrainingCollator, answer_example
 from switchq.data.prompt import Encoded
 from switchq.models import logits_at
+from switchq.parallel import split_map
 
 
 class TokenPerplexity(MeanMetric):
-    """Perplexity over all tokens it was updated with, across processes too; `update` takes NLLs per token (N,)."""
+    """Perplexity over all tokens it was updated with; `update` takes NLLs per token (N,).
+
+    It does not add up what other processes were updated with: here each of them has the NLLs of all.
+    """
 
     def __init__(self) -> None:
-        super().__init__(nan_strategy="disable")
+        super().__init__(nan_strategy="disable", sync_on_compute=False)
         self.set_dtype(torch.float64)
 
     def compute(self) -> Tensor:
@@ -56,7 +60,7 @@ def answer_nll(
     batch_size: int = 16,
     advance: Callable[[int], object] | None = None,
 ) -> list[Tensor]:
-    """NLL of the first gold answers, eos included: one tensor (N,) float32 per question, in the order given.
+    """NLL of the first gold answers, eos included: a CPU tensor (N,) float32 per question, in the order given.
 
     Args:
         model: a causal language model in eval mode.
@@ -66,29 +70,42 @@ def answer_nll(
         advance: called after each batch with the number of questions done.
     """
     nll: list[Tensor] = [torch.empty(0)] * len(encoded)
-    for rows, batch in answer_batches(encoded, batch_size, model.device, pad_id):
-        for row, own in zip(rows, token_nll(model, **batch).split([len(encoded[row].answer_ids) for row in rows])):
+    batches = answer_rows(encoded, batch_size)
+
+    def of_batch(rows: list[int]) -> Tensor:
+        return token_nll(model, **answer_batch(encoded, rows, model.device, pad_id)).cpu()
+
+    for rows, found in zip(batches, split_map(of_batch, batches, advance, len), strict=True):
+        for row, own in zip(rows, found.split([len(encoded[row].answer_ids) for row in rows])):
             nll[row] = own
-        if advance is not None:
-            advance(len(rows))
     return nll
+
+
+def answer_rows(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:
+    """Which questions go into each batch, longest first."""
+    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]), reverse=True)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def answer_batch(
+    encoded: Sequence[Encoded], rows: Sequence[int], device: torch.device, pad_id: int = 0
+) -> dict[str, Tensor]:
+    """`token_nll`'s inputs: the questions at `rows` with their first gold answers."""
+    batch = TrainingCollator(pad_id)([answer_example(encoded[row]) for row in rows])
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def answer_batches(
     encoded: Sequence[Encoded], batch_size: int, device: torch.device, pad_id: int = 0
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Batches of questions with their first gold answers, longest first: which questions, and `token_nll`'s inputs."""
-    collate = TrainingCollator(pad_id)
-    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]), reverse=True)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = collate([answer_example(encoded[row]) for row in rows])
-        yield rows, {name: tensor.to(device) for name, tensor in batch.items()}
+    """Each batch in turn: which questions, and `token_nll`'s inputs."""
+    for rows in answer_rows(encoded, batch_size):
+        yield rows, answer_batch(encoded, rows, device, pad_id)
 
 
 def answer_perplexity(model: PreTrainedModel, encoded: Sequence[Encoded], **options: Any) -> float:
     """Perplexity per token of the first gold answers, eos included; the options are those of `answer_nll`."""
-    metric = TokenPerplexity().to(model.device)
+    metric = TokenPerplexity()
     metric.update(torch.cat(answer_nll(model, encoded, **options)))
     return float(metric.compute())
 
@@ -125,7 +142,7 @@ def text_perplexity(
     advance: Callable[[int], object] | None = None,
 ) -> float:
     """Perplexity per token of running text, over windows that do not overlap; the arguments are `window_nll`'s."""
-    metric = TokenPerplexity().to(model.device)
-    for nll in window_nll(model, windows, advance=advance):
+    metric = TokenPerplexity()
+    for nll in split_map(lambda window: next(window_nll(model, [window])).cpu(), list(windows), advance):
         metric.update(nll)
     return float(metric.compute())

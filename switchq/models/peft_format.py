@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from switchq.files import new_folder
@@ -22,7 +23,7 @@ PREFIX = "base_model.model."
 """What peft puts before the name of every parameter."""
 
 
-def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
+def save_adapters(model: PreTrainedModel, folder: str | Path, write: bool = True) -> list[Path]:
     """Write what runs at each width to `folder`/bits_N, for `peft.PeftModel.from_pretrained(base, ...)`.
 
     A shared adapter is also written by itself, to `folder`/shared: widths without an adapter of their own run with it.
@@ -30,6 +31,7 @@ def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
     Args:
         model: a switchable model with a frozen base; adapters alone do not say what a trained base has become.
         folder: where to put the folders; made if it is missing, folders of these names are replaced.
+        write: whether to; where the model is spread over several processes all have to call this, and one writes.
 
     Returns:
         The folders, one per adapter.
@@ -42,11 +44,13 @@ def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
     for name, config in configs.items():
         place = Path(folder) / name
         plain = copy(config)
-        weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        weights = _weights(model, name)
         if SHARED in configs and name != SHARED:
-            shared = get_peft_model_state_dict(model, adapter_name=SHARED, save_embedding_layers=False)
+            shared = _weights(model, SHARED)
             weights = _joined([(shared, configs[SHARED]), (weights, config)])
             plain.r = plain.lora_alpha = configs[SHARED].r + config.r
+        if not write:
+            continue
         plain.fan_in_fan_out = architecture_of(model.config).transposed
         plain.base_model_name_or_path = model.config.name_or_path
         plain.inference_mode = True
@@ -59,6 +63,12 @@ def save_adapters(model: PreTrainedModel, folder: str | Path) -> list[Path]:
             )
         written.append(place)
     return written
+
+
+def _weights(model: PreTrainedModel, name: str) -> dict[str, Tensor]:
+    """The factors of an adapter by the names that peft gives them, whole if each process holds only a part."""
+    found: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    return {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in found.items()}
 
 
 def _joined(adapters: list[tuple[dict[str, Tensor], LoraConfig]]) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ grid of a trained weight is fitted once, to the weight as it was pretrained: a c
 computed from the base.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -25,11 +27,13 @@ class QuantWeight(nn.Module):
     Attributes:
         grid: where the weight is rounded to.
         bits: the width that the next forward uses; `switchq.bitmap.FULL` is the weight as it is.
+        keeps_rounded: whether rounded weights are kept; see `round_in_forward`.
     """
 
     weight: Tensor
     grid: Grid
     bits: int
+    keeps_rounded: bool
     _versions: dict[int, tuple[int, ...]]
     _fitted: dict[int, tuple[str, ...]]
 
@@ -37,6 +41,7 @@ class QuantWeight(nn.Module):
         grid.groups(self.weight.shape[1])
         self.grid = grid
         self.bits = FULL
+        self.keeps_rounded = True
         self._versions = {}
         self._fitted = {}
 
@@ -59,6 +64,18 @@ class QuantWeight(nn.Module):
     def is_fixed(self) -> bool:
         """Whether a grid was fitted once, for good, to the weight as it was then."""
         return bool(self._fitted)
+
+    def round_in_forward(self, widths: Iterable[int]) -> None:
+        """From now on keep no rounded weight, but round anew in every forward; grids are fitted now, for good.
+
+        For a weight that is whole only while its block runs, because it is spread over devices.
+        """
+        for bits in widths:
+            if bits != FULL:
+                if bits not in self._fitted:
+                    self.fix_grid(bits, learn_scales=False)
+                self.forget(bits)
+        self.keeps_rounded = False
 
     def train_in_place(self, weight: bool, scales: bool) -> None:
         """Say what takes a gradient from now on; rounded weights that training would outdate are dropped."""
@@ -115,13 +132,20 @@ class QuantWeight(nn.Module):
 
     def is_prepared(self, bits: int) -> bool:
         """Whether a switch to `bits` needs no rounding; what is trained is rounded in the forward."""
-        return bits == FULL or self._learns(bits) or self._versions.get(bits) == self._state(bits)
+        return (
+            bits == FULL
+            or not self.keeps_rounded
+            or self._learns(bits)
+            or self._versions.get(bits) == self._state(bits)
+        )
 
     def effective_weight(self) -> Tensor:
         """The weight (O, I) at the current width."""
         bits = self.bits
         if bits == FULL:
             return self.weight
+        if not self.keeps_rounded:
+            return self.round_weight(bits)
         trainable = self._learns(bits)
         if trainable and torch.is_grad_enabled():
             self._versions = {}  # an optimiser step may follow, and fused optimisers do not raise the version

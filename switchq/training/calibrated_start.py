@@ -5,7 +5,7 @@ batches of training data run through the unquantised model, the Gram matrix E[x 
 gathered, and each width's adapter starts at QERA's closed form (`switchq.nn.adapters.start_at_residual`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -26,7 +26,10 @@ Group = tuple[LoraLayer, ...]
 
 @torch.no_grad()
 def start_from_inputs(
-    model: PreTrainedModel, batches: Sequence[dict[str, Tensor]], memory: int = 2 * 1024**3
+    model: PreTrainedModel,
+    batches: Sequence[dict[str, Tensor]],
+    memory: int = 2 * 1024**3,
+    joint: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> list[str]:
     """Start the adapters of all widths that are still at zero from the inputs that `batches` give their layers.
 
@@ -35,6 +38,7 @@ def start_from_inputs(
         batches: right-padded batches of `input_ids` and `attention_mask` (B, T).
         memory: bytes of Gram matrices that are held at a time; where they do not fit, the batches run through the model
             several times.
+        joint: adds a tensor up over the devices that each have a share of the batches.
 
     Returns:
         The names of the adapters that were started; none if the adapters have left zero before, as they have in a
@@ -44,7 +48,7 @@ def start_from_inputs(
     names = [name for name in next(iter(groups))[0].lora_B if name != SHARED] if groups else []
     names = [name for name in names if not any(_weight(layer, name).any() for group in groups for layer in group)]
     for some in _sweeps(groups, memory) if names and batches else ():
-        for group, gram_II in zip(some, _grams(model, some, batches), strict=True):
+        for group, gram_II in zip(some, _grams(model, some, batches, joint), strict=True):
             metric = Metric.of(gram_II)
             for layer in group:
                 for name in names:
@@ -82,7 +86,12 @@ def _sweeps(groups: Iterable[Group], memory: int) -> Iterator[list[Group]]:
         yield some
 
 
-def _grams(model: PreTrainedModel, groups: Sequence[Group], batches: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+def _grams(
+    model: PreTrainedModel,
+    groups: Sequence[Group],
+    batches: Sequence[dict[str, Tensor]],
+    joint: Callable[[Tensor], Tensor],
+) -> list[Tensor]:
     """E[x x^T] (I, I), float32, over the real tokens of all batches, of the input of each group."""
     sums: dict[int, Tensor] = {}
     tokens = 0
@@ -106,4 +115,5 @@ def _grams(model: PreTrainedModel, groups: Sequence[Group], batches: Sequence[di
     finally:
         for hook in hooks:
             hook.remove()
-    return [sums[index] / tokens for index in range(len(groups))]
+    count = joint(torch.tensor(float(tokens), device=model.device))
+    return [joint(sums[index]) / count for index in range(len(groups))]

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 from switchq.bitmap import Bitmap, ladder
@@ -23,6 +23,7 @@ from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.calibrated_start import start_from_inputs
+from switchq.training.devices import check_strategy, whole
 from switchq.training.identity import BaseIdentity
 from switchq.training.optimisation import OptimisationMixin
 from switchq.training.passes import LossFunctions, Plan, StoredTeacher, pass_loss, shares, targets
@@ -32,7 +33,7 @@ from switchq.training.scoring import ScoringMixin
 Decay = Literal["constant_with_warmup", "linear", "cosine"]
 
 
-class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningModule):
+class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
     """A causal language model that is trained at many bitmaps at once.
 
     Args:
@@ -60,6 +61,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
         max_grad_norm: the joint gradient norm is clipped to this; 0 turns clipping off.
         accumulate: batches per optimiser step, counted on from one epoch to the next.
         stored_kd: weight of the distillation from teacher predictions stored with the training data, if there are any.
+        gradient_checkpointing: keep only the inputs of blocks, and run each block again in the backward pass: less
+            memory for a third more compute.
         compile: run the transformer through torch.compile; one compilation per bitmap, so for fixed sets of bitmaps.
         bitmaps: the bitmaps that are scored during and after training; 16 and the ladder of `bits` by default.
 
@@ -94,6 +97,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
         max_grad_norm: float = 1.0,
         accumulate: int = 1,
         stored_kd: float = 1.0,
+        gradient_checkpointing: bool = False,
         compile: bool = False,
         bitmaps: Sequence[str | int] | None = None,
     ) -> None:
@@ -130,6 +134,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
             train_base=train_base,
             learn_scales=learn_scales,
         )
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": True})
         self.model.train()  # `load_model` gives it in evaluation mode, where its own dropout would stay off
         scored = bitmaps or ("16", *(rung for rung in ladder(bits) if rung != "16"))
         self.bitmaps = tuple(map(str, scored))
@@ -146,8 +152,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
         Raises:
             UserError: see above; the message names what to use instead.
         """
-        if trainer.world_size > 1:
-            raise UserError("training runs on one device for now: use --trainer.devices 1")
+        check_strategy(trainer)
         if str(trainer.precision) == "16-mixed":
             raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
         if trainer.gradient_clip_val:
@@ -165,13 +170,15 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
                 raise UserError("adapter_start qera looks at training data, and there is no data module: use loftq")
             self.to(self.trainer.strategy.root_device)
             batches = list(islice(source.train_dataloader(), self.hparams["start_batches"]))
-            start_from_inputs(self.model, batches)
+            start_from_inputs(self.model, batches, joint=self.joint_sum)
+            self.align_adapters()
 
     def on_fit_start(self) -> None:
         """Check the trainer, and compile if asked to."""
         self.check_trainer(self.trainer)
         if self.hparams["compile"]:
             torch._dynamo.config.recompile_limit = 64
+            torch._dynamo.config.optimize_ddp = False  # it cuts graphs where DDP would send gradients, which is off
             self.model.base_model.compile(dynamic=True)
             self._losses = LossFunctions().compiled()
 
@@ -189,10 +196,12 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
         predictions: dict[int, Tensor] = {}
         logs: dict[str, Tensor] = {}
         losses: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
         due = (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         inputs, where_N, targets_N = targets(batch)
+        count = self.joint_count(targets_N)
         stored = StoredTeacher.of(batch, where_N, self.hparams["stored_kd"])
-        seed = self.global_step * 1_000_003 + self.waiting
+        seed = self.global_step * 1_000_003 + self.waiting + self.global_rank * 1_000_000_007
         for index, one in enumerate(plan):
             set_bitmap(self.model, one.bitmap, one.adapters)
             _generator(self.device).manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
@@ -201,16 +210,19 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
             if index in taught:
                 predictions[index] = logits_NV.detach()
             if one.learns:
-                loss, parts = pass_loss(one, logits_NV, targets_N, predictions, stored, self._losses)
+                loss, own = pass_loss(one, logits_NV, targets_N, predictions, stored, self._losses, count)
                 before = self._gradients() if due else None
-                self.manual_backward(loss * (weights[index] / accumulate))
+                with self.unsynchronised():
+                    self.manual_backward(loss * (weights[index] / accumulate))
                 if before is not None:
                     logs[f"gradient norm/{one.label}"] = self._added_norm(before) / weights[index]
-                logs |= {f"{part}/{one.label}": value for part, value in parts.items()}
+                parts |= {f"{part}/{one.label}": value for part, value in own.items()}
                 losses.append(loss.detach())
             if one.step or (index == len(plan) - 1 and steps_now):
                 self.take_step(batch_idx, [one.label for one in plan[: index + 1] if one.learns], losses, logs)
-        logs["loss"] = torch.stack(losses).mean()
+        parts["loss"] = torch.stack(losses).mean()
+        self.add_up(list(parts.values()))
+        logs |= parts
         self.latest = logs
         if due:  # Lightning's bookkeeping costs more than a small step, and only these reach the logger
             self.log_dict(logs, batch_size=len(inputs["input_ids"]))
@@ -225,7 +237,10 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin, LightningMo
             for parameter, old in zip(self.trained_parameters(), before)
             if parameter.grad is not None
         ]
-        return torch.nn.utils.get_total_norm(added)
+        if self.devices > 1:
+            added = [one.clone() for one in added]
+            self.add_up(added)
+        return whole(torch.nn.utils.get_total_norm(added))
 
 
 def _generator(device: torch.device) -> torch.Generator:

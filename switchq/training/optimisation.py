@@ -1,4 +1,4 @@
-"""Manual optimisation: one optimiser, its learning-rate schedule, clipping, and the step itself.
+"""Manual optimisation: one optimiser, its learning-rate schedule, clipping, and the step itself, on all devices.
 
 Lightning leaves these to a module that calls backward several times a step.
 """
@@ -7,17 +7,17 @@ import math
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from transformers import PreTrainedModel, get_scheduler
 
 from switchq.errors import UserError
 from switchq.nn.adapters import is_adapter
 from switchq.nn.weight import is_scale
+from switchq.training.devices import DevicesMixin, whole
 from switchq.training.passes import Plan, non_finite
 
 
-class OptimisationMixin(LightningModule):
+class OptimisationMixin(DevicesMixin):
     """The optimiser of a module that carries out plans.
 
     Attributes:
@@ -78,8 +78,10 @@ class OptimisationMixin(LightningModule):
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         limit = self.hparams["max_grad_norm"] or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.trained_parameters(), limit)
-        bad = non_finite([*labels, "all"], [*losses, norm])
+        joint = [loss.clone() for loss in losses]
+        self.add_up([*joint, *(one.grad for one in self.trained_parameters() if one.grad is not None)])
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.trained_parameters(), limit))
+        bad = non_finite([*labels, "all"], [*joint, norm])
         if bad:
             what = "the gradient" if bad == "all" else f"the loss at bitmap {bad}"
             raise UserError(

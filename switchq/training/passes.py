@@ -125,26 +125,41 @@ class StoredTeacher:
         return cls(ids_NK, logprobs_NK, weight)
 
 
-def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """Mean over positions of -log p(target), in float32."""
-    return F.cross_entropy(logits_NV.float(), targets_N)
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean over positions of -log p(target), in float32.
+
+    Args:
+        logits_NV: predictions.
+        targets_N: labels.
+        count: what the sum over positions is divided by, if not by N: with part of a batch here, the size of the whole.
+    """
+    if count is None:
+        return F.cross_entropy(logits_NV.float(), targets_N)
+    return F.cross_entropy(logits_NV.float(), targets_N, reduction="sum") / count
 
 
-def distillation(student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over positions of T^2 KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv:1503.02531)."""
+def distillation(
+    student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0, count: Tensor | None = None
+) -> Tensor:
+    """Mean over positions of T^2 KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv:1503.02531).
+
+    `count` is as for `cross_entropy`.
+    """
     student = F.log_softmax(student_NV.float() / temperature, -1)
     teacher = F.log_softmax(teacher_NV.float() / temperature, -1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    total = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    return total / (len(student_NV) if count is None else count) * temperature**2
 
 
-def top_k_distillation(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor) -> Tensor:
+def top_k_distillation(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor, count: Tensor | None = None) -> Tensor:
     """Cross-entropy (mean over positions, nats) with a stored teacher of which only the K likeliest tokens are known.
 
     The teacher's K probabilities are renormalised to sum to 1, as in LLM-QAT (arXiv:2305.17888) with a truncated
-    teacher.
+    teacher. `count` is as for `cross_entropy`.
     """
     student_NK = F.log_softmax(student_NV.float(), -1).gather(-1, ids_NK)
-    return -(logprobs_NK.float().softmax(-1) * student_NK).sum(-1).mean()
+    sums_N = -(logprobs_NK.float().softmax(-1) * student_NK).sum(-1)
+    return sums_N.mean() if count is None else sums_N.sum() / count
 
 
 @dataclass(frozen=True)
@@ -172,6 +187,7 @@ def pass_loss(
     predictions: Mapping[int, Tensor],
     stored: StoredTeacher | None = None,
     functions: LossFunctions = LossFunctions(),
+    count: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a pass, and its parts for the log.
 
@@ -182,14 +198,17 @@ def pass_loss(
         predictions: index of an earlier pass -> its detached predictions (N, V).
         stored: a teacher that comes with the data, for passes that learn from labels.
         functions: what computes the parts.
+        count: labels of the whole batch, if only a part of it is here; losses are then shares of the joint loss.
     """
-    parts = {"ce": functions.cross_entropy(logits_NV, targets_N)}
+    parts = {"ce": functions.cross_entropy(logits_NV, targets_N, count)}
     loss = one.ce * parts["ce"]
     if stored is not None and one.ce > 0:
-        parts["stored kd"] = functions.top_k_distillation(logits_NV, stored.ids_NK, stored.logprobs_NK)
+        parts["stored kd"] = functions.top_k_distillation(logits_NV, stored.ids_NK, stored.logprobs_NK, count)
         loss = loss + stored.weight * parts["stored kd"]
     if one.teachers and one.kd > 0:
-        taught = [functions.distillation(logits_NV, predictions[teacher], one.temperature) for teacher in one.teachers]
+        taught = [
+            functions.distillation(logits_NV, predictions[teacher], one.temperature, count) for teacher in one.teachers
+        ]
         parts["kd"] = torch.stack(taught).mean()
         loss = loss + one.kd * parts["kd"]
     return loss, {part: value.detach() for part, value in parts.items()}

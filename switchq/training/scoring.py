@@ -7,15 +7,15 @@ A loader gives one `ScoringSet`, the whole of what is to be scored; batching hap
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.data.scoring_set import ScoringSet
 from switchq.evaluation import EvalResult, evaluate, run_record
+from switchq.training.devices import DevicesMixin
 from switchq.training.identity import BaseIdentity
 
 
-class ScoringMixin(LightningModule):
+class ScoringMixin(DevicesMixin):
     """`validation_step` and `test_step`, which log `F1/8`, `EM/8`, `answer perplexity/8`, ...
 
     Attributes:
@@ -30,7 +30,10 @@ class ScoringMixin(LightningModule):
     results: Sequence[EvalResult] = ()
 
     def score(self, scoring_set: ScoringSet, **options: Any) -> list[EvalResult]:
-        """Evaluate at every bitmap; `options` are those of `evaluate`."""
+        """Evaluate at every bitmap; devices share the questions out, and all get all figures.
+
+        `options` are those of `evaluate`.
+        """
         record = run_record(
             self.model,
             base=self.identity.name,
@@ -38,12 +41,13 @@ class ScoringMixin(LightningModule):
             data=scoring_set.source,
             settings=dict(self.hparams),
         )
-        return evaluate(self.model, self.tokenizer, scoring_set, self.bitmaps, run=record, **options)
+        with self.in_step():
+            return evaluate(self.model, self.tokenizer, scoring_set, self.bitmaps, run=record, **options)
 
     def validation_step(self, batch: ScoringSet, batch_idx: int) -> None:
         """Score, and log every figure."""
         self.results = self.score(batch, progress=False, keep_predictions=True)
         for result in self.results:
-            self.log_dict(result.figures(), batch_size=1)
+            self.log_dict(result.figures(), batch_size=1, rank_zero_only=True)
 
     test_step = validation_step

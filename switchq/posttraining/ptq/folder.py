@@ -12,10 +12,11 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from switchq import parallel
 from switchq.errors import UserError
 from switchq.evaluation import write_json
 from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, RunRecord, read_run, write_run
@@ -42,6 +43,8 @@ class SweepFolder:
         Raises:
             UserError: not a folder, or a folder of something else.
         """
+        if not parallel.is_first():  # which may be writing already
+            return
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"cannot write to {self.path}: it is a file; give --output the name of a folder")
         strange = [one for one in _listed(self.path) if one.name not in ("sweep.json", "runs", ".lock")]
@@ -60,6 +63,10 @@ class SweepFolder:
         Raises:
             UserError: another sweep is there, another process is at it, or the folder cannot be written.
         """
+        if not parallel.is_first():  # the first process holds the folder for all
+            self.header = dict(header)
+            self.records = parallel.from_first(self.records)
+            return
         self.check(overwrite)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -86,6 +93,7 @@ class SweepFolder:
             record = read_run(file)
             self.records[record.key] = record
         self.write()
+        parallel.from_first(self.records)
 
     def done(self, key: str) -> RunRecord | None:
         """The record of a run that need not be repeated."""
@@ -102,8 +110,15 @@ class SweepFolder:
         self.records[record.key] = record
         self.write()
 
+    def take_over(self, records: Sequence[RunRecord]) -> None:
+        """Know of runs that other processes have kept."""
+        self.records |= {record.key: record for record in records}
+        self.write()
+
     def write(self) -> None:
-        """Write the leaderboard."""
+        """Write the leaderboard, which is up to the first of several processes."""
+        if self._lock is None:
+            return
         ordered = sorted(self.records.values(), key=order)
         write_json(self.path / "sweep.json", {"kind": KIND, **self.header, "runs": [one.record() for one in ordered]})
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from switchq import parallel
 from switchq.bitmap import FULL, Bitmap
 from switchq.errors import MachineError, UserError
 from switchq.evaluation import run_record, weight_bytes
@@ -106,7 +107,7 @@ class Sweep:
         ]
 
     def run(self, runs: Sequence[Run], start: Start, saving: Saving = lambda run: None) -> list[RunRecord]:
-        """Make the missing runs and keep each as soon as it is scored.
+        """Make the missing runs and keep each as soon as it is scored; processes that work together share them out.
 
         Args:
             runs: as `plan` gives them.
@@ -116,10 +117,13 @@ class Sweep:
         Returns:
             The records of all runs, kept ones among them, in order.
         """
-        for run in self.missing(runs, saving):
-            place = saving(run)
-            record, items = self._make(run, start(run), place)
+        made = []
+        for _, run in parallel.take(self.missing(runs, saving)):
+            with parallel.alone():
+                record, items = self._make(run, start(run), saving(run))
             self.folder.add(record, items)
+            made.append(record)
+        self.folder.take_over([record for records in parallel.gather(made) for record in records])
         return [self.folder.records[self.key(run)] for run in runs]
 
     def calibration(self, setting: Setting) -> list[Batch]:

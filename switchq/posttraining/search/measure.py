@@ -1,7 +1,7 @@
 """Measuring a model: what the search's metrics need of one bitmap on a few questions."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,10 +11,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from switchq.bitmap import FULL, Bitmap
 from switchq.data.batches import IGNORED
 from switchq.data.scoring_set import ScoringSet
-from switchq.evaluation import answer_batches, answer_nll, decode, question_scores, without_phrase
+from switchq.evaluation import (
+    answer_batch,
+    answer_batches,
+    answer_nll,
+    answer_rows,
+    decode,
+    question_scores,
+    without_phrase,
+)
 from switchq.models import context_window, logits_at
 from switchq.models.inference import eval_mode
 from switchq.nn import at
+from switchq.parallel import alone, split_map
 from switchq.posttraining.search.metric import Metric
 from switchq.posttraining.search.objective import Measurement
 
@@ -60,7 +69,8 @@ class ModelMeasure:
         scoring = self.questions
         prompts = [self.encoded[row].prompt_ids for row in rows]
         if not self._warm:  # kernels are chosen and memory is drawn before the clock runs
-            decode(self.model, self.tokenizer, prompts[: scoring.batch_size], max_new_tokens=2)
+            with alone():
+                decode(self.model, self.tokenizer, prompts[: scoring.batch_size], max_new_tokens=2)
             self._warm = True
         decoded = decode(
             self.model,
@@ -89,8 +99,11 @@ class ModelMeasure:
         if self._references is None:
             self._references = self._all_references()
         sums = [0.0] * len(rows)
-        for places, batch in self._batches(rows):
-            lengths = [len(self.encoded[rows[place]].answer_ids) for place in places]
+        chosen = [self.encoded[row] for row in rows]
+        batches = answer_rows(chosen, self.questions.batch_size)
+
+        def of_batch(places: list[int]) -> list[float]:
+            batch = answer_batch(chosen, places, self.model.device)
             if self._references:
                 reference_NV = torch.cat([self._references[rows[place]] for place in places]).to(self.model.device)
             else:
@@ -98,15 +111,20 @@ class ModelMeasure:
             kl_N = F.kl_div(_log_probs(self.model, batch), reference_NV, reduction="none", log_target=True).sum(
                 -1, dtype=torch.float64
             )
-            for place, own in zip(places, kl_N.split(lengths)):
-                sums[place] = max(0.0, float(own.sum()))
+            return [
+                max(0.0, float(own.sum())) for own in kl_N.split([len(chosen[place].answer_ids) for place in places])
+            ]
+
+        for places, found in zip(batches, split_map(of_batch, batches), strict=True):
+            for place, own in zip(places, found, strict=True):
+                sums[place] = own
         return sums
 
     def _all_references(self) -> list[Tensor]:
         """Log-probabilities (N, V) of each question, N tokens in its answer; none if they take too much room."""
         lengths = [len(item.answer_ids) for item in self.encoded]
         references: dict[int, Tensor] = {}
-        for places, batch in self._batches(range(len(lengths))):
+        for places, batch in answer_batches(self.encoded, self.questions.batch_size, self.model.device):
             whole_NV = self._reference(batch).cpu()
             if sum(lengths) * whole_NV[0].numel() * whole_NV.element_size() > REFERENCE_BYTES:
                 return []
@@ -116,10 +134,6 @@ class ModelMeasure:
     def _reference(self, batch: Mapping[str, Tensor]) -> Tensor:
         with at(self.model, FULL):
             return _log_probs(self.model, batch)
-
-    def _batches(self, rows: Sequence[int]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """The questions at `rows` in batches, each with their places among `rows`."""
-        return answer_batches([self.encoded[row] for row in rows], self.questions.batch_size, self.model.device)
 
 
 def _log_probs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:

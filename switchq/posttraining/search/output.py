@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from switchq.errors import UserError
+from switchq.parallel import is_first
 from switchq.posttraining.search.journal import Busy, Journal
 from switchq.posttraining.search.trials import Trials
 
@@ -52,7 +53,7 @@ class SearchFiles:
         Raises:
             UserError: a finished search, or files that no search can be gone on with.
         """
-        if overwrite:
+        if overwrite or not is_first():  # the first process may be writing already
             return
         if self.json.exists():
             raise UserError(f"{self.json} holds a finished search: choose another --output, or give --overwrite")

@@ -17,6 +17,7 @@ from switchq.bitmap import FULL
 from switchq.models import logits_at
 from switchq.models.inference import eval_mode
 from switchq.nn import at, switch_layers
+from switchq.parallel import split_sum
 from switchq.posttraining.blocks import block_index, blocks_of, resumed, run_blocks
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.sensitivity.one_layer import layer_at
@@ -52,27 +53,29 @@ def divergences(
     of_block: dict[int | None, list[int]] = {}
     for index, layer in enumerate(layers):
         of_block.setdefault(block_index(model, layer), []).append(index)
-    sums_LW = torch.zeros(len(layers), len(bits), dtype=torch.float64, device=model.device)
-    count = 0
+
+    def of_batch(batch: Batch) -> tuple[Tensor, int]:
+        sums_LW = torch.zeros(len(layers), len(bits), dtype=torch.float64, device=model.device)
+        batch = batch.to(model.device)
+        where_N = spread(batch.scored_N, positions)
+        reference_NV = F.log_softmax(logits_at(model, batch.inputs, where_N).double(), -1)
+        advance(depth)
+        start: tuple[int, Tensor | None] = (0, None)
+        for block in [None, *range(depth)]:
+            for index in of_block.get(block, ()):
+                for place, width in enumerate(bits):
+                    with layer_at(layers[index], width, adapters), resumed(model, *start):
+                        logits_NV = logits_at(model, batch.inputs, where_N)
+                    sums_LW[index, place] = summed_kl(reference_NV, logits_NV)
+                    advance(depth - start[0])
+            if block is not None and block + 1 < depth:
+                start = block + 1, run_blocks(model, batch.inputs, *start, last=block)
+                advance(1)
+        return sums_LW.cpu(), len(where_N)
+
     with eval_mode(model), at(model, FULL, adapters):
-        for batch in batches:
-            batch = batch.to(model.device)
-            where_N = spread(batch.scored_N, positions)
-            count += len(where_N)
-            reference_NV = F.log_softmax(logits_at(model, batch.inputs, where_N).double(), -1)
-            advance(depth)
-            start: tuple[int, Tensor | None] = (0, None)
-            for block in [None, *range(depth)]:
-                for index in of_block.get(block, ()):
-                    for place, width in enumerate(bits):
-                        with layer_at(layers[index], width, adapters), resumed(model, *start):
-                            logits_NV = logits_at(model, batch.inputs, where_N)
-                        sums_LW[index, place] += summed_kl(reference_NV, logits_NV)
-                        advance(depth - start[0])
-                if block is not None and block + 1 < depth:
-                    start = block + 1, run_blocks(model, batch.inputs, *start, last=block)
-                    advance(1)
-    return (sums_LW.cpu() / max(count, 1)).nan_to_num(nan=torch.inf, posinf=torch.inf).clamp(min=0)
+        sums_LW, count = split_sum(of_batch, list(batches))
+    return (sums_LW / max(count, 1)).nan_to_num(nan=torch.inf, posinf=torch.inf).clamp(min=0)
 
 
 def resumed_blocks(model: PreTrainedModel, bits: Sequence[int]) -> int:

@@ -30,6 +30,7 @@ from switchq.bitmap import FULL
 from switchq.models import logits_at
 from switchq.models.inference import eval_mode
 from switchq.nn import SwitchLayer, at, switch_layers
+from switchq.parallel import split_sum
 from switchq.posttraining.blocks import Forward, block_index, blocks_of, wrapped_blocks
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.sensitivity.one_layer import layer_at
@@ -62,9 +63,9 @@ def fisher_scores(
         (L, W) float64, in nats per sample. What is not finite is inf.
     """
     layers = switch_layers(model)
-    sums_LW = torch.zeros(len(layers), len(bits), dtype=torch.float64, device=model.device)
+    sums_LW = torch.empty(0)
     outside = {index: layer for index, layer in enumerate(layers) if block_index(model, layer) is None}
-    depth, count, samples = len(blocks_of(model)), 0, 0
+    depth, samples = len(blocks_of(model)), 0
 
     def add(index: int, squared_OI: Tensor) -> None:
         """Count the squared gradients of some samples, summed over the samples."""
@@ -84,25 +85,30 @@ def fisher_scores(
 
         return record
 
+    def of_batch(batch: Batch) -> tuple[Tensor, int]:
+        nonlocal sums_LW, samples
+        sums_LW = torch.zeros(len(layers), len(bits), dtype=torch.float64, device=model.device)
+        batch = batch.to(model.device)
+        for part in batch.samples() if outside else [batch]:
+            samples = len(part)
+            with ExitStack() as stack, torch.enable_grad():
+                for index, layer in enumerate(layers):
+                    if index not in outside:
+                        stack.callback(layer.linear.register_forward_hook(_tap(record_of(index))).remove)
+                leaves = [stack.enter_context(_as_leaf(layer)) for layer in outside.values()]
+                root = stack.enter_context(_rooted(model))
+                loss = F.cross_entropy(
+                    logits_at(model, part.inputs, part.scored_N).float(), part.targets_N, reduction="sum"
+                )
+                _, *gradients = torch.autograd.grad(loss, [root, *leaves])
+            for index, gradient in zip(outside, gradients, strict=True):
+                add(index, gradient.float().square())
+        advance(PASSES * depth)
+        return sums_LW.cpu(), len(batch)
+
     with eval_mode(model), at(model, FULL, adapters):
-        for batch in batches:
-            batch = batch.to(model.device)
-            for part in batch.samples() if outside else [batch]:
-                count, samples = count + len(part), len(part)
-                with ExitStack() as stack, torch.enable_grad():
-                    for index, layer in enumerate(layers):
-                        if index not in outside:
-                            stack.callback(layer.linear.register_forward_hook(_tap(record_of(index))).remove)
-                    leaves = [stack.enter_context(_as_leaf(layer)) for layer in outside.values()]
-                    root = stack.enter_context(_rooted(model))
-                    loss = F.cross_entropy(
-                        logits_at(model, part.inputs, part.scored_N).float(), part.targets_N, reduction="sum"
-                    )
-                    _, *gradients = torch.autograd.grad(loss, [root, *leaves])
-                for index, gradient in zip(outside, gradients, strict=True):
-                    add(index, gradient.float().square())
-            advance(PASSES * depth)
-    return (sums_LW.cpu() / max(count, 1)).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        sums_LW, count = split_sum(of_batch, list(batches))
+    return (sums_LW / max(count, 1)).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 class _Tap(torch.autograd.Function):

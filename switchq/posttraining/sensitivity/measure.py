@@ -12,6 +12,7 @@ from switchq.bitmap import check_width
 from switchq.errors import UserError
 from switchq.evaluation import peak_memory, reset_peak_memory, run_record
 from switchq.nn import switch_layers
+from switchq.parallel import size
 from switchq.posttraining.blocks import blocks_of
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.sensitivity.divergence import POSITIONS, divergences, resumed_blocks
@@ -65,13 +66,14 @@ def measure(
     parts = [part for part in _parts(model, batches, widths, adapters, positions) if set(part.scores) & set(scores)]
     found: dict[str, Tensor] = {}
     cost: dict[str, dict[str, float]] = {}
+    share = len(batches) / len(batches[:: size()])  # batches done anywhere for one done here
     with progress_bar(progress) as bar:
         task = bar.add_task("sensitivity", total=sum(part.blocks for part in parts) * len(batches))
         for part in parts:
             bar.update(task, description=f"sensitivity {' '.join(part.scores)}")
             reset_peak_memory(model.device)
             began = time.perf_counter()
-            found |= zip(part.scores, part.call(lambda done: bar.advance(task, done)), strict=True)
+            found |= zip(part.scores, part.call(lambda done: bar.advance(task, done * share)), strict=True)
             own = {"seconds": time.perf_counter() - began, "forwards": part.forwards}
             if part.naive is not None:
                 own["forwards_naive"] = part.naive

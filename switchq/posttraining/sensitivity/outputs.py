@@ -22,6 +22,7 @@ from switchq.models import logits_at
 from switchq.models.inference import eval_mode
 from switchq.models.logits import hidden_states
 from switchq.nn import SwitchLayer, at, switch_layers
+from switchq.parallel import split_sum
 from switchq.posttraining.blocks import block_index, blocks_of
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.sensitivity.one_layer import layer_at
@@ -50,8 +51,7 @@ def output_errors(
         the scored positions only. What is not finite is inf.
     """
     layers = switch_layers(model)
-    sums_LW2 = torch.zeros(len(layers), len(bits), 2, dtype=torch.float64, device=model.device)
-    counts = [0] * len(layers)
+    sums_LW2, counts = torch.empty(0), [0]
     outside = any(block_index(model, layer) is None for layer in layers)
     cost = len(blocks_of(model)) * (1 + len(bits))
     state: dict[str, Tensor] = {}
@@ -68,19 +68,25 @@ def output_errors(
 
         return hook
 
+    def of_batch(batch: Batch) -> tuple[Tensor, Tensor]:
+        nonlocal sums_LW2, counts, state
+        sums_LW2 = torch.zeros(len(layers), len(bits), 2, dtype=torch.float64, device=model.device)
+        counts = [0] * len(layers)
+        batch = batch.to(model.device)
+        state = {"real_N": batch.real_N, "positions": batch.inputs["input_ids"].flatten()}
+        if outside:  # the head may be among them
+            logits_at(model, batch.inputs, batch.scored_N)
+        else:
+            hidden_states(model, batch.inputs)
+        advance(cost)
+        return sums_LW2.cpu(), torch.tensor(counts, dtype=torch.float64)
+
     with eval_mode(model), at(model, FULL, adapters), ExitStack() as hooks:
         for index, layer in enumerate(layers):
             module = cast(nn.Module, layer.lora or layer.linear)
             hooks.callback(module.register_forward_hook(hook_of(index, layer)).remove)
-        for batch in batches:
-            batch = batch.to(model.device)
-            state = {"real_N": batch.real_N, "positions": batch.inputs["input_ids"].flatten()}
-            if outside:  # the head may be among them
-                logits_at(model, batch.inputs, batch.scored_N)
-            else:
-                hidden_states(model, batch.inputs)
-            advance(cost)
-    means_LW2 = sums_LW2.cpu() / torch.tensor(counts, dtype=torch.float64)[:, None, None]
+        sums_LW2, counts_L = split_sum(of_batch, list(batches))
+    means_LW2 = sums_LW2 / counts_L[:, None, None]
     means_LW2 = means_LW2.nan_to_num(nan=torch.inf, posinf=torch.inf)
     return means_LW2[..., 0], means_LW2[..., 1]
 

@@ -60,6 +60,8 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if the interval has passed; stop if asked to, but not between the batches of one optimiser step."""
+        if trainer.world_size > 1:  # Ctrl-C reaches one process sooner than another
+            self.stopped = trainer.strategy.reduce_boolean_decision(self.stopped, all=False)
         stopping = self.stopped and not pl_module.waiting
         if stopping or trainer.global_step // self.every_n_steps > self._saved_at // self.every_n_steps:
             self._save(trainer)  # at once: Lightning validates before it stops
@@ -70,9 +72,10 @@ class LastCheckpoint(Checkpoint):
         if not self.stopped:  # or it was saved before Lightning closed an epoch that is not over
             self._save(trainer)
         self._give_back()
-        if not pl_module.hparams["train_base"] and trainer.is_global_zero:
-            save_adapters(pl_module.model, self._folder(trainer) / "adapters")  # type: ignore[arg-type]
-        if self.stopped:
+        folder = self._folder(trainer)
+        if not pl_module.hparams["train_base"]:
+            save_adapters(pl_module.model, folder / "adapters", write=trainer.is_global_zero)  # type: ignore[arg-type]
+        if self.stopped and trainer.is_global_zero:
             Console(stderr=True).print(
                 f"\nStopped after step {trainer.global_step:,} and saved {self.path}.\n"
                 f"Run the same command with --ckpt_path last to go on.",

@@ -112,10 +112,12 @@ class Cyclic(Schedule):
             self.total_steps = pl_module.optimizer_steps()  # type: ignore[operator]
             if self.low == "auto" and self.found_low is None:
                 batches = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-                self.found_low = precision_range_test(pl_module, batches, self.widths, self.range_test_steps)  # type: ignore[arg-type]
-                Console(stderr=True).print(
-                    f"precision range test: the lower bound of the cycle is {self.found_low} bits", highlight=False
-                )
+                found = precision_range_test(pl_module, batches, self.widths, self.range_test_steps)  # type: ignore[arg-type]
+                self.found_low = trainer.strategy.broadcast(found)
+                if trainer.is_global_zero:
+                    Console(stderr=True).print(
+                        f"precision range test: the lower bound of the cycle is {self.found_low} bits", highlight=False
+                    )
 
     def state_dict(self) -> dict[str, Any]:
         """The bound that the range test found, so that a resumed run goes on with it."""

@@ -36,15 +36,17 @@ class BeforeAfter(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the untrained model, unless the run was resumed."""
-        if self.enabled and self.compare and self.before is None and trainer.is_global_zero:
+        if self.enabled and self.compare and self.before is None:
             self.before = self._score(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score again, print the table, write `results.json`, log the final figures beside the hyper-parameters."""
-        if not self.enabled or not trainer.is_global_zero or _was_stopped(trainer):
+        if not self.enabled or _was_stopped(trainer):
             return
         after = self._score(trainer, pl_module)
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes ask the first one for it
+        if not trainer.is_global_zero:
+            return
         write_results(folder / "results.json", after)
         if self.before is not None:
             write_results(folder / "before.json", self.before)
@@ -74,7 +76,7 @@ class BeforeAfter(Callback):
 
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> list[EvalResult]:
         pl_module.to(trainer.strategy.root_device)  # Lightning moves a trained module to the CPU before `on_fit_end`
-        return pl_module.score(_set(trainer).first(self.questions))  # type: ignore[operator]
+        return pl_module.score(_set(trainer).first(self.questions), progress=trainer.is_global_zero)  # type: ignore[operator]
 
     def state_dict(self) -> dict[str, Any]:
         """The figures before training."""

@@ -1,0 +1,74 @@
+"""`--devices N`: a command runs in N processes, one to a GPU, that split its work.
+
+Each process runs the whole command; see `switchq.parallel` for what is split. The first one writes and prints.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.multiprocessing as processes
+from torch.multiprocessing.spawn import ProcessException
+
+from switchq import parallel
+from switchq.errors import UserError
+
+
+def on_devices(command: Callable[..., None], arguments: dict[str, Any]) -> None:
+    """Run `command(**arguments)` on as many devices as the argument `devices`, which it does not get, says.
+
+    Raises:
+        UserError: fewer than one device, or more than there are; or the first that one of the processes raised.
+    """
+    arguments = dict(arguments)
+    devices = arguments.pop("devices")
+    places = _places(devices, arguments["device"])
+    if devices == 1:
+        command(**arguments)
+        return
+    told = processes.get_context("spawn").SimpleQueue()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            processes.spawn(_work, (command, arguments, places, folder, told), nprocs=devices)
+        except ProcessException:
+            if told.empty():
+                raise
+            raise UserError(told.get()) from None
+
+
+def _places(devices: int, device: str) -> list[str]:
+    """The device of each process."""
+    if devices < 1:
+        raise UserError(f"--devices must be at least 1, not {devices}")
+    if devices == 1:
+        return [device]
+    gpus, cores = torch.cuda.device_count(), max(2, os.cpu_count() or 1)
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--devices {devices} takes the first ones there are: give --device cuda or cpu, not {device}")
+    kind = ("cuda" if gpus else "cpu") if device == "auto" else device
+    there = gpus if kind == "cuda" else cores
+    if devices > there:
+        what = "GPU" if kind == "cuda" else "CPU core"
+        raise UserError(f"--devices {devices} is more than there are: this machine has {there} {what}s")
+    return [f"cuda:{number}" if kind == "cuda" else "cpu" for number in range(devices)]
+
+
+def _work(
+    number: int, command: Callable[..., None], arguments: dict[str, Any], places: list[str], folder: str, told: Any
+) -> None:
+    """Process `number`: all but the first are silent, and what is wrong is told by the process that started them."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(places)))
+    if places[number].startswith("cuda"):
+        torch.cuda.set_device(places[number])
+    if number:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
+    try:
+        with parallel.join(number, len(places), folder):
+            command(**arguments | {"device": places[number]})
+    except UserError as error:
+        told.put(str(error))
+        sys.exit(2)

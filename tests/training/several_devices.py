@@ -1,0 +1,67 @@
+"""What two processes train, for `test_devices.py`: every scenario by name, run in each process, results on disk."""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from workshop import Gradients, Workshop, trained
+
+from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
+
+Scenario = tuple[Callable[[], Schedule], dict[str, Any], dict[str, Any], int]
+"""Schedule, options of the module, options of the fit, optimiser steps."""
+
+SCENARIOS: dict[str, Scenario] = {
+    "spnet, clipped": (lambda: SPNet(distill=1.0), {"max_grad_norm": 0.05}, {}, 3),
+    "spnet, sandwich": (lambda: SPNet(sampler="sandwich", mixed=2), {}, {}, 2),
+    "spnet, accumulated": (lambda: SPNet(["8", "2"]), {"accumulate": 2}, {}, 2),
+    "spnet, all trained": (lambda: SPNet(["4", "2"]), {"train_base": True, "learn_scales": True}, {}, 2),
+    "cyclic, each": (lambda: Cyclic(), {}, {}, 7),
+    "cyclic, turns": (lambda: Cyclic("turns", ["8", "mixed", "2"]), {"shared_rank": 3}, {}, 4),
+    "instantnet, bare teacher": (lambda: InstantNet(bare_teacher=True), {}, {}, 2),
+    "bfloat16": (lambda: SPNet(["8", "2"]), {}, {"precision": "bf16-mixed"}, 2),
+    "checkpointing": (lambda: SPNet(["8", "2"]), {"gradient_checkpointing": True}, {}, 2),
+    "uneven batches": (lambda: SPNet(["8", "2"]), {}, {"data": {"batch_size": 3, "limit_train": 7}}, 6),
+}
+
+SHARDED = ("spnet, clipped", "cyclic, turns", "spnet, all trained")
+"""Those that are also trained with FSDP2."""
+
+
+def train(workshop: Workshop, name: str, folder: Path, **trainer: Any) -> dict[str, Any]:
+    """Train a scenario; what it came to."""
+    schedule, options, fitting, steps = SCENARIOS[name]
+    fitting = {**fitting, **trainer}
+    module = workshop.module(**options)
+    gradients = Gradients()
+    data = workshop.data(**fitting.pop("data", {}))
+    workshop.fit(schedule(), folder, steps, module, data=data, callbacks=[gradients], validate=True, **fitting)
+    whole = {key: getattr(value, "full_tensor", lambda value=value: value)() for key, value in trained(module).items()}
+    return {
+        "trained": {key: value.cpu() for key, value in whole.items()},
+        "figures": {result.label: result.figures() for result in module.results},
+        "answers": {result.label: result.predictions for result in module.results},
+        "latest": {key: float(value) for key, value in module.latest.items()},
+    }
+
+
+def work(number: int, workshop: Workshop, folder: str, accelerator: str, port: int) -> None:
+    """Process `number` of two."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": str(number), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"accelerator": accelerator, "devices": 2, "use_distributed_sampler": False}
+    found = {}
+    for strategy in ("ddp", "fsdp2"):
+        for name in SCENARIOS if strategy == "ddp" else SHARDED:
+            place = Path(folder) / f"{strategy} {name}"
+            found[strategy, name] = train(workshop, name, place, strategy=strategy, **shared)
+    name = "spnet, clipped"
+    found["again", name] = train(workshop, name, Path(folder) / "again", strategy="ddp", **shared)
+    torch.save(found, f"{folder}/{number}.pt")
+    dist.destroy_process_group()
