@@ -85,7 +85,7 @@ def _gaps(gaps: Sequence[Gap], tasks: Sequence[str], width: int) -> list[Table]:
         columns.append((f"{task}\ngap %", cells))
         columns.append(("\nverdict", [by[(*key, task)].verdict for key in keys]))
     columns.append(("seconds\nsaved", [figure_text(by[(*key, tasks[0])].saved_seconds, ",.1f") for key in keys]))
-    title = "Transfer gap to the target's own calibration in the same form (95 % interval over windows)"
+    title = "Gap to own calibration in the same form (95 % interval)"
     widths = [bits for bits, _, _ in keys]
     return [grouped_table(widths, fixed, chunk, title) for chunk in fitting(columns, fixed, width)]
 
@@ -109,13 +109,14 @@ def _layers(found: Outcome, width: int) -> list[Table]:
     shares = components(found.layers)
     keys = list(dict.fromkeys((form, name) for form, name, _ in shares))
     best = [_ends(found, *key) for key in keys]
-    table = empty_table("Output error of a layer over that with the target's own calibration (1 is as good)")
+    table = empty_table("Output error of layers over that with own calibration (1 is as good)")
     for head in ("form", "strategy"):
         table.add_column(head, vertical="bottom", no_wrap=True)
     for role in roles:
-        table.add_column(role.replace(" ", "\n"), justify="right", vertical="bottom", no_wrap=True)
-    table.add_column("transfers best", vertical="bottom", overflow="fold")
-    table.add_column("worst", vertical="bottom", overflow="fold")
+        head = role.replace("attention", "attn").removesuffix("put").replace(" ", "\n")  # attn in, MLP out
+        table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
+    table.add_column("transfers best", vertical="bottom", no_wrap=True)
+    table.add_column("worst", vertical="bottom", no_wrap=True)
     for (form, name), ends in zip(keys, best):
         table.add_row(form, name, *(f"{shares[form, name, role]:.2f}" for role in roles), *ends)
     return [table]

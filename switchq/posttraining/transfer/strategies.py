@@ -4,7 +4,7 @@
 |---|---|---|
 | `direct` | the source's, channel by channel; equal dimensions only | scale, protect |
 | `adaptive` | the source's, stretched by linear interpolation or thinned out in proportion | scale, protect |
-| `matched` | that of the source's channels whose weights look alike, whatever their position | scale, protect |
+| `matched` | as `adaptive`, but in the order of what the weights say, not of position | scale, protect |
 | `alpha` | what the target's own weights predict; only alpha comes from the source | scale |
 | `ratio` | what the target's own weights predict; only the protect ratio comes from the source | protect |
 | `permuted` (control) | that of `adaptive`, shuffled: the right values in the wrong places | scale, protect |
@@ -21,15 +21,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool1d, interpolate
 
 from switchq.posttraining.transfer.channels import Channels
 from switchq.posttraining.transfer.statistics import SiteStatistics
 
 Form = Literal["scale", "protect"]
-
-ROWS = 256
-"""Target channels that are compared with all source channels at a time."""
 
 
 @dataclass(frozen=True)
@@ -75,36 +72,29 @@ class Adaptive(Strategy):
     """
 
     def importance(self, source: SiteStatistics, target: Channels, generator: torch.Generator) -> Tensor:
-        importance_I, wanted = source.importance_I, target.place.inputs
-        given = len(importance_I)
-        if wanted >= given:
-            return interpolate(importance_I[None, None], size=wanted, mode="linear", align_corners=False)[0, 0]
-        return importance_I[(2 * torch.arange(wanted) + 1) * given // (2 * wanted)]
+        return resampled(source.importance_I, target.place.inputs)
 
 
 @dataclass(frozen=True)
 class Matched(Strategy):
-    """By what the weights say of a channel: how large it is made and how strongly it is read.
+    """By what the weights say of a channel: `adaptive` in the order of the weights instead of that of position.
 
-    Both are turned into quantiles within their model, so that models of other size compare. A target channel takes the
-    mean importance of the source channels nearest to it in the plane of the two, of equally near ones the first.
+    The channels of both models are sorted by how large they are made, equal ones by how strongly they are read. The
+    source's importance in that order is averaged over neighbours, stretched or thinned out as by `adaptive`, and put at
+    the target's channels in their order.
 
     Args:
-        neighbours: how many; a single one would hand on the noise of a single channel.
+        reach: neighbours to either side that are averaged, as far as there are any; a single channel is noise.
     """
 
-    neighbours: int = 8
+    reach: int = 4
 
     def importance(self, source: SiteStatistics, target: Channels, generator: torch.Generator) -> Tensor:
-        source_S2, target_T2 = (
-            torch.stack([quantiles(one.made_I), quantiles(one.read_I)], 1) for one in (source.channels, target)
-        )
-        count, found = min(self.neighbours, len(source_S2)), []
-        for part_R2 in target_T2.split(ROWS):
-            far_RS = (part_R2[:, None] - source_S2).square().sum(-1)
-            nearest_RK = far_RS.argsort(dim=1, stable=True)[:, :count]
-            found.append(source.importance_I[nearest_RK].mean(1))
-        return torch.cat(found)
+        sorted_I = source.importance_I[by_weights(source.channels)]
+        smooth_I = avg_pool1d(sorted_I[None], 2 * self.reach + 1, 1, self.reach, count_include_pad=False)[0]
+        found_I = torch.empty(target.place.inputs)
+        found_I[by_weights(target)] = resampled(smooth_I, target.place.inputs)
+        return found_I
 
 
 @dataclass(frozen=True)
@@ -152,12 +142,19 @@ STRATEGIES: Mapping[str, Strategy] = {
 CONTROLS: Mapping[str, Strategy] = {"permuted": Permuted(), "random": Random()}
 
 
-def quantiles(values_I: Tensor) -> Tensor:
-    """The place of each value among all, 0 to 1; equal values share theirs.
+def resampled(values_S: Tensor, wanted: int) -> Tensor:
+    """Values at other positions: interpolated if more are wanted, thinned out if fewer; see `Adaptive`.
 
-    >>> quantiles(torch.tensor([3.0, 1.0, 2.0, 2.0])).tolist()
-    [0.875, 0.125, 0.5, 0.5]
+    >>> resampled(torch.tensor([0.0, 3.0]), 3).tolist(), resampled(torch.tensor([0.0, 1.0, 2.0]), 2).tolist()
+    ([0.0, 1.5, 3.0], [0.0, 2.0])
     """
-    _, place_I, counts_U = values_I.unique(return_inverse=True, return_counts=True)
-    middle_U = counts_U.cumsum(0) - counts_U / 2
-    return (middle_U / len(values_I))[place_I]
+    given = len(values_S)
+    if wanted >= given:
+        return interpolate(values_S[None, None], size=wanted, mode="linear", align_corners=False)[0, 0]
+    return values_S[(2 * torch.arange(wanted) + 1) * given // (2 * wanted)]
+
+
+def by_weights(channels: Channels) -> Tensor:
+    """The channels from the smallest made to the largest, equal ones from the least read on."""
+    order_I = channels.read_I.argsort(stable=True)
+    return order_I[channels.made_I[order_I].argsort(stable=True)]
