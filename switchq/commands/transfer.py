@@ -24,6 +24,7 @@ from switchq.posttraining.transfer.matching import match, unmatched
 from switchq.posttraining.transfer.plan import served
 from switchq.posttraining.transfer.results import Outcome, outcome
 from switchq.posttraining.transfer.statistics import SourceStatistics, read_statistics
+from switchq.posttraining.transfer.strategies import CONTROLS
 from switchq.posttraining.transfer.study import Study, need_entries, warnings_of
 from switchq.progress import progress_bar
 
@@ -106,9 +107,11 @@ def _prepare(options: TransferOptions, study: Study, suites: Mapping[str, Suite]
         print(f"switchq: warning: {line}", file=sys.stderr)
     left_out = served(study.comparison.strategies, statistics.source, chain)
     for name, why in left_out.items():
-        if len(left_out) == len(study.comparison.strategies):
+        if not set(study.comparison.strategies) - set(left_out) - set(CONTROLS):
             raise UserError(f"{name} {why}: name another strategy, such as adaptive")
         print(f"switchq: warning: {name} is left out: it {why}", file=sys.stderr)
+    for name in suites:
+        study.calibration(study.comparison.settings()[0], name)
     study.claim(chain[-1], suites[chain[-1].name], folder.target, options.overwrite)
     if options.overwrite:
         folder.clear()
@@ -151,7 +154,8 @@ def _finish(
     def items(record: RunRecord) -> Any:
         return unpack_items(folder.target.file(record).with_suffix(".npz"), record.items_sha256)
 
-    found = outcome(source, target, titles, [task.name for task in study.tasks], matches, items)
+    tasks = [task.name for task in study.tasks]
+    found = outcome(source, target, comparison.forms, titles, tasks, matches, items)
     folder.write(_header(options, study, models, target), found)
     console = Console()
 
@@ -160,7 +164,6 @@ def _finish(
 
     chain = " -> ".join([models.statistics.source.name, *(model.name for model in models.chain)])
     say(f"{chain}, {options.describe()}")
-    tasks = [task.name for task in study.tasks]
     for table in tables_of(found, matches, models.statistics.source.blocks, tasks, console.width):
         console.print()
         console.print(table)

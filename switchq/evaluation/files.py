@@ -71,6 +71,11 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
+def is_left_over(path: Path) -> bool:
+    """Whether a file is what a process that was killed while it wrote has left beside the file's place."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
 @contextmanager
 def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `path` when the block ends, and is deleted if it raises.

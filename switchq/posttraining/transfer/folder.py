@@ -14,6 +14,7 @@ from typing import Any
 
 from switchq.errors import UserError
 from switchq.evaluation import write_json
+from switchq.evaluation.files import is_left_over
 from switchq.posttraining.ptq.folder import SweepFolder
 from switchq.posttraining.transfer.results import Outcome
 from switchq.posttraining.transfer.statistics import SourceStatistics, read_statistics
@@ -39,7 +40,8 @@ class TransferFolder:
         self.source, self.target = SweepFolder(self.path / "source"), SweepFolder(self.path / "target")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"cannot write to {self.path}: it is a file; give --output the name of a folder")
-        strange = [one.name for one in self.path.iterdir() if one.name not in PARTS] if self.path.is_dir() else []
+        found = list(self.path.iterdir()) if self.path.is_dir() else []
+        strange = [one.name for one in found if one.name not in PARTS and not is_left_over(one)]
         if strange:
             raise UserError(f"{self.path} holds something else ({min(strange)}): give another --output")
 

@@ -123,6 +123,7 @@ class Outcome:
 def outcome(
     source: Sequence[RunRecord],
     target: Sequence[RunRecord],
+    forms: Sequence[Form],
     titles: Sequence[tuple[str, Form]],
     tasks: Sequence[str],
     matches: Sequence[Match],
@@ -133,12 +134,12 @@ def outcome(
     Args:
         source: of the source model; none where only its statistics were given.
         target: of the target.
+        forms: of AWQ.
         titles: strategies and controls with their forms, in the order of the tables.
         tasks: names of the text sets.
         matches: of the target's inputs.
         read_items: the values per window of a record.
     """
-    forms = tuple(dict.fromkeys(form for _, form in titles))
     own = [title_of(OWN, form) for form in forms]
     order = [FULL_PRECISION, RTN, *own, *(title_of(*one) for one in titles)]
     rows = [*_rows("source", source, order, tasks), *_rows("target", target, order, tasks)]

@@ -179,7 +179,7 @@ def read_statistics(path: str | Path) -> SourceStatistics:
         if header["tensors_sha256"] != _hash(tensors):
             raise ValueError("its tensors are not those that were written (SHA-256)")
         return _parsed(header, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
 
 

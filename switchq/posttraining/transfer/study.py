@@ -19,6 +19,7 @@ from switchq.evaluation.provenance import sha256
 from switchq.evaluation.tasks import Suite, Task
 from switchq.models import architecture_of, context_window, load_model, load_tokenizer
 from switchq.models.load import Dtype
+from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq.folder import SweepFolder
 from switchq.posttraining.ptq.plan import Run
 from switchq.posttraining.ptq.setting import Setting, calibration_batches
@@ -100,10 +101,18 @@ class Study:
             "batch_size": self.batch_size,
         }
 
+    def calibration(self, setting: Setting, name: str) -> list[Batch]:
+        """Calibration batches as a model reads them.
+
+        Raises:
+            UserError: too few tokens, or a source that cannot be read.
+        """
+        return calibration_batches(setting, self.tokenizer(name), self.batch_size)
+
     def extract(self, name: str, statistics: SourceStatistics, done: Callable[[], object]) -> SourceStatistics:
         """Extract what is missing and keep each entry as soon as it is there."""
         for setting in self.missing_entries(statistics):
-            batches = calibration_batches(setting, self.tokenizer(name), self.batch_size)
+            batches = self.calibration(setting, name)
             model = load_model(name, self.dtype)
             own = replace(setting, skip=self.setting_for(model).skip)
             protect = self.comparison.protect
