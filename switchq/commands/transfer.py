@@ -164,7 +164,7 @@ def _finish(
 
     chain = " -> ".join([models.statistics.source.name, *(model.name for model in models.chain)])
     say(f"{chain}, {options.describe()}")
-    for table in tables_of(found, matches, models.statistics.source.blocks, tasks, console.width):
+    for table in tables_of(found, matches, tasks, console.width):
         console.print()
         console.print(table)
     console.print()

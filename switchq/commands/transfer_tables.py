@@ -12,27 +12,26 @@ from switchq.posttraining.transfer.matching import Match
 from switchq.posttraining.transfer.results import Gap, Outcome, Row, components
 
 
-def tables_of(found: Outcome, matches: Sequence[Match], blocks: int, tasks: Sequence[str], width: int) -> list[Table]:
+def tables_of(found: Outcome, matches: Sequence[Match], tasks: Sequence[str], width: int) -> list[Table]:
     """All tables.
 
     Args:
         found: what the transfer came to.
         matches: of the target's inputs.
-        blocks: of the source.
         tasks: the text sets.
         width: of the terminal, characters.
     """
     return [
-        _matching(matches, blocks),
+        _matching(matches),
         *_perplexities(found.rows, tasks, width),
         *_gaps(found.gaps, tasks, width),
         *_layers(found, width),
     ]
 
 
-def _matching(matches: Sequence[Match], blocks: int) -> Table:
+def _matching(matches: Sequence[Match]) -> Table:
     """Blocks that their components match alike on one line."""
-    table = empty_table(f"Layers by component and relative depth (the source has {blocks} blocks)")
+    table = empty_table("Layers by component and relative depth")
     for head in ("target\nblock", "relative\ndepth", "source\nblock", "relative\ndepth"):
         table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
     table.add_column("components", vertical="bottom", overflow="fold")
