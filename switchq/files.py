@@ -154,6 +154,11 @@ def unwritable(target: Path, error: OSError, option: str = "--output") -> UserEr
     return UserError(f"cannot write {target} ({error.strerror}): give {option} a place that you may write to")
 
 
+def is_left_over(path: Path) -> bool:
+    """Whether a file or folder is what a process that was killed while it wrote has left beside its place."""
+    return re.fullmatch(r"\..+\.\d+\.(part|old)", path.name) is not None
+
+
 def _beside(target: Path, end: str) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.{end}")
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from switchq.verbs_artifact import bench, export, generate
 from switchq.verbs_ptq import compare, ptq, verify
+from switchq.verbs_transfer import transfer
 
 
 def eval_(
@@ -241,7 +242,7 @@ def report(
 
     Args:
         run: what to report on, also without the option's name: results of eval, files of sensitivities or of a
-            search, folders of ptq, run folders such as lightning_logs/version_0.
+            search, folders of ptq or of transfer, run folders such as lightning_logs/version_0.
         output: the page to write.
         figures: folder for every plot as SVG and PNG.
         title: heading of the page.
@@ -261,6 +262,7 @@ COMMANDS: dict[str, Any] = {
     "ptq": ptq,
     "verify": verify,
     "compare": compare,
+    "transfer": transfer,
     "report": report,
     "export": export,
     "generate": generate,

@@ -61,7 +61,7 @@ def ptq(
             folders in it.
         overwrite: replace another sweep's results and saved models.
     """
-    settings = {name: _plain(value) for name, value in locals().items()}
+    settings = {name: plain(value) for name, value in locals().items()}
     from switchq.commands.devices import on_devices
     from switchq.commands.ptq import ptq_command
 
@@ -114,10 +114,10 @@ def compare(
     compare_command(**settings)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Lists and dictionaries all the way down: jsonargparse may keep what names a class in a Namespace of its own."""
     if hasattr(value, "as_dict"):
         value = value.as_dict()
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value

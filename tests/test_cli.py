@@ -61,6 +61,11 @@ OPTIONS = {
     ],
     "verify": ["folder", "prompt", "max_new_tokens", "scores", "device"],
     "compare": ["run", "confidence", "seed", "output", "overwrite"],
+    "transfer": [
+        "source", "via", "target", "statistics", "strategies", "controls", "forms", "protect_ratio", "factor", "bits",
+        "group_size", "symmetric", "skip", "calibration", "samples", "length", "documents", "one_shot",
+        "blocks_at_once", "seeds", "tasks", "limit", "dtype", "batch_size", "device", "output", "overwrite",
+    ],
     "report": ["run", "output", "figures", "title", "overwrite"],
     "export": [
         "output", "ckpt", "model", "format", "bits", "embeddings", "bitmap", "adapters", "text", "grid", "group_size",

@@ -31,6 +31,7 @@ LAYERS = (
     "commands",
     "verbs_artifact",
     "verbs_ptq",
+    "verbs_transfer",
     "verbs",
     "cli",
 )

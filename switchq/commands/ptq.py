@@ -1,8 +1,7 @@
 """`switchq ptq`: every method at equal settings, scored by the same tasks, as a leaderboard."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,17 @@ from switchq.bitmap import FULL
 from switchq.commands.ptq_options import PtqOptions
 from switchq.commands.ptq_tables import cross_tables, leaderboard_tables
 from switchq.commands.quiet import quiet
+from switchq.commands.sweeping import check_setting, sweep_bar
 from switchq.errors import UserError
-from switchq.evaluation.tasks import Advance, Suite
+from switchq.evaluation.tasks import Suite
 from switchq.models import architecture_of, context_window, load_config, load_model, load_tokenizer, pick_device
-from switchq.models.weights import weight_view
 from switchq.posttraining.ptq.folder import SweepFolder, slug_of
 from switchq.posttraining.ptq.leaderboard import entries
 from switchq.posttraining.ptq.plan import Run, plan
 from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, RunRecord
 from switchq.posttraining.ptq.saving import check_free, holds
-from switchq.posttraining.ptq.setting import Setting
-from switchq.posttraining.ptq.sweep import Start, Sweep, Switchable
+from switchq.posttraining.ptq.sweep import Sweep, Switchable
 from switchq.posttraining.search.journal import key_of
-from switchq.progress import progress_bar
-from switchq.quant import Grid
 from switchq.training.checkpoint import read_checkpoint, restore_module
 
 
@@ -54,7 +50,7 @@ def ptq_command(**arguments: Any) -> None:
         raise UserError(f"method {loses[0]} rounds activations, which a saved model cannot hold: do not --save it")
     suite = Suite.load(tasks, tokenizer, window, options.limit)
     base = load_model(name, options.dtype)
-    _check_setting(base, setting, [method.grid_for(setting) for method in methods])
+    check_setting(base, setting, [method.grid_for(setting) for method in methods])
     sweep = Sweep(base, name, suite, folder, place, batch_size=options.batch_size)
     if checkpoint is not None:
         sweep.switchable = _switchable(checkpoint, name, sweep.base_hash, str(options.checkpoint))
@@ -79,7 +75,7 @@ def ptq_command(**arguments: Any) -> None:
             )
         if len(missing) < len(runs):
             print(f"{len(runs) - len(missing)} of {len(runs)} runs are there already", file=sys.stderr)
-        with _live(len(missing) * len(suite) // parallel.size()) as start:
+        with sweep_bar("ptq", len(missing) * len(suite) // parallel.size()) as start:
             records = sweep.run(runs, start, lambda run: places.get(run))
     except KeyboardInterrupt:
         print(f"\n{len(folder.records)} runs are kept in {folder.path}: run the same command to go on", file=sys.stderr)
@@ -87,20 +83,6 @@ def ptq_command(**arguments: Any) -> None:
     finally:
         folder.close()
     _show(options, sweep, records, [target for run, target in places.items()])
-
-
-def _check_setting(model: Any, setting: Setting, grids: Sequence[Grid]) -> None:
-    """Refuse what no method could do with this model.
-
-    Raises:
-        UserError: a group size that does not divide a row, a glob that matches nothing.
-    """
-    for name in setting.quantised(architecture_of(model.config).linear_names(model)):
-        for grid in grids:
-            try:
-                grid.groups(weight_view(model.get_submodule(name)).shape[1])
-            except UserError as error:
-                raise UserError(f"{error} ({name})") from None
 
 
 def _places(options: PtqOptions, runs: Sequence[Run]) -> dict[Run, Path]:
@@ -130,19 +112,6 @@ def _switchable(checkpoint: dict[str, Any], name: str, base_hash: str, path: str
     module = restore_module(checkpoint, name)
     grid = module.hparams["grid"]
     return Switchable(module.model, {"sha256": sha256(path), "grid": grid, "bits": list(module.hparams["bits"])})
-
-
-@contextmanager
-def _live(total: int) -> Iterator[Start]:
-    """A bar over all examples of all runs, which names the run."""
-    with progress_bar() as bar:
-        task = bar.add_task("ptq", total=total)
-
-        def start(run: Run) -> Advance:
-            bar.update(task, description=f"ptq {run.title}")
-            return lambda done: bar.advance(task, done)
-
-        yield start
 
 
 def _show(options: PtqOptions, sweep: Sweep, records: Sequence[RunRecord], saved: Sequence[Path]) -> None:

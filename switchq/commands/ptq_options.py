@@ -1,64 +1,23 @@
 """The options of `switchq ptq` as one object, and what can be told of them before anything is read."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from switchq.bitmap import FULL, check_width
+from switchq.commands.comparison_options import ComparisonOptions
 from switchq.errors import UserError
-from switchq.evaluation.tasks import Task, task_from_dict
 from switchq.posttraining.ptq.method import Method, load_methods
 from switchq.posttraining.ptq.plan import pick_methods
-from switchq.posttraining.ptq.setting import Setting
-
-WIDTHS = (8, 4, 3, 2)
-
-LENGTH = 512
-"""Tokens of a calibration window, where the model reads that many."""
 
 
-@dataclass(frozen=True)
-class PtqOptions:
-    """The arguments of `switchq.verbs.ptq`, which explains them."""
+@dataclass(frozen=True, kw_only=True)
+class PtqOptions(ComparisonOptions):
+    """The arguments of `switchq.verbs_ptq.ptq`, which explains them."""
 
     model: str | None
     methods: list[str] | None
     define: dict[str, Any] | None
-    bits: list[int] | None
-    group_size: int | None
-    symmetric: bool
-    skip: list[str] | None
-    calibration: list[str] | None
-    samples: int
-    length: int | None
-    documents: int | None
-    one_shot: bool
-    blocks_at_once: int
-    seeds: list[int] | None
-    tasks: list[Any] | None
-    limit: int | None
     checkpoint: str | None
-    dtype: Any
-    batch_size: int
-    device: str
-    output: str
     save: str | None
-    overwrite: bool
-
-    @property
-    def widths(self) -> Sequence[int]:
-        """The widths, each once, wide before narrow."""
-        return sorted(set(self.bits or WIDTHS), reverse=True)
-
-    @property
-    def calibrations(self) -> Sequence[str]:
-        """The calibration sets."""
-        return self.calibration or ()
-
-    @property
-    def seed_list(self) -> Sequence[int]:
-        """The seeds."""
-        return self.seeds if self.seeds else (0,)
 
     def check(self) -> None:
         """What can be told before anything is read.
@@ -68,49 +27,9 @@ class PtqOptions:
         """
         if self.model is None and self.checkpoint is None:
             raise UserError("give --model, the model to quantise, or --config with a model in it")
-        if not self.tasks:
-            raise UserError("there is nothing to score: give tasks in a --config file (configs/ptq/leaderboard.yaml)")
-        for name in ("limit", "batch_size", "samples", "documents"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, not {value}")
-        if any(seed < 0 for seed in self.seed_list):
-            raise UserError(f"--seeds must not be negative, not {min(self.seed_list)}")
-        if any(check_width(width) == FULL for width in self.widths):
-            raise UserError("--bits 16 is full precision, which is scored in any case: give widths from 2 to 8")
+        super().check()
         if self.methods is not None and not self.methods:
             raise UserError("--methods names none")
-
-    def setting(self, window: int) -> Setting:
-        """What all methods share; bits, calibration set and seed are filled in run by run.
-
-        Raises:
-            UserError: a number out of range.
-        """
-        length = min(LENGTH, window) if self.length is None else self.length
-        if not 2 <= length <= window:
-            raise UserError(f"--length must be 2 to {window}, not {length}")
-        return Setting(
-            group_size=self.group_size,
-            symmetric=self.symmetric,
-            skip=tuple(self.skip or ()),
-            samples=self.samples,
-            length=length,
-            one_shot=self.one_shot,
-            blocks_at_once=self.blocks_at_once,
-            documents=self.documents,
-        )
-
-    def shared_setting(self, setting: Setting) -> dict[str, Any]:
-        """The setting as plain values, with all widths, calibration sets and seeds."""
-        shared = {name: value for name, value in asdict(setting).items() if name not in ("bits", "calibration", "seed")}
-        return {
-            **shared,
-            "bits": list(self.widths),
-            "calibration": list(self.calibrations),
-            "seeds": list(self.seed_list),
-            "dtype": self.dtype,
-        }
 
     def picked_methods(self) -> list[Method]:
         """The methods to run.
@@ -124,23 +43,3 @@ class PtqOptions:
                 raise UserError(f"define: method {name} is not written as a rounder, transforms and a grid")
             known[name] = Method.from_dict(name, content)
         return pick_methods(self.methods or list(known), known)
-
-    def read_tasks(self) -> list[Task]:
-        """The tasks.
-
-        Raises:
-            UserError: an unknown task or option.
-        """
-        return [task_from_dict(content) for content in self.tasks or ()]
-
-    def describe(self) -> str:
-        """The setting in a line, for the head of a table."""
-        grid = "symmetric" if self.symmetric else "with zero points"
-        groups = "one scale a row" if self.group_size is None else f"groups of {self.group_size}"
-        parts = [f"{groups}, {grid}"]
-        if self.skip:
-            parts.append(f"without {', '.join(self.skip)}")
-        if self.calibrations:
-            parts.append(f"{self.samples} windows of {' or '.join(self.calibrations)}")
-        seeds = ", ".join(map(str, self.seed_list))
-        return ", ".join([*parts, f"seed{'s' if len(self.seed_list) > 1 else ''} {seeds}", str(self.dtype)])

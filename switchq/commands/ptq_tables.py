@@ -1,17 +1,15 @@
 """The leaderboard on a terminal: grouped by width, the best of a width bold, as wide as the terminal."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from switchq.commands.grouped_tables import Cells, empty_table, fitting, grouped_table
 from switchq.evaluation.tables import perplexity_text
 from switchq.posttraining.ptq.leaderboard import Entry, Figure, best, by_width, cross_table, figures
-
-Cells = list[str]
 
 COSTS = (
     ("weights\nMB", "size_mb", ",.2f"),
@@ -40,7 +38,8 @@ def leaderboard_tables(rows: Sequence[Entry], tasks: Mapping[str, Any], width: i
     columns += [(head, [figure_text(row.cost(name), form) for row in rows]) for head, name, form in COSTS]
     columns = [(head, cells) for head, cells in columns if any(cells)]
     fixed = _fixed_columns(rows)
-    return [_table(rows, fixed, chunk) for chunk in _fitting(columns, width - sum(map(_width, fixed)))]
+    widths = [row.bits for row in rows]
+    return [grouped_table(widths, fixed, chunk) for chunk in fitting(columns, fixed, width)]
 
 
 def cross_tables(rows: Sequence[Entry], tasks: Mapping[str, Any]) -> list[Table]:
@@ -50,7 +49,7 @@ def cross_tables(rows: Sequence[Entry], tasks: Mapping[str, Any]) -> list[Table]
     keys = list(dict.fromkeys(key for cells in found.values() for key in cells))
     tables = []
     for name, bits in keys:
-        table = _empty(f"{name} at {bits} bits, by what it was calibrated on")
+        table = empty_table(f"{name} at {bits} bits, by what it was calibrated on")
         table.add_column("calibrated on", vertical="bottom")
         for one in columns:
             table.add_column(f"{one.task}\n{one.metric}", justify="right", vertical="bottom", no_wrap=True)
@@ -91,45 +90,3 @@ def _score_column(rows: Sequence[Entry], one: Figure) -> tuple[str, Cells]:
             text += "" if spread is None else f"±{figure_text(spread, one.form)}"
             cells.append(f"[bold]{text}[/]" if mean is not None and mean == top else text)
     return f"{one.task}\n{one.metric}", cells
-
-
-def _table(rows: Sequence[Entry], fixed: list[tuple[str, Cells]], chunk: list[tuple[str, Cells]]) -> Table:
-    table = _empty(None)
-    table.add_column("bits", justify="right", vertical="bottom", no_wrap=True)
-    for head, _ in fixed:
-        table.add_column(
-            head, justify="right" if head.startswith("effective") else "left", vertical="bottom", no_wrap=True
-        )
-    for head, _ in chunk:
-        table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
-    at = 0
-    for bits, group in by_width(rows):
-        for place, _ in enumerate(group):
-            cells = [cells[at] for _, cells in (*fixed, *chunk)]
-            table.add_row(str(bits) if place == 0 else "", *cells, end_section=place == len(group) - 1)
-            at += 1
-    return table
-
-
-def _fitting(columns: list[tuple[str, Cells]], room: int) -> Iterator[list[tuple[str, Cells]]]:
-    """The columns in portions that fit beside the fixed ones, one column at least each."""
-    chunk: list[tuple[str, Cells]] = []
-    for column in columns:
-        if chunk and sum(map(_width, [*chunk, column])) > room - 6:
-            yield chunk
-            chunk = []
-        chunk.append(column)
-    if chunk:
-        yield chunk
-
-
-def _width(column: tuple[str, Cells]) -> int:
-    head, cells = column
-    plain = [cell.removeprefix("[bold]").removesuffix("[/]") for cell in cells]
-    return max(map(len, [*head.split("\n"), *plain])) + 2
-
-
-def _empty(title: str | None) -> Table:
-    return Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )

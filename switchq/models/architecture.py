@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedConfig
 
+ROLES = ("attention input", "attention output", "MLP input", "MLP output")
+"""The inputs that a block of every supported architecture has."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -23,6 +26,8 @@ class Input:
         repeats: heads that share those outputs (grouped-query attention): x is (..., heads / repeats, repeats,
             `head_size`) and all repeats are scaled alike.
         head_size: see above; 0 where nothing is shared.
+        role: one of `ROLES`: what the input is to the block, whatever the architecture calls the linears.
+        through: where nothing can absorb a scale, the linear whose outputs become x by an activation function.
     """
 
     linears: tuple[str, ...]
@@ -31,6 +36,8 @@ class Input:
     first_row: int = 0
     repeats: int = 1
     head_size: int = 0
+    role: str = ""
+    through: str | None = None
 
 
 @dataclass(frozen=True)

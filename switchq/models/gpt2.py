@@ -2,15 +2,15 @@
 
 from transformers import PreTrainedConfig
 
-from switchq.models.architecture import Architecture, Input, Stream
+from switchq.models.architecture import ROLES, Architecture, Input, Stream
 
 
 def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
     return (
-        Input(("attn.c_attn",), norm="ln_1"),
-        Input(("attn.c_proj",), linear="attn.c_attn", first_row=2 * config.hidden_size),
-        Input(("mlp.c_fc",), norm="ln_2"),
-        Input(("mlp.c_proj",)),  # after GELU
+        Input(("attn.c_attn",), norm="ln_1", role=ROLES[0]),
+        Input(("attn.c_proj",), linear="attn.c_attn", first_row=2 * config.hidden_size, role=ROLES[1]),
+        Input(("mlp.c_fc",), norm="ln_2", role=ROLES[2]),
+        Input(("mlp.c_proj",), role=ROLES[3], through="mlp.c_fc"),  # GELU
     )
 
 

@@ -2,22 +2,23 @@
 
 from transformers import PreTrainedConfig
 
-from switchq.models.architecture import Architecture, Input, Stream
+from switchq.models.architecture import ROLES, Architecture, Input, Stream
 
 
 def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return (
-        Input(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), norm="input_layernorm"),
+        Input(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), norm="input_layernorm", role=ROLES[0]),
         Input(
             ("self_attn.o_proj",),
             linear="self_attn.v_proj",
             repeats=heads // (config.num_key_value_heads or heads),
             head_size=head_size,
+            role=ROLES[1],
         ),
-        Input(("mlp.gate_proj", "mlp.up_proj"), norm="post_attention_layernorm"),
-        Input(("mlp.down_proj",), linear="mlp.up_proj"),
+        Input(("mlp.gate_proj", "mlp.up_proj"), norm="post_attention_layernorm", role=ROLES[2]),
+        Input(("mlp.down_proj",), linear="mlp.up_proj", role=ROLES[3]),
     )
 
 

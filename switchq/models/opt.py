@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedConfig
 
-from switchq.models.architecture import Architecture, Input, Stream
+from switchq.models.architecture import ROLES, Architecture, Input, Stream
 
 
 def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
@@ -12,10 +12,11 @@ def _inputs(config: PreTrainedConfig) -> tuple[Input, ...]:
         Input(
             ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
             norm="self_attn_layer_norm" if before else None,
+            role=ROLES[0],
         ),
-        Input(("self_attn.out_proj",), linear="self_attn.v_proj"),
-        Input(("fc1",), norm="final_layer_norm" if before else None),
-        Input(("fc2",), linear="fc1" if relu else None),
+        Input(("self_attn.out_proj",), linear="self_attn.v_proj", role=ROLES[1]),
+        Input(("fc1",), norm="final_layer_norm" if before else None, role=ROLES[2]),
+        Input(("fc2",), linear="fc1" if relu else None, role=ROLES[3], through=None if relu else "fc1"),
     )
 
 

@@ -99,6 +99,53 @@ def paired_difference(
         return found, *_percentiles(columns, difference, confidence, seed, resamples)
 
 
+def mean_gap(
+    pairs: Sequence[tuple[Items, Items]], *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float, float]:
+    """The mean of `one / other - 1` over several pairs of figures, all over the same examples, and its interval: a
+    resample draws examples for all of them.
+
+    Args:
+        pairs: of perplexities, such as one for each calibration seed.
+        confidence: of the interval.
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        Gap, low, high; nan as the ends where a value is not finite.
+
+    Raises:
+        ValueError: no pairs, or of other examples.
+    """
+    items = [one for pair in pairs for one in pair]
+    if not items or len({(len(one.values), one.scale) for one in items}) > 1 or items[0].scale != "exp":
+        raise ValueError("the figures are no perplexities over the same examples")
+    columns = [
+        np.asarray(column or [1.0] * len(one.values), dtype=np.float64)
+        for one in items
+        for column in (one.values, one.weights)
+    ]
+
+    def gap(*drawn: Array, axis: int = -1) -> Array:
+        means = [value.sum(axis) / weight.sum(axis) for value, weight in zip(drawn[::2], drawn[1::2])]
+        mean: Array = np.mean([np.expm1(one - other) for one, other in zip(means[::2], means[1::2])], 0)
+        return mean
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = float(gap(*columns))
+    if not np.isfinite(found):
+        return found, float("nan"), float("nan")
+    same = all(
+        (columns[at] == columns[at + 2]).all() and (columns[at + 1] == columns[at + 3]).all()
+        for at in range(0, len(columns), 4)
+    )
+    if same or len(columns[0]) == 1:
+        return found, found, found  # nothing varies: an interval is a point, of which scipy warns
+    with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        return found, *_percentiles(columns, gap, confidence, seed, resamples)
+
+
 def _percentiles(
     columns: Sequence[Array], statistic: Callable[..., Array], confidence: float, seed: int, resamples: int
 ) -> tuple[float, float]:

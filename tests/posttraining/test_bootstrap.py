@@ -5,7 +5,7 @@ import pytest
 
 from switchq.evaluation.tasks import Items
 from switchq.evaluation.tasks.task import Scale
-from switchq.posttraining.bootstrap import difference_interval, interval, paired_difference
+from switchq.posttraining.bootstrap import difference_interval, interval, mean_gap, paired_difference
 
 
 def test_close_to_the_normal_interval_for_many_questions() -> None:
@@ -90,3 +90,35 @@ def test_resamples_without_weight_leave_no_interval_and_no_warning() -> None:
     found, low, high = paired_difference(one, Items((1.0, 2.0, 3.0), (1.0, 1.0, 1.0)))
     assert found == 3.0
     assert np.isnan([low, high]).all()
+
+
+def perplexities(rng: np.random.Generator, shift: float, shared: np.ndarray) -> Items:
+    weights = np.full(len(shared), 3.0)
+    return Items(tuple(3 * (shared + shift * rng.uniform(size=len(shared)))), tuple(weights), "exp")
+
+
+def test_a_mean_gap_against_a_loop() -> None:
+    rng = np.random.default_rng(3)
+    shared = rng.uniform(size=30)
+    pairs = [(perplexities(rng, 0.3, shared), perplexities(rng, 0.1, shared)) for _ in range(3)]
+    found, low, high = mean_gap(pairs)
+    assert found == pytest.approx(np.mean([one.figure() / other.figure() - 1 for one, other in pairs]))
+    draws = []
+    for _ in range(4000):
+        drawn = rng.integers(0, 30, 30)  # the same windows for every figure
+        means = [[np.array(items.values)[drawn].sum() / 90 for items in pair] for pair in pairs]
+        draws.append(np.mean([np.exp(one - other) - 1 for one, other in means]))
+    assert (low, high) == pytest.approx(np.percentile(draws, [2.5, 97.5]), rel=0.05)
+    assert low < found < high
+
+
+def test_a_mean_gap_of_equal_models_is_nought_and_of_broken_ones_has_no_interval() -> None:
+    same = Items((1.0, 2.0), (1.0, 1.0), "exp")
+    assert mean_gap([(same, same)] * 2) == (0, 0, 0)
+    broken = Items((np.inf, 2.0), (1.0, 1.0), "exp")
+    found, low, high = mean_gap([(broken, same)])
+    assert np.isinf(found)
+    assert np.isnan([low, high]).all()
+    for other in (Items((1.0,), (1.0,), "exp"), Items((1.0, 2.0), (1.0, 1.0))):
+        with pytest.raises(ValueError, match="same examples"):
+            mean_gap([(same, other)])

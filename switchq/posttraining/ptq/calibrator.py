@@ -5,6 +5,7 @@ the statistics of every site's input, then with rounded ones, to become the inpu
 sequential gathers each site's statistics anew after the sites before it are rounded, in a forward that stops there.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,12 +34,17 @@ class Calibrator:
         seed: draws the sampled tokens.
         device: where blocks run.
         home: where the inputs of the current block wait.
+
+    Attributes:
+        seconds: that running the batches has taken so far.
+        tokens: real ones in all batches.
     """
 
     def __init__(
         self, model: PreTrainedModel, batches: Sequence[Batch], seed: int, device: torch.device, home: torch.device
     ) -> None:
         self.model, self.batches, self.seed, self.device, self.home = model, batches, seed, device, home
+        self.seconds = 0.0
         self.tokens = sum(len(batch.real_N) for batch in batches)
         self._inputs: list[Tensor | None] = [None] * len(batches)
 
@@ -87,15 +93,17 @@ class Calibrator:
             self._run(place, batch.to(self.device), first, last, True)
 
     def _run(self, place: int, batch: Batch, first: int, last: int, keep: bool) -> None:
-        kept = self._inputs[place]
+        kept, began = self._inputs[place], time.perf_counter()
         try:
             output = run_blocks(
                 self.model, batch.inputs, first, None if kept is None else kept.to(self.device), last=last
             )
+            if keep:
+                self._inputs[place] = output.to(self.home)
         except _Enough:
             return
-        if keep:
-            self._inputs[place] = output.to(self.home)
+        finally:
+            self.seconds += time.perf_counter() - began
 
 
 @contextmanager

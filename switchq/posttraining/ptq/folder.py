@@ -19,6 +19,7 @@ from typing import IO, Any
 from switchq import parallel
 from switchq.errors import UserError
 from switchq.evaluation import write_json
+from switchq.files import is_left_over
 from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, RunRecord, read_run, write_run
 
 KIND = "ptq"
@@ -47,7 +48,8 @@ class SweepFolder:
             return
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"cannot write to {self.path}: it is a file; give --output the name of a folder")
-        strange = [one for one in _listed(self.path) if one.name not in ("sweep.json", "runs", ".lock")]
+        known = ("sweep.json", "runs", ".lock")
+        strange = [one for one in _listed(self.path) if one.name not in known and not is_left_over(one)]
         if strange:
             raise UserError(f"{self.path} holds something else ({strange[0].name}): give another --output")
         if not overwrite and _listed(self.path / "runs") and not (self.path / "sweep.json").is_file():

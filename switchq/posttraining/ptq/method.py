@@ -150,4 +150,5 @@ def _as_dict(part: Rounder | Transform | Activations) -> dict[str, Any]:
     kind = type(part)
     path = f"{kind.__module__.removeprefix(f'{PACKAGE}.')}.{kind.__name__}"
     inside = kind.__module__.startswith(f"{PACKAGE}.")
-    return {"class_path": path if inside else kind.__name__, "init_args": asdict(part)}
+    arguments = part.described() if isinstance(part, Transform) else asdict(part)
+    return {"class_path": path if inside else kind.__name__, "init_args": arguments}

@@ -112,6 +112,7 @@ def quantise(
         peak_memory_of=memory_of,
         calibration_tokens=work.calibrator.tokens,
         reload="the rounding of activations" if method.activations else "nothing",
+        collecting_seconds=work.calibrator.seconds,
     )
 
 

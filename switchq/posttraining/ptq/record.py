@@ -56,6 +56,8 @@ class Quantised:
         bytes_before: of the whole model, 16 bits a weight, tied tensors once.
         bytes_after: of a packed file: codes, what is beside them, 16 bits for everything else.
         seconds: of the whole quantisation.
+        collecting_seconds: of these, what running the calibration text through the model took. A method that needs no
+            statistics is shown the text only to measure its errors.
         peak_memory_mb: the peak, and
         peak_memory_of: what it is of, as `switchq.evaluation.memory.peak_memory` says.
         calibration_tokens: tokens that statistics are over.
@@ -75,6 +77,7 @@ class Quantised:
     peak_memory_of: str
     calibration_tokens: int
     reload: str
+    collecting_seconds: float = 0.0
 
     @property
     def effective_bits(self) -> float:

@@ -46,7 +46,8 @@ class RunRecord:
         quantised_seconds: what quantising took; scoring is not in it.
         peak_memory_mb: most memory while quantising, MB.
         peak_memory_of: `cuda` or `resident`, see `switchq.evaluation.peak_memory`.
-        details: what the engine noted: mean relative output error of the layers, calibration tokens, layers left out.
+        details: what the engine noted: relative output error of the layers and its mean, calibration tokens and what
+            running them took, layers left out.
         size_before_mb: weights of the model at 16 bits, MB (10^6 bytes).
         size_mb: weights as a packed file would hold them, MB.
         items_sha256: of the file beside this one.

@@ -65,6 +65,8 @@ class Sweep:
         switchable: for the runs named `switchq`.
         batch_size: calibration windows a batch.
         progress: whether quantising shows a bar of its own.
+        reload: makes the model anew for each run, the weights of `base` being let go of: never two in memory. By
+            default each run starts from a copy of `base`.
     """
 
     base: PreTrainedModel
@@ -75,11 +77,14 @@ class Sweep:
     switchable: Switchable | None = None
     batch_size: int = 8
     progress: bool = False
+    reload: Callable[[], PreTrainedModel] | None = None
     _batches: dict[tuple[Any, ...], list[Batch]] = field(default_factory=dict)
     _hashes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.base_hash = content_hash(self.base)
+        if self.reload is not None:
+            self.base = _on(self.base, torch.device("meta"))  # names, shapes and dtypes are all that is needed now
         self.tasks = self.suite.describe()
 
     def key(self, run: Run) -> str:
@@ -179,10 +184,10 @@ class Sweep:
         if run.name == FULL_PRECISION:
             size = _full_bytes(self.base) / MB
             facts = {"effective_bits": 16.0, "size_before_mb": size, "size_mb": size}
-            yield _on(copy.deepcopy(self.base), self.device), facts
+            yield _on(self._fresh(), self.device), facts
         elif run.method is not None and run.setting is not None:
             batches = self.calibration(run.setting) if run.calibration is not None else []
-            model = copy.deepcopy(self.base)
+            model = self._fresh()
             made = quantise(model, run.method, run.setting, batches, device=self.device, progress=self.progress)
             _check_finite(model, run.name)
             yield _on(model, self.device), _facts(made)
@@ -202,6 +207,10 @@ class Sweep:
                 )
         else:
             raise ValueError(f"nothing to build for {run.name}")
+
+    def _fresh(self) -> PreTrainedModel:
+        """The model in full precision, to be changed at will."""
+        return copy.deepcopy(self.base) if self.reload is None else self.reload()
 
     def _hash(self, source: str) -> str:
         """Of a calibration file; a Hub data set is told apart by its name."""
@@ -229,6 +238,8 @@ def _facts(made: Quantised) -> dict[str, Any]:
         "details": {
             "mean_error": made.mean_error,
             "calibration_tokens": made.calibration_tokens,
+            "collecting_seconds": made.collecting_seconds,
+            "layer_errors": {layer.name: layer.error for layer in made.layers},
             "skipped": list(made.skipped),
             "reload": made.reload,
         },

@@ -1,7 +1,8 @@
 """What a transform is: it rewrites the float model, without changing what it computes, so that rounding hurts less."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -35,6 +36,10 @@ class Transform(ABC):
     def needs(self) -> Needs:
         """The statistics of a site's input that `apply` reads."""
         return Needs()
+
+    def described(self) -> dict[str, Any]:
+        """Everything that decides what it does, as plain values: its fields, unless it holds tensors."""
+        return asdict(self)
 
     def prepare(self, model: PreTrainedModel) -> None:
         """Rewrite the whole model once, before its first block is calibrated."""

@@ -31,12 +31,14 @@ from switchq.posttraining.report.sections.search import search
 from switchq.posttraining.report.sections.sensitivity import sensitivity
 from switchq.posttraining.report.sections.tables import tables
 from switchq.posttraining.report.sections.training import training
+from switchq.posttraining.report.sections.transfer import transfer
 from switchq.posttraining.report.sources import Sources
 from switchq.posttraining.report.summary import Summary, summary
 
 SECTIONS: tuple[Callable[[Sources], Section | None], ...] = (
     quality,
     leaderboard,
+    transfer,
     search,
     sensitivity,
     training,

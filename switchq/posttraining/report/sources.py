@@ -10,11 +10,12 @@ from switchq.evaluation import EvalResult
 from switchq.posttraining.report.events import Curves, has_events, read_curves
 from switchq.posttraining.report.reading import clean, number, read_json, read_table
 from switchq.posttraining.report.sweeps import Sweep, sweep_of
+from switchq.posttraining.report.transfers import Transfer, transfer_of
 from switchq.posttraining.sensitivity import Sensitivity
 
 UNDERSTOOD = (
     "results of `switchq eval` (a JSON list of records), a sensitivity or search file (JSON with `kind`), "
-    "the CSV of a search, the folder of `switchq ptq`, or a run folder (lightning_logs/version_N)"
+    "the CSV of a search, the folder of `switchq ptq` or `transfer`, or a run folder (lightning_logs/version_N)"
 )
 
 Interval = tuple[float, float]
@@ -81,6 +82,7 @@ class Sources:
     searches: list[Search] = field(default_factory=list)
     runs: list[TrainingRun] = field(default_factory=list)
     sweeps: list[Sweep] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
 
 
 def read_sources(paths: Sequence[str | Path]) -> Sources:
@@ -93,7 +95,7 @@ def read_sources(paths: Sequence[str | Path]) -> Sources:
         raise UserError(f"nothing to report on: name one or more of {UNDERSTOOD}")
     sources, seen = Sources(), set()
     for path in map(Path, paths):
-        path = path / "sweep.json" if (path / "sweep.json").is_file() else path
+        path = next((path / one for one in ("sweep.json", "transfer.json") if (path / one).is_file()), path)
         home = path.with_suffix(".json") if path.suffix.lower() == ".csv" else path
         if home.resolve() not in seen:
             seen.add(home.resolve())
@@ -125,6 +127,8 @@ def _read(path: Path, sources: Sources) -> None:
             sources.searches.append(_search(path, content, tried))
         elif kind == "ptq":
             sources.sweeps.append(sweep_of(path, content))
+        elif kind == "transfer":
+            sources.transfers.append(transfer_of(path, content))
         else:
             what = f"its kind is {str(kind)[:40]!r}" if kind is not None else "it says no kind"
             raise UserError(f"{path} is not a result that can be reported ({what}); understood are {UNDERSTOOD}")

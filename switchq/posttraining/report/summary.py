@@ -111,6 +111,7 @@ def facts(sources: Sources) -> tuple[Fact, ...]:
     records += [scored.result.run for one in sources.searches for scored in one.dev]
     records += [one.run for _, one in sources.sensitivities]
     records += [run.run for one in sources.sweeps for run in one.runs]
+    records += [one.content["run"] for one in sources.transfers]
     records += [run for one in sources.searches for run in [one.content.get("run")] if isinstance(run, dict)]
     names = {"base": "Base model", "checkpoint": "Checkpoint", "data": "Data", "device": "Device"}
     found = []

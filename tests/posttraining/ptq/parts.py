@@ -104,7 +104,7 @@ def silent(run: Run) -> Callable[[float], object]:
 
 def without_times(content: Any) -> Any:
     """A record without what differs from run to run."""
-    volatile = ("quantised_seconds", "peak_memory_mb", "time", "command")
+    volatile = ("quantised_seconds", "collecting_seconds", "peak_memory_mb", "time", "command")
     if isinstance(content, dict):
         return {key: without_times(value) for key, value in content.items() if key not in volatile}
     return [without_times(one) for one in content] if isinstance(content, list) else content

@@ -242,3 +242,13 @@ def test_plans_that_make_no_sense(options: dict[str, Any], says: str) -> None:
 def test_an_unknown_method_names_the_known_ones() -> None:
     with pytest.raises(UserError, match="no method 'gtpq'; there are rtn, fed"):
         pick_methods(["gtpq"], METHODS)
+
+
+def test_what_a_kill_in_the_middle_of_writing_leaves_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".sweep.json.4711.part").write_text('{"kind": ')
+    SweepFolder(folder).check(False)
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds something else \(thesis.txt\)"):
+        SweepFolder(folder).check(False)

@@ -9,6 +9,7 @@ and divided by it after, which halves their rounding error as long as they do no
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from switchq.errors import UserError
 from switchq.posttraining.ptq.basis import Scale
@@ -41,12 +42,21 @@ class Protect(Transform):
         return Needs.of("mean_abs")
 
     def apply(self, site: Site, target: Target) -> None:
-        """Scale the site; explicitly where what makes the input could only scale other channels along."""
-        salience_I = site.statistics["mean_abs"]
-        scale_I = torch.ones_like(salience_I)
-        scale_I[salience_I.topk(max(1, round(self.share * len(scale_I)))).indices] = self.factor
-        if torch.allclose(site.tied(scale_I), scale_I):
-            site.scale(scale_I)
-        else:
-            for linear in site.quantised:
-                site.change_basis(linear, Scale(scale_I))
+        """Scale the site."""
+        protect(site, most_salient(site.statistics["mean_abs"], self.share), self.factor)
+
+
+def most_salient(salience_I: Tensor, share: float) -> Tensor:
+    """The channels (K,) with the largest salience: `share` of all, rounded to even at a half, and at least one."""
+    return salience_I.topk(max(1, round(share * len(salience_I)))).indices
+
+
+def protect(site: Site, channels_K: Tensor, factor: float) -> None:
+    """Multiply these channels by `factor`; explicitly where what makes the input could only scale others along."""
+    scale_I = torch.ones_like(site.quantised[0].weight_OI[0])
+    scale_I[channels_K] = factor
+    if torch.allclose(site.tied(scale_I), scale_I):
+        site.scale(scale_I)
+    else:
+        for linear in site.quantised:
+            site.change_basis(linear, Scale(scale_I))

@@ -1,0 +1,1 @@
+"""Carrying AWQ's statistics from a small model to a larger one, and measuring what that costs."""
