@@ -42,6 +42,7 @@ class ScoringMixin(DevicesMixin):
             settings=dict(self.hparams),
         )
         with self.in_step():
+            options = {"progress": self.global_rank == 0, **options}
             return evaluate(self.model, self.tokenizer, scoring_set, self.bitmaps, run=record, **options)
 
     def validation_step(self, batch: ScoringSet, batch_idx: int) -> None:

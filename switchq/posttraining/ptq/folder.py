@@ -119,7 +119,7 @@ class SweepFolder:
 
     def write(self) -> None:
         """Write the leaderboard, which is up to the first of several processes."""
-        if self._lock is None:
+        if not parallel.is_first():
             return
         ordered = sorted(self.records.values(), key=order)
         write_json(self.path / "sweep.json", {"kind": KIND, **self.header, "runs": [one.record() for one in ordered]})

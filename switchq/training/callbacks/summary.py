@@ -76,7 +76,7 @@ class BeforeAfter(Callback):
 
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> list[EvalResult]:
         pl_module.to(trainer.strategy.root_device)  # Lightning moves a trained module to the CPU before `on_fit_end`
-        return pl_module.score(_set(trainer).first(self.questions), progress=trainer.is_global_zero)  # type: ignore[operator]
+        return pl_module.score(_set(trainer).first(self.questions))  # type: ignore[operator]
 
     def state_dict(self) -> dict[str, Any]:
         """The figures before training."""
