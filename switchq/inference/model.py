@@ -11,15 +11,19 @@ from transformers.initialization import no_init_weights
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from switchq.bitmap import Bitmap
+from switchq.errors import UserError
 from switchq.inference.artifact import Artifact
+from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
+from switchq.inference.gpu.words import words_per_scale
 from switchq.inference.kernels import Kernel, Plain, choose
 from switchq.inference.linear import PackedLayer, PackedLinear, Ready
-from switchq.inference.table import TableEmbedding, TableHead
+from switchq.inference.table import TableEmbedding, TableHead, table_kernel
 from switchq.inference.tuning import Timing, timing
 from switchq.models import load_config, load_tokenizer
+from switchq.models.device import pick_device
 from switchq.nn import Switch, SwitchLayer, get_switch, set_bitmap
 from switchq.quant import Grid, Params
-from switchq.quant.planes import unpack_planes
+from switchq.quant.planes import pack_planes, unpack_planes
 
 
 class ArtifactSource:
@@ -28,17 +32,28 @@ class ArtifactSource:
     Args:
         artifact: where they lie.
         packed: False multiplies in float32 everywhere, with the numbers of training.
+        device: where the model runs; on another than a CPU, planes are kept there as words.
+        dtype: of the model's activations.
     """
 
-    def __init__(self, artifact: Artifact, packed: bool) -> None:
-        self.artifact, self.packed = artifact, packed
+    def __init__(
+        self,
+        artifact: Artifact,
+        packed: bool,
+        device: torch.device = torch.device("cpu"),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.artifact, self.packed, self.device, self.dtype = artifact, packed, device, dtype
+        self.store = None if device.type == "cpu" else PlaneStore(device)
         self.widths = artifact.manifest.widths
         self.grid = Grid.from_dict(artifact.manifest.grid)
 
     def codes(self, layer: str, bits: int) -> Tensor:
         """See `Source.codes`; reads planes that were not read before."""
-        planes = [self.artifact.tensor(f"plane{k}.{layer}") for k in range(bits)]
-        return unpack_planes(planes, self.artifact.manifest.layers[layer])
+        return unpack_planes(self._planes(layer, bits), self.artifact.manifest.layers[layer])
+
+    def _planes(self, layer: str, bits: int) -> list[Tensor]:
+        return [self.artifact.tensor(f"plane{k}.{layer}") for k in range(bits)]
 
     def levels(self, layer: str, bits: int) -> Params:
         """See `Source.levels`."""
@@ -48,18 +63,35 @@ class ArtifactSource:
         """See `Source.adapter`."""
         if bits not in self.artifact.manifest.adapters:
             return None
-        a_RI, b_OR = (self.artifact.tensor(f"adapter{bits}.{factor}.{layer}").float() for factor in "AB")
+        stored = (self.artifact.tensor(f"adapter{bits}.{factor}.{layer}") for factor in "AB")
+        a_RI, b_OR = (factor.to(self.device, self.dtype) for factor in stored)
         return a_RI, b_OR
 
     def kernel(self, layer: str, bits: int) -> tuple[Kernel, Timing | None]:
         """See `Source.kernel`."""
         params = self.levels(layer, bits)
+        if self.store is not None:
+            shape = self.artifact.manifest.layers[layer]
+            stride = words_per_scale(shape[1], params["scale"].shape[1])
+            words = self.store.planes(layer, self._planes(layer, bits), shape, stride)
+            halves = {name: value.to(self.device, torch.float16) for name, value in params.items()}
+            return PlanesKernel(words, halves, self.dtype), None
         kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed)
         if isinstance(kernel, Plain):
             return kernel, None
         outputs, inputs = self.artifact.manifest.layers[layer]
         key = f"{type(kernel).__name__} {bits} bits, {outputs} x {inputs}, {params['scale'].shape[1]} groups"
         return kernel, timing(key, kernel, lambda: self.grid.decode(self.codes(layer, bits), params))
+
+    def table(self, codes_VI: Tensor, scale_V1: Tensor) -> Kernel:
+        """What multiplies with an 8-bit table."""
+        if self.store is None:
+            return table_kernel(codes_VI, scale_V1, self.packed)
+        planes = self.store.planes(
+            "table", pack_planes(codes_VI), codes_VI.shape, words_per_scale(codes_VI.shape[1], 1)
+        )
+        scale_V1 = scale_V1.to(self.device)
+        return PlanesKernel(planes, {"scale": scale_V1, "offset": torch.zeros_like(scale_V1)}, self.dtype)
 
 
 class SwitchableLM:
@@ -76,20 +108,31 @@ class SwitchableLM:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, bitmap: Bitmap | str | int | Sequence[int] | None = None, *, packed: bool = True
+        cls,
+        folder: str | Path,
+        bitmap: Bitmap | str | int | Sequence[int] | None = None,
+        *,
+        packed: bool = True,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> Self:
         """Load an artifact that `switchq export` wrote.
 
         Args:
             folder: the artifact.
             bitmap: what to run at; the widest width by default. Only the planes that it needs are read.
-            packed: False multiplies decoded weights in float32 everywhere: slow, and the numbers of training.
+            packed: False multiplies decoded weights in float32 everywhere: slow, and the numbers of training; on a CPU.
+            device: where to run.
+            dtype: of activations and of what is not packed: float32 on a CPU, elsewhere float16 (the default) or
+                bfloat16.
 
         Raises:
-            UserError: missing, damaged, of a newer version; a bitmap that it does not hold.
+            UserError: missing, damaged, of a newer version; a bitmap that it does not hold; no such device, or one
+                that cannot run this.
         """
         artifact = Artifact(folder)
-        source = ArtifactSource(artifact, packed)
+        place = pick_device(str(device))
+        source = ArtifactSource(artifact, packed, place, _dtype_on(place, dtype))
         model = _build(artifact, source)
         layers = artifact.manifest.layers
         wanted = Bitmap.parse(_written(bitmap if bitmap is not None else source.widths[0]), tuple(layers))
@@ -150,6 +193,14 @@ def _ready(layer: SwitchLayer) -> Ready:
     return cast(PackedLinear, layer.linear).ready
 
 
+def _dtype_on(device: torch.device, dtype: torch.dtype | None) -> torch.dtype:
+    """The type of activations; a UserError for one that this device does not run."""
+    usual, *others = (torch.float32,) if device.type == "cpu" else (torch.float16, torch.bfloat16)
+    if dtype not in (None, usual, *others):
+        raise UserError(f"an artifact does not run in {dtype} on {device}: {' or '.join(map(str, (usual, *others)))}")
+    return dtype or usual
+
+
 def _written(bitmap: Bitmap | str | int | Sequence[int]) -> Bitmap | str | int:
     return bitmap if isinstance(bitmap, Bitmap | str | int) else Bitmap(bitmap)
 
@@ -157,19 +208,19 @@ def _written(bitmap: Bitmap | str | int | Sequence[int]) -> Bitmap | str | int:
 def _build(artifact: Artifact, source: ArtifactSource) -> PreTrainedModel:
     """The model with everything but its packed layers filled."""
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(load_config(str(artifact.folder)), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(load_config(str(artifact.folder)), dtype=source.dtype)
     model.tie_weights()
     for name, shape in artifact.manifest.layers.items():
         bias = f"rest.{name}.bias"
-        bias_O = artifact.tensor(bias).float() if artifact.has(bias) else None
+        bias_O = artifact.tensor(bias).to(source.device, source.dtype) if artifact.has(bias) else None
         model.set_submodule(name, PackedLinear(name, shape, bias_O, source))
     if (artifact.folder / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(artifact.folder)
     _fill_tables(model, artifact, source)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
-        parameter.data = artifact.tensor(f"rest.{name}").to(torch.float32, copy=True)
-    return model.eval()
+        parameter.data = artifact.tensor(f"rest.{name}").to(source.device, source.dtype, copy=True)
+    return model.to(source.device).eval()
 
 
 def _fill_tables(model: PreTrainedModel, artifact: Artifact, source: ArtifactSource) -> None:
@@ -186,10 +237,11 @@ def _fill_tables(model: PreTrainedModel, artifact: Artifact, source: ArtifactSou
             continue
         codes_VI, scale_V1 = artifact.tensor(f"codes.{stored}"), artifact.tensor(f"scale.{stored}")
         if part == "embedding":
-            model.set_input_embeddings(TableEmbedding(codes_VI, scale_V1))
+            here = (codes_VI.to(source.device), scale_V1.to(source.device))
+            model.set_input_embeddings(TableEmbedding(*here, source.dtype))
         else:
             own = 0 if shared else codes_VI.nbytes + scale_V1.nbytes
-            model.set_output_embeddings(TableHead(codes_VI, scale_V1, source.packed, own))
+            model.set_output_embeddings(TableHead(source.table(codes_VI, scale_V1), len(codes_VI), own))
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:

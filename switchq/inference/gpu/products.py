@@ -1,0 +1,374 @@
+"""Triton kernels that read b bit-planes: a product with few rows of activations, and decoding a weight.
+
+b planes give, by shifts and masks alone, words whose fields of F = 2, 4 or 8 bits hold the codes of 32 / F columns
+each. A field is never moved to the bottom: masked where it is and laid into the mantissa of 2^23, it is the float
+
+    2^23 + (code + 2^(b-1)) 2^s          (s: the field's place)
+
+from which a constant is taken away; the activation of that column carries 2^-s. Per weight that is one three-way logic
+operation, one addition and one multiply-add. Sums are float32; a group's or a row's scale and offset come last:
+
+    y = sum over groups of  scale x sum(code x)  +  offset x sum(x)          then + bias + B u, activation, + residual
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def _place(plane, TO: tl.constexpr, R: tl.constexpr, F: tl.constexpr):
+    """Bits R, R + F, R + 2 F, ... of a plane, at TO, TO + F, TO + 2 F, ..."""
+    ones: tl.constexpr = 0x55555555 if F == 2 else (0x11111111 if F == 4 else 0x01010101)
+    mask: tl.constexpr = ones << TO
+    if TO >= R:
+        return (plane << (TO - R)) & mask
+    else:
+        return (plane >> (R - TO)) & mask
+
+
+@triton.jit
+def _word(p0, p1, p2, p3, p4, p5, p6, p7, R: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
+    """The word of the codes of columns R, R + F, R + 2 F, ..., the sign bit as it is stored."""
+    word = _place(p0, BITS - 1, R, F) | _place(p1, BITS - 2, R, F)
+    if BITS > 2:
+        word |= _place(p2, BITS - 3, R, F)
+    if BITS > 3:
+        word |= _place(p3, BITS - 4, R, F)
+    if BITS > 4:
+        word |= _place(p4, BITS - 5, R, F)
+    if BITS > 5:
+        word |= _place(p5, BITS - 6, R, F)
+    if BITS > 6:
+        word |= _place(p6, BITS - 7, R, F)
+    if BITS > 7:
+        word |= _place(p7, BITS - 8, R, F)
+    return word
+
+
+@triton.jit
+def _load(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS: tl.constexpr):
+    """The words at `at` of the first BITS planes; the others repeat the first."""
+    w0 = tl.load(p0 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
+    w1 = tl.load(p1 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
+    w2, w3, w4, w5, w6, w7 = w0, w0, w0, w0, w0, w0
+    if BITS > 2:
+        w2 = tl.load(p2 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
+    if BITS > 3:
+        w3 = tl.load(p3 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
+    if BITS > 4:
+        w4 = tl.load(p4 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
+    if BITS > 5:
+        w5 = tl.load(p5 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
+    if BITS > 6:
+        w6 = tl.load(p6 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
+    if BITS > 7:
+        w7 = tl.load(p7 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
+    return w0, w1, w2, w3, w4, w5, w6, w7
+
+
+@triton.jit
+def _decode(word, AT: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
+    """(code x 2^s, 2^-s) of field AT of a word of `_word`, float32."""
+    top: tl.constexpr = AT * F + F > 23
+    s: tl.constexpr = AT * F - 16 if top else AT * F
+    mask: tl.constexpr = ((1 << BITS) - 1) << s
+    magic: tl.constexpr = 0x4B000000 + (1 << (BITS - 1 + s))
+    start: tl.constexpr = 8388608.0 + (1 << (BITS - 1 + s))
+    unit: tl.constexpr = 1.0 / (1 << s)
+    moved = word >> 16 if top else word
+    return ((moved & mask) ^ magic).to(tl.float32, bitcast=True) - start, unit
+
+
+@triton.jit
+def _add(sums, totals, part, total, scale, offset, GROUPED: tl.constexpr):
+    """What a tile gave, added: at once with its groups' levels, or to be scaled at the end."""
+    if GROUPED:
+        return sums + (part * scale + total * offset), totals
+    else:
+        return sums + part, totals + total
+
+
+@triton.jit(do_not_specialize=["word_stride"])
+def _product(
+    x_ptr, p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
+    N, O, x_stride, word_stride, RANK,
+    WORDS: tl.constexpr, S: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, GROUPED: tl.constexpr,
+    BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
+    BN: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O)."""
+    rows_O = tl.program_id(0) * BO + tl.arange(0, BO)
+    first_N = tl.program_id(1) * BN
+    in_O = rows_O < O
+    sums0 = tl.zeros((BO, BW), tl.float32)
+    totals0 = tl.zeros((1, BW), tl.float32)
+    sums1, sums2, sums3 = sums0, sums0, sums0
+    totals1, totals2, totals3 = totals0, totals0, totals0
+    if PDL:
+        gdc_launch_dependents()
+    for first in range(0, WORDS, BW):
+        words_W = (first + tl.arange(0, BW))[None, :]
+        in_W = words_W < WORDS
+        mask = in_O[:, None] & in_W
+        at = rows_O[:, None] * word_stride + words_W
+        w0, w1, w2, w3, w4, w5, w6, w7 = _load(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS)
+        scale = tl.full((1, 1), 1.0, tl.float32)
+        offset = scale
+        if GROUPED:
+            level = rows_O[:, None] * (WORDS // S) + words_W // S
+            scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
+            offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
+        if PDL:
+            gdc_wait()  # all that came before is weights, which no kernel writes
+        x_at = x_ptr + first_N * x_stride + (words_W // S) * (32 * S) + words_W % S
+        part0 = tl.zeros((BO, BW), tl.float32)
+        total0 = tl.zeros((1, BW), tl.float32)
+        part1, part2, part3 = part0, part0, part0
+        total1, total2, total3 = total0, total0, total0
+        for r in tl.static_range(F):
+            word = _word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
+            for i in tl.static_range(32 // F):
+                code, unit = _decode(word, i, BITS, F)
+                column = x_at + (i * F + r) * S
+                x = tl.load(column, mask=in_W, other=0.0).to(tl.float32)
+                total0 += x
+                part0 += code * (x * unit)
+                if BN > 1:
+                    x = tl.load(column + x_stride, mask=in_W & (first_N + 1 < N), other=0.0).to(tl.float32)
+                    total1 += x
+                    part1 += code * (x * unit)
+                if BN > 2:
+                    x = tl.load(column + 2 * x_stride, mask=in_W & (first_N + 2 < N), other=0.0).to(tl.float32)
+                    total2 += x
+                    part2 += code * (x * unit)
+                    x = tl.load(column + 3 * x_stride, mask=in_W & (first_N + 3 < N), other=0.0).to(tl.float32)
+                    total3 += x
+                    part3 += code * (x * unit)
+        sums0, totals0 = _add(sums0, totals0, part0, total0, scale, offset, GROUPED)
+        if BN > 1:
+            sums1, totals1 = _add(sums1, totals1, part1, total1, scale, offset, GROUPED)
+        if BN > 2:
+            sums2, totals2 = _add(sums2, totals2, part2, total2, scale, offset, GROUPED)
+            sums3, totals3 = _add(sums3, totals3, part3, total3, scale, offset, GROUPED)
+    row = tl.zeros((BO,), tl.float32)
+    scale, offset = row, row
+    if not GROUPED:
+        scale = tl.load(scale_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
+        offset = tl.load(offset_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
+    bias = row
+    if BIAS:
+        bias = tl.load(bias_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
+    rows_R = tl.arange(0, BR)
+    in_R = rows_R < RANK
+    high = tl.zeros((BO, BR), tl.float32)
+    if LOW:
+        high_at = high_ptr + rows_O[:, None] * RANK + rows_R[None, :]
+        high = tl.load(high_at, mask=in_O[:, None] & in_R[None, :], other=0.0).to(tl.float32)
+    for n in tl.static_range(BN):
+        sums = sums0 if n == 0 else (sums1 if n == 1 else (sums2 if n == 2 else sums3))
+        totals = totals0 if n == 0 else (totals1 if n == 1 else (totals2 if n == 2 else totals3))
+        row_N = first_N + n
+        y = tl.sum(sums, 1)
+        if not GROUPED:
+            y = y * scale + tl.sum(totals) * offset
+        y += bias
+        if LOW:
+            u = tl.load(u_ptr + row_N * RANK + rows_R, mask=in_R & (row_N < N), other=0.0).to(tl.float32)
+            y += tl.sum(high * u[None, :], 1)
+        if GELU:
+            inner = 1.5957691216057308 * (y + 0.044715 * y * y * y)  # 2 sqrt(2 / pi)
+            y = y / (1.0 + tl.exp(-inner))
+        y_at = row_N * O + rows_O
+        y_mask = in_O & (row_N < N)
+        if RESIDUAL:
+            y += tl.load(residual_ptr + y_at, mask=y_mask, other=0.0).to(tl.float32)
+        tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=y_mask)
+
+
+@triton.jit(do_not_specialize=["word_stride"])
+def _batched(
+    x_ptr, p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
+    N, O, x_stride, word_stride, RANK,
+    WORDS: tl.constexpr, S: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
+    BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
+    BN: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
+):  # fmt: skip
+    """`_product` on tensor cores, for more rows of activations: weights are decoded to the type of x first."""
+    rows_O = tl.program_id(0) * BO + tl.arange(0, BO)
+    rows_N = tl.program_id(1) * BN + tl.arange(0, BN)
+    in_O, in_N = rows_O < O, rows_N < N
+    sums = tl.zeros((BO, BN), tl.float32)
+    for first in range(0, WORDS, BW):
+        words_W = first + tl.arange(0, BW)
+        in_W = words_W < WORDS
+        mask = in_O[:, None] & in_W[None, :]
+        at = rows_O[:, None] * word_stride + words_W[None, :]
+        w0, w1, w2, w3, w4, w5, w6, w7 = _load(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS)
+        level = rows_O[:, None] * (WORDS // S) + words_W[None, :] // S
+        scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
+        offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
+        x_at = x_ptr + rows_N[None, :] * x_stride + ((words_W // S) * (32 * S) + words_W % S)[:, None]
+        x_mask = in_N[None, :] & in_W[:, None]
+        for r in tl.static_range(F):
+            word = _word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
+            for i in tl.static_range(32 // F):
+                x = tl.load(x_at + (i * F + r) * S, mask=x_mask, other=0.0)
+                code, unit = _decode(word, i, BITS, F)
+                sums = tl.dot((code * (scale * unit) + offset).to(x.dtype), x, sums)
+    y = sums
+    y_at = rows_N[None, :] * O + rows_O[:, None]
+    y_mask = in_N[None, :] & in_O[:, None]
+    if BIAS:
+        y += tl.load(bias_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)[:, None]
+    if LOW:
+        rows_R = tl.arange(0, BR)
+        in_R = rows_R < RANK
+        u_at = u_ptr + rows_N[None, :] * RANK + rows_R[:, None]
+        u = tl.load(u_at, mask=in_N[None, :] & in_R[:, None], other=0.0)
+        high_at = high_ptr + rows_O[:, None] * RANK + rows_R[None, :]
+        high = tl.load(high_at, mask=in_O[:, None] & in_R[None, :], other=0.0)
+        y = tl.dot(high, u.to(high.dtype), y)
+    if GELU:
+        inner = 1.5957691216057308 * (y + 0.044715 * y * y * y)  # 2 sqrt(2 / pi)
+        y = y / (1.0 + tl.exp(-inner))
+    if RESIDUAL:
+        y += tl.load(residual_ptr + y_at, mask=y_mask, other=0.0).to(tl.float32)
+    tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=y_mask)
+
+
+@triton.jit(do_not_specialize=["word_stride"])
+def _weight(
+    p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, weight_ptr, O, word_stride,
+    WORDS: tl.constexpr, S: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """weight (O, I) = code x scale + offset."""
+    rows_O = (tl.program_id(0) * BO + tl.arange(0, BO))[:, None]
+    words_W = (tl.program_id(1) * BW + tl.arange(0, BW))[None, :]
+    mask = (rows_O < O) & (words_W < WORDS)
+    w0, w1, w2, w3, w4, w5, w6, w7 = _load(p0, p1, p2, p3, p4, p5, p6, p7, rows_O * word_stride + words_W, mask, BITS)
+    level = rows_O * (WORDS // S) + words_W // S
+    scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
+    offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
+    at = weight_ptr + rows_O * (WORDS * 32) + (words_W // S) * (32 * S) + words_W % S
+    for r in tl.static_range(F):
+        word = _word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
+        for i in tl.static_range(32 // F):
+            code, unit = _decode(word, i, BITS, F)
+            value = code * (scale * unit) + offset
+            tl.store(at + (i * F + r) * S, value.to(weight_ptr.dtype.element_ty), mask=mask)
+
+
+class Tile(NamedTuple):
+    """How a product is cut up: output rows and words of a program, and its warps."""
+
+    rows: int
+    words: int
+    warps: int
+
+
+def tile_for(outputs: int, words: int, tokens: int) -> Tile:
+    """The tile for a weight of `outputs` rows of `words` words."""
+    if tokens > MOST:
+        return Tile(16, 16, 1) if outputs < 2048 else Tile(32, 32, 2)
+    wide = min(triton.next_power_of_2(words), 256)
+    warps = max(1, wide // 32)
+    rows = 4
+    while rows < 16 and outputs // (2 * rows) * warps >= PROGRAM_WARPS and tokens == 1:
+        rows *= 2
+    return Tile(rows, wide, warps)
+
+
+PROGRAM_WARPS = 132 * 8
+"""Warps that there should be in all, before a program takes more rows."""
+
+
+def product(
+    x_NI: Tensor,
+    planes: Sequence[Tensor],
+    scale_OG: Tensor,
+    offset_OG: Tensor,
+    stride: int,
+    *,
+    bias_O: Tensor | None = None,
+    low: tuple[Tensor, Tensor] | None = None,
+    gelu: bool = False,
+    residual_NO: Tensor | None = None,
+    out_NO: Tensor | None = None,
+    tile: Tile | None = None,
+    pdl: bool = False,
+) -> Tensor:
+    """x W^T + bias + u high^T, then GELU, then + residual, for few rows of x.
+
+    Args:
+        x_NI: activations, float16 or bfloat16, rows contiguous.
+        planes: words (O, I / 32) of each plane, see `switchq.inference.gpu.words`.
+        scale_OG: float16 scales.
+        offset_OG: float16 offsets.
+        stride: S of the words.
+        bias_O: a bias.
+        low: u (N, R) float32 and high (O, R), of the adapter.
+        gelu: GELU's tanh form on the result.
+        residual_NO: added at the end.
+        out_NO: where to write; as x by default.
+        tile: how to cut it up; by default what `tile_for` says.
+        pdl: begin to read weights while the kernel before still runs.
+    """
+    tokens, inputs = x_NI.shape
+    outputs = len(scale_OG)
+    words, bits = inputs // 32, len(planes)
+    if out_NO is None:
+        out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
+    u, high = low if low is not None else (x_NI, x_NI)
+    arguments = (
+        x_NI, *_eight(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
+        residual_NO if residual_NO is not None else x_NI, out_NO,
+        tokens, outputs, x_NI.stride(0), words, u.shape[1],
+    )  # fmt: skip
+    options = {
+        "WORDS": words, "S": stride, "BITS": bits, "F": field(bits), "BIAS": bias_O is not None,
+        "LOW": low is not None, "GELU": gelu, "RESIDUAL": residual_NO is not None,
+        "BR": max(16, triton.next_power_of_2(u.shape[1])) if low is not None else 1,
+    }  # fmt: skip
+    tile = tile or tile_for(outputs, words, tokens)
+    if tokens > MOST:
+        block_N = 16 if tokens <= 16 else 32
+        grid = (triton.cdiv(outputs, tile.rows), triton.cdiv(tokens, block_N))
+        _batched[grid](*arguments, **options, BN=block_N, BO=tile.rows, BW=tile.words, num_warps=tile.warps)
+        return out_NO
+    block_N = min(4, triton.next_power_of_2(tokens))
+    _product[(triton.cdiv(outputs, tile.rows), triton.cdiv(tokens, block_N))](
+        *arguments, **options, GROUPED=stride != words, BN=block_N, BO=tile.rows, BW=tile.words, PDL=pdl,
+        num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
+    )  # fmt: skip
+    return out_NO
+
+
+MOST = 4
+"""Most rows of activations without tensor cores."""
+
+
+def weight(planes: Sequence[Tensor], scale_OG: Tensor, offset_OG: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
+    """The weight (O, I) in `dtype`."""
+    outputs, words = planes[0].shape
+    weight_OI = torch.empty(outputs, words * 32, dtype=dtype, device=planes[0].device)
+    bits, wide = len(planes), 32
+    _weight[(triton.cdiv(outputs, 4), triton.cdiv(words, wide))](
+        *_eight(planes), scale_OG, offset_OG, weight_OI, outputs, words,
+        WORDS=words, S=stride, BITS=bits, F=field(bits), BO=4, BW=wide, num_warps=4,
+    )  # fmt: skip
+    return weight_OI
+
+
+def field(bits: int) -> int:
+    """F: bits that a code takes up in a word."""
+    return 2 if bits == 2 else 4 if bits <= 4 else 8
+
+
+def _eight(planes: Sequence[Tensor]) -> list[Tensor]:
+    return [*planes, *[planes[0]] * (8 - len(planes))]
