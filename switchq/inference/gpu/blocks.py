@@ -9,19 +9,19 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def _low(
-    x_ptr, gain_ptr, shift_ptr, y_ptr, low_ptr, u_ptr, I, R, eps,
+    x_ptr, gain_ptr, shift_ptr, y_ptr, low_ptr, u_ptr, IN, R, eps,
     NORM: tl.constexpr, LOW: tl.constexpr, BI: tl.constexpr, BR: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y = layer norm of x (N, I), float32; u (N, R) = y low^T. A program has one row of x and BR rows of low."""
     n, block = tl.program_id(0), tl.program_id(1)
     columns = tl.arange(0, BI)
-    in_I = columns < I
+    in_I = columns < IN
     rows_R = block * BR + tl.arange(0, BR)
     low = tl.zeros((BR, BI), tl.float32)
     gain = tl.zeros((BI,), tl.float32)
     shift = gain
     if LOW:
-        low_at = low_ptr + rows_R[:, None] * I + columns[None, :]
+        low_at = low_ptr + rows_R[:, None] * IN + columns[None, :]
         low = tl.load(low_at, mask=(rows_R < R)[:, None] & in_I[None, :], other=0.0).to(tl.float32)
     if NORM:
         gain = tl.load(gain_ptr + columns, mask=in_I, other=0.0).to(tl.float32)
@@ -29,13 +29,13 @@ def _low(
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
-    y = tl.load(x_ptr + n * I + columns, mask=in_I, other=0.0).to(tl.float32)
+    y = tl.load(x_ptr + n * IN + columns, mask=in_I, other=0.0).to(tl.float32)
     if NORM:
-        centred = tl.where(in_I, y - tl.sum(y) / I, 0.0)
-        y = centred * tl.rsqrt(tl.sum(centred * centred) / I + eps) * gain + shift
+        centred = tl.where(in_I, y - tl.sum(y) / IN, 0.0)
+        y = centred * tl.rsqrt(tl.sum(centred * centred) / IN + eps) * gain + shift
         rounded = y.to(y_ptr.dtype.element_ty)
         if block == 0:
-            tl.store(y_ptr + n * I + columns, rounded, mask=in_I)
+            tl.store(y_ptr + n * IN + columns, rounded, mask=in_I)
         y = rounded.to(tl.float32)
     if LOW:
         tl.store(u_ptr + n * R + rows_R, tl.sum(low * y[None, :], 1), mask=rows_R < R)

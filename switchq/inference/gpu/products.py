@@ -1,12 +1,13 @@
 """Triton kernels that read b bit-planes: a product with few rows of activations, and decoding a weight.
 
 b planes give, by shifts and masks alone, words whose fields of F = 2, 4 or 8 bits hold the codes of 32 / F columns
-each. A field is never moved to the bottom: masked where it is and laid into the mantissa of 2^23, it is the float
+each. A field is masked where it is, at place s of the upper half of a float's mantissa, and 2^23 laid under it:
 
-    2^23 + (code + 2^(b-1)) 2^s          (s: the field's place)
+    value = 2^23 + (code + 2^(b-1)) 2^s        value x 2^-s = code + start,   start = 2^(23-s) + 2^(b-1)
 
-from which a constant is taken away; the activation of that column carries 2^-s. Per weight that is one three-way logic
-operation, one addition and one multiply-add. Sums are float32; a group's or a row's scale and offset come last:
+so that a weight costs one logic operation and one multiply-add with x 2^-s, and a quarter to a half of a shift. What
+`start` adds is the same for all rows and goes once; it is at most 2^8 times the codes' range, and sums are float32, so
+that costs 8 of 24 bits. A group's or a row's scale and offset come last:
 
     y = sum over groups of  scale x sum(code x)  +  offset x sum(x)          then + bias + B u, activation, + residual
 """
@@ -26,16 +27,13 @@ def _place(plane, TO: tl.constexpr, R: tl.constexpr, F: tl.constexpr):
     """Bits R, R + F, R + 2 F, ... of a plane, at TO, TO + F, TO + 2 F, ..."""
     ones: tl.constexpr = 0x55555555 if F == 2 else (0x11111111 if F == 4 else 0x01010101)
     mask: tl.constexpr = ones << TO
-    if TO >= R:
-        return (plane << (TO - R)) & mask
-    else:
-        return (plane >> (R - TO)) & mask
+    return (plane << (TO - R) if TO >= R else plane >> (R - TO)) & mask
 
 
 @triton.jit
 def _word(p0, p1, p2, p3, p4, p5, p6, p7, R: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
-    """The word of the codes of columns R, R + F, R + 2 F, ..., the sign bit as it is stored."""
-    word = _place(p0, BITS - 1, R, F) | _place(p1, BITS - 2, R, F)
+    """The word of code + 2^(BITS - 1) of columns R, R + F, R + 2 F, ...: the sign bit turned over."""
+    word = _place(p0 ^ 0xFFFFFFFF, BITS - 1, R, F) | _place(p1, BITS - 2, R, F)
     if BITS > 2:
         word |= _place(p2, BITS - 3, R, F)
     if BITS > 3:
@@ -73,16 +71,17 @@ def _load(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS: tl.constexpr):
 
 
 @triton.jit
-def _decode(word, AT: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
-    """(code x 2^s, 2^-s) of field AT of a word of `_word`, float32."""
-    top: tl.constexpr = AT * F + F > 23
-    s: tl.constexpr = AT * F - 16 if top else AT * F
+def _decode(word, magic, AT: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
+    """Field AT of a word of `_word`, (value, unit, start) with code = value x unit - start; value is float32."""
+    together: tl.constexpr = 1 if F == 8 else (2 if F == 4 else 5)
+    low: tl.constexpr = 23 - F * together
+    shift: tl.constexpr = low - F * together * (AT // together)
+    s: tl.constexpr = low + F * (AT % together)
     mask: tl.constexpr = ((1 << BITS) - 1) << s
-    magic: tl.constexpr = 0x4B000000 + (1 << (BITS - 1 + s))
-    start: tl.constexpr = 8388608.0 + (1 << (BITS - 1 + s))
     unit: tl.constexpr = 1.0 / (1 << s)
-    moved = word >> 16 if top else word
-    return ((moved & mask) ^ magic).to(tl.float32, bitcast=True) - start, unit
+    start: tl.constexpr = float((1 << (23 - s)) + (1 << (BITS - 1)))
+    moved = word << shift if shift > 0 else word >> -shift
+    return ((moved & mask) | magic).to(tl.float32, bitcast=True), unit, start
 
 
 @triton.jit
@@ -94,10 +93,10 @@ def _add(sums, totals, part, total, scale, offset, GROUPED: tl.constexpr):
         return sums + part, totals + total
 
 
-@triton.jit(do_not_specialize=["word_stride"])
+@triton.jit(do_not_specialize=["word_stride", "magic"])
 def _product(
     x_ptr, p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
-    N, O, x_stride, word_stride, RANK,
+    N, OUT, x_stride, word_stride, RANK, magic,
     WORDS: tl.constexpr, S: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, GROUPED: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     BN: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, PDL: tl.constexpr,
@@ -105,7 +104,7 @@ def _product(
     """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O)."""
     rows_O = tl.program_id(0) * BO + tl.arange(0, BO)
     first_N = tl.program_id(1) * BN
-    in_O = rows_O < O
+    in_O = rows_O < OUT
     sums0 = tl.zeros((BO, BW), tl.float32)
     totals0 = tl.zeros((1, BW), tl.float32)
     sums1, sums2, sums3 = sums0, sums0, sums0
@@ -131,31 +130,36 @@ def _product(
         total0 = tl.zeros((1, BW), tl.float32)
         part1, part2, part3 = part0, part0, part0
         total1, total2, total3 = total0, total0, total0
+        start0, start1, start2, start3 = total0, total0, total0, total0
         for r in tl.static_range(F):
             word = _word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
             for i in tl.static_range(32 // F):
-                code, unit = _decode(word, i, BITS, F)
+                value, unit, start = _decode(word, magic, i, BITS, F)
                 column = x_at + (i * F + r) * S
                 x = tl.load(column, mask=in_W, other=0.0).to(tl.float32)
                 total0 += x
-                part0 += code * (x * unit)
+                start0 += x * start
+                part0 += value * (x * unit)
                 if BN > 1:
                     x = tl.load(column + x_stride, mask=in_W & (first_N + 1 < N), other=0.0).to(tl.float32)
                     total1 += x
-                    part1 += code * (x * unit)
+                    start1 += x * start
+                    part1 += value * (x * unit)
                 if BN > 2:
                     x = tl.load(column + 2 * x_stride, mask=in_W & (first_N + 2 < N), other=0.0).to(tl.float32)
                     total2 += x
-                    part2 += code * (x * unit)
+                    start2 += x * start
+                    part2 += value * (x * unit)
                     x = tl.load(column + 3 * x_stride, mask=in_W & (first_N + 3 < N), other=0.0).to(tl.float32)
                     total3 += x
-                    part3 += code * (x * unit)
-        sums0, totals0 = _add(sums0, totals0, part0, total0, scale, offset, GROUPED)
+                    start3 += x * start
+                    part3 += value * (x * unit)
+        sums0, totals0 = _add(sums0, totals0, part0 - start0, total0, scale, offset, GROUPED)
         if BN > 1:
-            sums1, totals1 = _add(sums1, totals1, part1, total1, scale, offset, GROUPED)
+            sums1, totals1 = _add(sums1, totals1, part1 - start1, total1, scale, offset, GROUPED)
         if BN > 2:
-            sums2, totals2 = _add(sums2, totals2, part2, total2, scale, offset, GROUPED)
-            sums3, totals3 = _add(sums3, totals3, part3, total3, scale, offset, GROUPED)
+            sums2, totals2 = _add(sums2, totals2, part2 - start2, total2, scale, offset, GROUPED)
+            sums3, totals3 = _add(sums3, totals3, part3 - start3, total3, scale, offset, GROUPED)
     row = tl.zeros((BO,), tl.float32)
     scale, offset = row, row
     if not GROUPED:
@@ -184,17 +188,17 @@ def _product(
         if GELU:
             inner = 1.5957691216057308 * (y + 0.044715 * y * y * y)  # 2 sqrt(2 / pi)
             y = y / (1.0 + tl.exp(-inner))
-        y_at = row_N * O + rows_O
+        y_at = row_N * OUT + rows_O
         y_mask = in_O & (row_N < N)
         if RESIDUAL:
             y += tl.load(residual_ptr + y_at, mask=y_mask, other=0.0).to(tl.float32)
         tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=y_mask)
 
 
-@triton.jit(do_not_specialize=["word_stride"])
+@triton.jit(do_not_specialize=["word_stride", "magic"])
 def _batched(
     x_ptr, p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
-    N, O, x_stride, word_stride, RANK,
+    N, OUT, x_stride, word_stride, RANK, magic,
     WORDS: tl.constexpr, S: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     BN: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr,
@@ -202,7 +206,7 @@ def _batched(
     """`_product` on tensor cores, for more rows of activations: weights are decoded to the type of x first."""
     rows_O = tl.program_id(0) * BO + tl.arange(0, BO)
     rows_N = tl.program_id(1) * BN + tl.arange(0, BN)
-    in_O, in_N = rows_O < O, rows_N < N
+    in_O, in_N = rows_O < OUT, rows_N < N
     sums = tl.zeros((BO, BN), tl.float32)
     for first in range(0, WORDS, BW):
         words_W = first + tl.arange(0, BW)
@@ -219,10 +223,10 @@ def _batched(
             word = _word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
             for i in tl.static_range(32 // F):
                 x = tl.load(x_at + (i * F + r) * S, mask=x_mask, other=0.0)
-                code, unit = _decode(word, i, BITS, F)
-                sums = tl.dot((code * (scale * unit) + offset).to(x.dtype), x, sums)
+                value, unit, start = _decode(word, magic, i, BITS, F)
+                sums = tl.dot(((value * unit - start) * scale + offset).to(x.dtype), x, sums)
     y = sums
-    y_at = rows_N[None, :] * O + rows_O[:, None]
+    y_at = rows_N[None, :] * OUT + rows_O[:, None]
     y_mask = in_N[None, :] & in_O[:, None]
     if BIAS:
         y += tl.load(bias_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)[:, None]
@@ -242,15 +246,15 @@ def _batched(
     tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=y_mask)
 
 
-@triton.jit(do_not_specialize=["word_stride"])
+@triton.jit(do_not_specialize=["word_stride", "magic"])
 def _weight(
-    p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, weight_ptr, O, word_stride,
+    p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, weight_ptr, OUT, word_stride, magic,
     WORDS: tl.constexpr, S: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """weight (O, I) = code x scale + offset."""
     rows_O = (tl.program_id(0) * BO + tl.arange(0, BO))[:, None]
     words_W = (tl.program_id(1) * BW + tl.arange(0, BW))[None, :]
-    mask = (rows_O < O) & (words_W < WORDS)
+    mask = (rows_O < OUT) & (words_W < WORDS)
     w0, w1, w2, w3, w4, w5, w6, w7 = _load(p0, p1, p2, p3, p4, p5, p6, p7, rows_O * word_stride + words_W, mask, BITS)
     level = rows_O * (WORDS // S) + words_W // S
     scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
@@ -259,9 +263,9 @@ def _weight(
     for r in tl.static_range(F):
         word = _word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
         for i in tl.static_range(32 // F):
-            code, unit = _decode(word, i, BITS, F)
-            value = code * (scale * unit) + offset
-            tl.store(at + (i * F + r) * S, value.to(weight_ptr.dtype.element_ty), mask=mask)
+            value, unit, start = _decode(word, magic, i, BITS, F)
+            level = (value * unit - start) * scale + offset
+            tl.store(at + (i * F + r) * S, level.to(weight_ptr.dtype.element_ty), mask=mask)
 
 
 class Tile(NamedTuple):
@@ -328,7 +332,7 @@ def product(
     arguments = (
         x_NI, *_eight(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
         residual_NO if residual_NO is not None else x_NI, out_NO,
-        tokens, outputs, x_NI.stride(0), words, u.shape[1],
+        tokens, outputs, x_NI.stride(0), words, u.shape[1], MAGIC,
     )  # fmt: skip
     options = {
         "WORDS": words, "S": stride, "BITS": bits, "F": field(bits), "BIAS": bias_O is not None,
@@ -349,6 +353,9 @@ def product(
     return out_NO
 
 
+MAGIC = 0x4B000000
+"""2^23 as float32. A kernel is given it as a number that it cannot know, which leaves it in a register."""
+
 MOST = 4
 """Most rows of activations without tensor cores."""
 
@@ -359,7 +366,7 @@ def weight(planes: Sequence[Tensor], scale_OG: Tensor, offset_OG: Tensor, stride
     weight_OI = torch.empty(outputs, words * 32, dtype=dtype, device=planes[0].device)
     bits, wide = len(planes), 32
     _weight[(triton.cdiv(outputs, 4), triton.cdiv(words, wide))](
-        *_eight(planes), scale_OG, offset_OG, weight_OI, outputs, words,
+        *_eight(planes), scale_OG, offset_OG, weight_OI, outputs, words, MAGIC,
         WORDS=words, S=stride, BITS=bits, F=field(bits), BO=4, BW=wide, num_warps=4,
     )  # fmt: skip
     return weight_OI
