@@ -137,6 +137,11 @@ def product_time(kernels: list[PlanesKernel], x_NI: Tensor, tile: Any = None, pd
     return microseconds([lambda one=one: call(one) for one in kernels])
 
 
+def decoded_time(kernels: list[PlanesKernel], x_NI: Tensor) -> float:
+    """Microseconds of decoding the weight and float16's product with it."""
+    return microseconds([lambda one=one: F.linear(x_NI, one.weight()) for one in kernels])
+
+
 def relative_error(kernel: PlanesKernel, x_NI: Tensor) -> float:
     """Largest error of the product, of the largest result, against the decoded weight in float64."""
     words = PlanesKernel([one.cpu() for one in kernel.planes], kernel.levels("cpu"), torch.float64)
@@ -187,7 +192,7 @@ def kernels(rows: Rows, end: float) -> None:
             rows.add(
                 size=size, batch=batch, weight=f"{bits} bits", us=best, us_no_overlap=plain, ratio=dense / best,
                 of_limit=own[0].resident_bytes / best * 1e6 / limit, error=relative_error(own[0], x_NI),
-                decoded_us=microseconds([lambda one=one: F.linear(x_NI, one.weight()) for one in own[:8]]),
+                decoded_us=decoded_time(own[:8], x_NI),
             )  # fmt: skip
 
 
@@ -198,66 +203,74 @@ def build(shapes: str, place: Path, rows: Rows) -> Path:
     model, tokenizer = load_model(str(base)), load_tokenizer(str(base))
     make_switchable(model, WIDTHS, Nested())
     for layer in switch_layers(model):
-        for name, parameter in layer.lora.lora_B.named_parameters() if layer.lora is not None else ():
+        for parameter in layer.lora.lora_B.parameters() if layer.lora is not None else ():
             torch.nn.init.normal_(parameter, std=0.02)
     export_artifact(model, tokenizer, place / "artifact", widths=WIDTHS, base={"name": "random", "sha256": ""})
     rows.add(built_s=perf_counter() - began)
     return place
 
 
-def timed(call: Callable[[], object], times: int) -> float:
-    """Seconds of the fastest."""
-    found = []
-    for _ in range(times):
-        torch.cuda.synchronize()
-        began = perf_counter()
-        call()
-        torch.cuda.synchronize()
-        found.append(perf_counter() - began)
-    return min(found)
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of a call, with all that the device does for it."""
+    torch.cuda.synchronize()
+    began = perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return perf_counter() - began
 
 
 def decode(folder: Path, rows: Rows, end: float, prompt: int = 64, new: int = 64) -> None:
     """Tokens a second of whole generations."""
     lm = SwitchableLM.from_pretrained(folder / "artifact", "8", device="cuda")
     prompts = {batch: torch.randint(0, 1000, (batch, prompt), device="cuda") for batch in (1, 32)}
-    plain = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float16).to("cuda").eval()
-    reference = {}
-    options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-    for batch, ids_NT in prompts.items():
-        mask_NT = torch.ones_like(ids_NT)
-        call = lambda: plain.generate(ids_NT, attention_mask=mask_NT, **options)  # noqa: B023, E731
-        call()
-        reference[batch] = timed(call, 3)
-        rows.add(what="float16 generate", batch=batch, tokens_per_s=batch * new / reference[batch])
-    del plain
+    reference = {batch: plain_seconds(folder / "base", ids_NT, new) for batch, ids_NT in prompts.items()}
+    for batch, seconds in reference.items():
+        rows.add(what="float16 generate", batch=batch, tokens_per_s=batch * new / seconds)
     check_logits(lm, prompts[1], rows)
+    rows.add(switch_us=switch_microseconds(lm))
     for batch, ids_NT in prompts.items():
         decoder = Decoder(lm)
         for bitmap in ("8", "4", "3", "2", "8/4"):
             if perf_counter() > end:
                 return
             lm.set_bitmap(bitmap)
-            run = lambda tokens: list(decoder.tokens(ids_NT, new_tokens=tokens))  # noqa: B023, E731
-            run(2)
-            began = perf_counter()
+            spent(decoder, ids_NT, 2)
             decoder._graphs.clear()
-            run(2)
-            torch.cuda.synchronize()
-            capture = perf_counter() - began
-            first, whole = timed(lambda: run(1), 5), timed(lambda: run(new), 5)
+            capture = spent(decoder, ids_NT, 2)
+            first, whole = (min(spent(decoder, ids_NT, tokens) for _ in range(5)) for tokens in (1, new))
             rows.add(
-                what=f"{bitmap} bits", batch=batch, tokens_per_s=batch * new / whole, ratio=reference[batch] / whole,
-                first_token_ms=first * 1e3, step_ms=(whole - first) / (new - 1) * 1e3, capture_ms=(capture - first) * 1e3,
-            )  # fmt: skip
+                what=f"{bitmap} bits",
+                batch=batch,
+                tokens_per_s=batch * new / whole,
+                ratio=reference[batch] / whole,
+                first_token_ms=first * 1e3,
+                step_ms=(whole - first) / (new - 1) * 1e3,
+                capture_ms=(capture - first) * 1e3,
+            )
             if batch == 1 and bitmap in ("8", "2"):
                 profile(decoder, rows, bitmap)
-    for pdl, graphs in ((False, True), (False, False)):
-        decoder = Decoder(lm, pdl=pdl, graphs=graphs)
-        run = lambda tokens: list(decoder.tokens(prompts[1], new_tokens=tokens))  # noqa: B023, E731
-        run(3)
-        rows.add(what="8/4 bits", overlap=pdl, graphs=graphs, batch=1, tokens_per_s=new / timed(lambda: run(new), 3))
-    rows.add(switch_us=switch_microseconds(lm))
+    for overlap, graphs in ((False, True), (False, False)):
+        decoder = Decoder(lm, pdl=overlap, graphs=graphs)
+        spent(decoder, prompts[1], 3)
+        seconds = min(spent(decoder, prompts[1], new) for _ in range(3))
+        rows.add(what="8/4 bits", overlap=overlap, graphs=graphs, batch=1, tokens_per_s=new / seconds)
+
+
+def plain_seconds(folder: Path, ids_NT: Tensor, new: int) -> float:
+    """Seconds of float16's `generate`."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16).to("cuda").eval()
+    options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+
+    def call() -> None:
+        model.generate(ids_NT, attention_mask=torch.ones_like(ids_NT), **options)
+
+    call()
+    return min(timed(call) for _ in range(3))
+
+
+def spent(decoder: Decoder, ids_NT: Tensor, tokens: int) -> float:
+    """Seconds of generating so many tokens."""
+    return timed(lambda: list(decoder.tokens(ids_NT, new_tokens=tokens)))
 
 
 def profile(decoder: Decoder, rows: Rows, bitmap: str) -> None:
@@ -321,7 +334,8 @@ def memory(artifact: Path, rows: Rows, end: float) -> None:
         decoder = Decoder(lm)
         list(decoder.tokens(torch.randint(0, 1000, (1, 64), device="cuda"), new_tokens=64))
         rows.add(
-            memory=bitmap, average_bits=lm.bitmap.average_bits([o * i for o, i in lm.artifact.manifest.layers.values()]),
+            memory=bitmap,
+            average_bits=lm.bitmap.average_bits([o * i for o, i in lm.artifact.manifest.layers.values()]),
             packed_mb=lm.resident_bytes / 1e6, loaded_mb=loaded / 1e6,
             peak_mb=(torch.cuda.max_memory_allocated() - before) / 1e6, read_mb=lm.bytes_read / 1e6, load_s=load,
         )  # fmt: skip

@@ -1,13 +1,8 @@
-"""Triton kernels that read b bit-planes: a product with few rows of activations, and decoding a weight.
+"""Products of activations with b bit-planes in Triton, see `switchq.inference.gpu.decoding`.
 
-b planes give, by shifts and masks alone, words whose fields of F = 2, 4 or 8 bits hold the codes of 32 / F columns
-each. A field is masked where it is, at place s of the upper half of a float's mantissa, and 2^23 laid under it:
-
-    value = 2^23 + (code + 2^(b-1)) 2^s        value x 2^-s = code + start,   start = 2^(23-s) + 2^(b-1)
-
-so that a weight costs one logic operation and one multiply-add with x 2^-s, and a quarter to a half of a shift. What
-`start` adds is the same for all rows and goes once; it is at most 2^8 times the codes' range, and sums are float32, so
-that costs 8 of 24 bits. A group's or a row's scale and offset come last:
+Few rows are multiplied on the spot: x 2^-s with `value` is one multiply-add a weight. What `start` adds is the same for
+all outputs and is taken away once; it is at most 2^8 times the codes' range, and sums are float32, so that costs 8 of
+24 bits. A group's or a row's scale and offset come last:
 
     y = sum over groups of  scale x sum(code x)  +  offset x sum(x)          then + bias + B u, activation, + residual
 """
@@ -21,67 +16,16 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from switchq.inference.gpu.decoding import MAGIC, code_word, decode, eight, field, load_words, weight
 
-@triton.jit
-def _place(plane, TO: tl.constexpr, R: tl.constexpr, F: tl.constexpr):
-    """Bits R, R + F, R + 2 F, ... of a plane, at TO, TO + F, TO + 2 F, ..."""
-    ones: tl.constexpr = 0x55555555 if F == 2 else (0x11111111 if F == 4 else 0x01010101)
-    mask: tl.constexpr = ones << TO
-    return (plane << (TO - R) if TO >= R else plane >> (R - TO)) & mask
+__all__ = ["MOST", "Tile", "product", "tile_for", "weight"]
 
 
 @triton.jit
-def _word(p0, p1, p2, p3, p4, p5, p6, p7, R: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
-    """The word of code + 2^(BITS - 1) of columns R, R + F, R + 2 F, ...: the sign bit turned over."""
-    word = _place(p0 ^ 0xFFFFFFFF, BITS - 1, R, F) | _place(p1, BITS - 2, R, F)
-    if BITS > 2:
-        word |= _place(p2, BITS - 3, R, F)
-    if BITS > 3:
-        word |= _place(p3, BITS - 4, R, F)
-    if BITS > 4:
-        word |= _place(p4, BITS - 5, R, F)
-    if BITS > 5:
-        word |= _place(p5, BITS - 6, R, F)
-    if BITS > 6:
-        word |= _place(p6, BITS - 7, R, F)
-    if BITS > 7:
-        word |= _place(p7, BITS - 8, R, F)
-    return word
-
-
-@triton.jit
-def _load(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS: tl.constexpr):
-    """The words at `at` of the first BITS planes; the others repeat the first."""
-    w0 = tl.load(p0 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
-    w1 = tl.load(p1 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
-    w2, w3, w4, w5, w6, w7 = w0, w0, w0, w0, w0, w0
-    if BITS > 2:
-        w2 = tl.load(p2 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
-    if BITS > 3:
-        w3 = tl.load(p3 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
-    if BITS > 4:
-        w4 = tl.load(p4 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
-    if BITS > 5:
-        w5 = tl.load(p5 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
-    if BITS > 6:
-        w6 = tl.load(p6 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
-    if BITS > 7:
-        w7 = tl.load(p7 + at, mask=mask, other=0).to(tl.uint32, bitcast=True)
-    return w0, w1, w2, w3, w4, w5, w6, w7
-
-
-@triton.jit
-def _decode(word, magic, AT: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
-    """Field AT of a word of `_word`, (value, unit, start) with code = value x unit - start; value is float32."""
-    together: tl.constexpr = 1 if F == 8 else (2 if F == 4 else 5)
-    low: tl.constexpr = 23 - F * together
-    shift: tl.constexpr = low - F * together * (AT // together)
-    s: tl.constexpr = low + F * (AT % together)
-    mask: tl.constexpr = ((1 << BITS) - 1) << s
-    unit: tl.constexpr = 1.0 / (1 << s)
-    start: tl.constexpr = float((1 << (23 - s)) + (1 << (BITS - 1)))
-    moved = word << shift if shift > 0 else word >> -shift
-    return ((moved & mask) | magic).to(tl.float32, bitcast=True), unit, start
+def _gelu(y):
+    """GELU in its tanh form."""
+    inner = 1.5957691216057308 * (y + 0.044715 * y * y * y)  # 2 sqrt(2 / pi)
+    return y / (1.0 + tl.exp(tl.minimum(-inner, 80.0)))
 
 
 @triton.jit
@@ -116,7 +60,7 @@ def _product(
         in_W = words_W < WORDS
         mask = in_O[:, None] & in_W
         at = rows_O[:, None] * word_stride + words_W
-        w0, w1, w2, w3, w4, w5, w6, w7 = _load(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS)
+        w0, w1, w2, w3, w4, w5, w6, w7 = load_words(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS)
         scale = tl.full((1, 1), 1.0, tl.float32)
         offset = scale
         if GROUPED:
@@ -132,9 +76,9 @@ def _product(
         total1, total2, total3 = total0, total0, total0
         start0, start1, start2, start3 = total0, total0, total0, total0
         for r in tl.static_range(F):
-            word = _word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
+            word = code_word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
             for i in tl.static_range(32 // F):
-                value, unit, start = _decode(word, magic, i, BITS, F)
+                value, unit, start = decode(word, magic, i, BITS, F)
                 column = x_at + (i * F + r) * S
                 x = tl.load(column, mask=in_W, other=0.0).to(tl.float32)
                 total0 += x
@@ -186,8 +130,7 @@ def _product(
             u = tl.load(u_ptr + row_N * RANK + rows_R, mask=in_R & (row_N < N), other=0.0).to(tl.float32)
             y += tl.sum(high * u[None, :], 1)
         if GELU:
-            inner = 1.5957691216057308 * (y + 0.044715 * y * y * y)  # 2 sqrt(2 / pi)
-            y = y / (1.0 + tl.exp(-inner))
+            y = _gelu(y)
         y_at = row_N * OUT + rows_O
         y_mask = in_O & (row_N < N)
         if RESIDUAL:
@@ -213,17 +156,17 @@ def _batched(
         in_W = words_W < WORDS
         mask = in_O[:, None] & in_W[None, :]
         at = rows_O[:, None] * word_stride + words_W[None, :]
-        w0, w1, w2, w3, w4, w5, w6, w7 = _load(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS)
+        w0, w1, w2, w3, w4, w5, w6, w7 = load_words(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS)
         level = rows_O[:, None] * (WORDS // S) + words_W[None, :] // S
         scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
         offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
         x_at = x_ptr + rows_N[None, :] * x_stride + ((words_W // S) * (32 * S) + words_W % S)[:, None]
         x_mask = in_N[None, :] & in_W[:, None]
         for r in tl.static_range(F):
-            word = _word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
+            word = code_word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
             for i in tl.static_range(32 // F):
                 x = tl.load(x_at + (i * F + r) * S, mask=x_mask, other=0.0)
-                value, unit, start = _decode(word, magic, i, BITS, F)
+                value, unit, start = decode(word, magic, i, BITS, F)
                 sums = tl.dot(((value * unit - start) * scale + offset).to(x.dtype), x, sums)
     y = sums
     y_at = rows_N[None, :] * OUT + rows_O[:, None]
@@ -239,33 +182,10 @@ def _batched(
         high = tl.load(high_at, mask=in_O[:, None] & in_R[None, :], other=0.0)
         y = tl.dot(high, u.to(high.dtype), y)
     if GELU:
-        inner = 1.5957691216057308 * (y + 0.044715 * y * y * y)  # 2 sqrt(2 / pi)
-        y = y / (1.0 + tl.exp(-inner))
+        y = _gelu(y)
     if RESIDUAL:
         y += tl.load(residual_ptr + y_at, mask=y_mask, other=0.0).to(tl.float32)
     tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=y_mask)
-
-
-@triton.jit(do_not_specialize=["word_stride", "magic"])
-def _weight(
-    p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, weight_ptr, OUT, word_stride, magic,
-    WORDS: tl.constexpr, S: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr,
-):  # fmt: skip
-    """weight (O, I) = code x scale + offset."""
-    rows_O = (tl.program_id(0) * BO + tl.arange(0, BO))[:, None]
-    words_W = (tl.program_id(1) * BW + tl.arange(0, BW))[None, :]
-    mask = (rows_O < OUT) & (words_W < WORDS)
-    w0, w1, w2, w3, w4, w5, w6, w7 = _load(p0, p1, p2, p3, p4, p5, p6, p7, rows_O * word_stride + words_W, mask, BITS)
-    level = rows_O * (WORDS // S) + words_W // S
-    scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
-    offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
-    at = weight_ptr + rows_O * (WORDS * 32) + (words_W // S) * (32 * S) + words_W % S
-    for r in tl.static_range(F):
-        word = _word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
-        for i in tl.static_range(32 // F):
-            value, unit, start = _decode(word, magic, i, BITS, F)
-            level = (value * unit - start) * scale + offset
-            tl.store(at + (i * F + r) * S, level.to(weight_ptr.dtype.element_ty), mask=mask)
 
 
 class Tile(NamedTuple):
@@ -330,7 +250,7 @@ def product(
         out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
     u, high = low if low is not None else (x_NI, x_NI)
     arguments = (
-        x_NI, *_eight(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
+        x_NI, *eight(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
         residual_NO if residual_NO is not None else x_NI, out_NO,
         tokens, outputs, x_NI.stride(0), words, u.shape[1], MAGIC,
     )  # fmt: skip
@@ -353,29 +273,5 @@ def product(
     return out_NO
 
 
-MAGIC = 0x4B000000
-"""2^23 as float32. A kernel is given it as a number that it cannot know, which leaves it in a register."""
-
 MOST = 4
 """Most rows of activations without tensor cores."""
-
-
-def weight(planes: Sequence[Tensor], scale_OG: Tensor, offset_OG: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
-    """The weight (O, I) in `dtype`."""
-    outputs, words = planes[0].shape
-    weight_OI = torch.empty(outputs, words * 32, dtype=dtype, device=planes[0].device)
-    bits, wide = len(planes), 32
-    _weight[(triton.cdiv(outputs, 4), triton.cdiv(words, wide))](
-        *_eight(planes), scale_OG, offset_OG, weight_OI, outputs, words, MAGIC,
-        WORDS=words, S=stride, BITS=bits, F=field(bits), BO=4, BW=wide, num_warps=4,
-    )  # fmt: skip
-    return weight_OI
-
-
-def field(bits: int) -> int:
-    """F: bits that a code takes up in a word."""
-    return 2 if bits == 2 else 4 if bits <= 4 else 8
-
-
-def _eight(planes: Sequence[Tensor]) -> list[Tensor]:
-    return [*planes, *[planes[0]] * (8 - len(planes))]
