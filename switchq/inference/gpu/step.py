@@ -46,15 +46,14 @@ class Cache:
         """Room for `capacity` tokens in each of `rows` rows."""
         shape = (rows, config.n_head, capacity, config.n_embd // config.n_head)
         blocks = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * config.n_layer)]
-        whole = {"dtype": torch.long, "device": device}
         return cls(
             blocks[::2],
             blocks[1::2],
-            torch.zeros(rows, **whole),
-            torch.zeros(1, **whole),
-            torch.zeros(rows, **whole),
-            torch.zeros(rows, config.vocab_size, dtype=torch.float32, device=device),
-            torch.zeros(rows, capacity, **whole),
+            ids_N=torch.zeros(rows, dtype=torch.long, device=device),
+            position=torch.zeros(1, dtype=torch.long, device=device),
+            start_N=torch.zeros(rows, dtype=torch.long, device=device),
+            logits_NV=torch.zeros(rows, config.vocab_size, dtype=torch.float32, device=device),
+            said_NT=torch.zeros(rows, capacity, dtype=torch.long, device=device),
         )
 
     def fill(self, prefilled: Any, mask_NT: Tensor) -> None:
@@ -91,9 +90,9 @@ class Step:
 
     def __init__(self, model: PreTrainedModel, blocks: ModuleType, products: ModuleType, pdl: bool) -> None:
         self.model, self.blocks, self.products, self.pdl = model, blocks, products, pdl
-        self.body: Any = model.transformer
+        self.body: Any = model.get_submodule("transformer")
         self.scale = float((model.config.n_embd // model.config.n_head) ** -0.5)
-        self.dtype = self.body.ln_f.weight.dtype
+        self.dtype: torch.dtype = model.dtype
 
     def __call__(self, cache: Cache) -> None:
         """Read the tokens of the cache, write logits and the likeliest next tokens, and go on one place."""
@@ -103,7 +102,7 @@ class Step:
             h_NI = self._block(block, h_NI, keys, values, cache)
         norm = self.body.ln_f
         y_NI, _ = self.blocks.norm_low(h_NI, (norm.weight, norm.bias, norm.eps), None, self.dtype)
-        logits_NV = self.model.lm_head(y_NI)  # type: ignore[operator]
+        logits_NV = self.model.lm_head(y_NI)
         cache.logits_NV.copy_(logits_NV)
         cache.ids_N.copy_(logits_NV.argmax(-1))
         cache.position.add_(1)
