@@ -29,12 +29,11 @@ from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.nn import switch_layers
 from switchq.quant import Nested
 
-SIZES = ((4800, 1600), (6400, 1600), (1600, 6400), (4096, 4096), (2304, 768), (768, 3072))
+SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 6400), (2304, 768), (768, 3072))
 """(O, I): GPT-2 xl, a 4,096-wide model, GPT-2 small."""
 
 WIDTHS = (8, 4, 3, 2)
 TILES = tuple(itertools.product((4, 8, 16), (32, 64, 128, 256), (1, 2, 4, 8)))
-BATCHED = ((16, 16, 1), (16, 32, 1), (32, 16, 2), (32, 32, 2), (64, 16, 4), (64, 32, 4), (32, 32, 4), (16, 32, 2))
 COLD = 160e6
 """Bytes of weights that are gone through in turn, more than a cache holds."""
 
@@ -56,7 +55,7 @@ class Rows:
 def main(argv: list[str] | None = None) -> None:
     """Run the stages that are asked for."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--stage", choices=("kernels", "sweep", "decode", "memory", "all"), default="all")
+    options.add_argument("--stage", choices=("kernels", "quick", "sweep", "decode", "memory", "all"), default="all")
     options.add_argument("--output", type=Path, required=True, help="folder for the figures")
     options.add_argument("--shapes", default="gpt2", help="of the model; weights are random")
     options.add_argument("--seconds", type=float, default=110.0, help="begin nothing new after so long")
@@ -71,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
         sweep(rows, end)
     if arguments.stage in ("kernels", "all"):
         kernels(rows, end)
+    if arguments.stage == "quick":
+        kernels(rows, end, batches=(1,), widths=(4, 2))
     if arguments.stage in ("decode", "memory", "all"):
         with tempfile.TemporaryDirectory() as place:
             folder = build(arguments.shapes, Path(place), rows)
@@ -127,9 +128,11 @@ def dense_time(size: tuple[int, int], x_NI: Tensor) -> float:
 
 
 def product_time(kernels: list[PlanesKernel], x_NI: Tensor, tile: Any = None, pdl: bool = False) -> float:
-    """Microseconds of a product from planes."""
+    """Microseconds of a product: from planes, for more rows from the decoded weight, as a model takes it."""
     found = products()
     assert found is not None
+    if len(x_NI) > found.MOST:
+        return decoded_time(kernels, x_NI)
 
     def call(one: PlanesKernel) -> object:
         return found.product(x_NI, one.planes, one.scale_OG, one.offset_OG, one.stride, tile=tile, pdl=pdl)
@@ -164,35 +167,27 @@ def sweep(rows: Rows, end: float) -> None:
             tile = found.Tile(rows_of, wide, warps)
             time = product_time(own, x_NI, tile, True)
             rows.add(size=size, bits=bits, batch=1, tile=tile, us=time)
-    for size in ((4096, 4096), (2304, 768)):
-        own = random_kernels(size, 4)
-        x_NI = torch.randn(32, size[1], device="cuda").half()
-        for numbers in BATCHED:
-            if perf_counter() < end + 20:
-                tile = found.Tile(*numbers)
-                rows.add(size=size, bits=4, batch=32, tile=tile, us=product_time(own, x_NI, tile))
 
 
-def kernels(rows: Rows, end: float) -> None:
+def kernels(rows: Rows, end: float, batches: tuple[int, ...] = (1, 8, 32), widths: tuple[int, ...] = WIDTHS) -> None:
     """Every size, width and batch, beside float16."""
     limit = bandwidth()
     rows.add(copy_gb_per_s=limit / 1e9)
-    for size, batch in itertools.product(SIZES, (1, 8, 32)):
+    for batch, size in itertools.product(batches, SIZES):
         x_NI = torch.randn(batch, size[1], device="cuda").half()
         dense = dense_time(size, x_NI)
         rows.add(
             size=size, batch=batch, weight="float16", us=dense, of_limit=2 * size[0] * size[1] / dense * 1e6 / limit
         )
-        for bits in WIDTHS:
+        for bits in widths:
             if perf_counter() > end:
                 return
             own = random_kernels(size, bits)
-            plain, early = product_time(own, x_NI), product_time(own, x_NI, pdl=True) if batch <= 4 else None
-            best = min(plain, early or plain)
+            plain, early = product_time(own, x_NI), product_time(own, x_NI, pdl=True)
+            best = min(plain, early)
             rows.add(
                 size=size, batch=batch, weight=f"{bits} bits", us=best, us_no_overlap=plain, ratio=dense / best,
                 of_limit=own[0].resident_bytes / best * 1e6 / limit, error=relative_error(own[0], x_NI),
-                decoded_us=decoded_time(own[:8], x_NI),
             )  # fmt: skip
 
 
@@ -247,7 +242,7 @@ def decode(folder: Path, rows: Rows, end: float, prompt: int = 64, new: int = 64
                 step_ms=(whole - first) / (new - 1) * 1e3,
                 capture_ms=(capture - first) * 1e3,
             )
-            if batch == 1 and bitmap in ("8", "2"):
+            if bitmap == "4":
                 profile(decoder, rows, bitmap)
     for overlap, graphs in ((False, True), (False, False)):
         decoder = Decoder(lm, pdl=overlap, graphs=graphs)
@@ -273,6 +268,7 @@ def spent(decoder: Decoder, ids_NT: Tensor, tokens: int) -> float:
     return timed(lambda: list(decoder.tokens(ids_NT, new_tokens=tokens)))
 
 
+@torch.inference_mode()
 def profile(decoder: Decoder, rows: Rows, bitmap: str) -> None:
     """The kernels of one step, by time."""
     cache = decoder.cache
@@ -321,6 +317,8 @@ def switch_microseconds(lm: SwitchableLM) -> float:
 
 def memory(artifact: Path, rows: Rows, end: float) -> None:
     """Bytes on the device, loaded and at most while decoding."""
+    half = torch.ones(64, 64, device="cuda").half()
+    half @ half  # what the libraries take is there before the count
     for bitmap in ("8", "8/4", "4", "4/2", "2"):
         if perf_counter() > end:
             return

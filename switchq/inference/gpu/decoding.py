@@ -16,7 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 MAGIC = 0x4B000000
-"""2^23 as float32. A kernel is given it as a number that it cannot know, which leaves it in a register."""
+"""2^23 as float32. A kernel is given it as a number that it cannot know, which leaves it in a register.
+
+`zero`, another such number, keeps Triton from giving a thread several neighbours: a thread has one word of a row, and
+what it loads and stores beside it is laid out alike."""
 
 
 @triton.jit
@@ -81,9 +84,9 @@ def decode(word, magic, AT: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
     return ((moved & mask) | magic).to(tl.float32, bitcast=True), unit, start
 
 
-@triton.jit(do_not_specialize=["word_stride", "magic"])
+@triton.jit(do_not_specialize=["word_stride", "magic", "zero"])
 def _weight(
-    p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, weight_ptr, OUT, word_stride, magic,
+    p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, weight_ptr, OUT, word_stride, magic, zero,
     WORDS: tl.constexpr, S: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """weight (O, I) = code x scale + offset."""
@@ -93,10 +96,12 @@ def _weight(
     w0, w1, w2, w3, w4, w5, w6, w7 = load_words(
         p0, p1, p2, p3, p4, p5, p6, p7, rows_O * word_stride + words_W, mask, BITS
     )
-    level = rows_O * (WORDS // S) + words_W // S
-    scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
-    offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
-    place = weight_ptr + rows_O * (WORDS * 32) + (words_W // S) * (32 * S) + words_W % S
+    level, held = rows_O * (WORDS // S) + words_W // S, mask
+    if S == WORDS:
+        level, held = rows_O, rows_O < OUT
+    scale = tl.load(scale_ptr + level, mask=held, other=0.0).to(tl.float32)
+    offset = tl.load(offset_ptr + level, mask=held, other=0.0).to(tl.float32)
+    place = weight_ptr + zero + rows_O * (WORDS * 32) + (words_W // S) * (32 * S) + words_W % S
     for r in tl.static_range(F):
         word = code_word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
         for i in tl.static_range(32 // F):
@@ -111,7 +116,7 @@ def weight(planes: Sequence[Tensor], scale_OG: Tensor, offset_OG: Tensor, stride
     weight_OI = torch.empty(outputs, words * 32, dtype=dtype, device=planes[0].device)
     bits, wide = len(planes), 32
     _weight[(triton.cdiv(outputs, 4), triton.cdiv(words, wide))](
-        *eight(planes), scale_OG, offset_OG, weight_OI, outputs, words, MAGIC,
+        *eight(planes), scale_OG, offset_OG, weight_OI, outputs, words, MAGIC, 0,
         WORDS=words, S=stride, BITS=bits, F=field(bits), BO=4, BW=wide, num_warps=4,
     )  # fmt: skip
     return weight_OI

@@ -1,7 +1,7 @@
 """A packed weight on a GPU, as `switchq.inference.linear` runs it.
 
-Few rows of activations are multiplied by the planes themselves, many (a prompt) by the decoded weight; without Triton
-all are. Both give the numbers of the training grid, rounded to the model's type.
+Few rows of activations are multiplied by the planes themselves, many (a prompt, a batch) by the decoded weight; without
+Triton all are. Both give the numbers of the training grid, rounded to the model's type.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,6 @@ from torch.nn import functional as F
 from switchq.inference.gpu.words import WORD, from_words, to_words, words_per_scale
 from switchq.inference.kernels import Kernel
 from switchq.quant import Params
-
-DECODED = 48
-"""Rows of activations from which on the weight is decoded first."""
 
 
 @cache
@@ -69,7 +66,7 @@ class PlanesKernel(Kernel):
     def layer(self, x_NI: Tensor, bias_O: Tensor | None, low_RI: Tensor | None, high_RO: Tensor | None) -> Tensor:
         """See `Kernel.layer`."""
         found = self._products()
-        if found is None or len(x_NI) >= DECODED:
+        if found is None or len(x_NI) > found.MOST:
             y_NO = F.linear(x_NI, self.weight(), bias_O)
             return y_NO if low_RI is None else torch.addmm(y_NO, F.linear(x_NI, low_RI), high_RO)  # type: ignore[arg-type]
         low = None if low_RI is None else (F.linear(x_NI, low_RI), high_RO.T)  # type: ignore[union-attr]

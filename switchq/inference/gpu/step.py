@@ -1,10 +1,10 @@
-"""One token through a GPT-2 in nine kernels a block, over a static cache of keys and values.
+"""One token through a GPT-2 over a static cache of keys and values, for few rows in nine kernels a block.
 
     norm and adapter's first factor | q, k, v | attention | first factor | output + residual
     norm and first factor | up and GELU | first factor | down + residual
 
-The residual stream is float32. Everything that changes from token to token lies in buffers that keep their place, so
-the step can be captured in a CUDA graph.
+More rows are multiplied by decoded weights. The residual stream is float32. Everything that changes from token to token
+lies in buffers that keep their place, so the step can be captured in a CUDA graph.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import GPT2Config, PreTrainedModel
 
 from switchq.inference.gpu.kernel import PlanesKernel
@@ -120,8 +121,12 @@ class Step:
         ready = cast(PackedLinear, linear).ready
         kernel = cast(PlanesKernel, ready.kernel)
         normed = None if norm is None else (norm.weight, norm.bias, norm.eps)
-        x_NI, u_NR = self.blocks.norm_low(x_NI, normed, ready.low_RI, self.dtype, self.pdl)
-        out_NO = None if residual_NO is None else torch.empty_like(residual_NO)
+        few = len(x_NI) <= self.products.MOST
+        x_NI, u_NR = self.blocks.norm_low(x_NI, normed, ready.low_RI if few else None, self.dtype, self.pdl)
+        if not few:
+            y_NO = kernel.layer(x_NI, linear.bias, ready.low_RI, ready.high_RO)
+            y_NO = F.gelu(y_NO, approximate="tanh") if gelu else y_NO
+            return y_NO if residual_NO is None else residual_NO + y_NO
         product: Tensor = self.products.product(
             x_NI,
             kernel.planes,
@@ -132,7 +137,7 @@ class Step:
             low=None if u_NR is None else (u_NR, ready.high_RO.T),  # type: ignore[union-attr]
             gelu=gelu,
             residual_NO=residual_NO,
-            out_NO=out_NO,
+            out_NO=None if residual_NO is None else torch.empty_like(residual_NO),
             pdl=self.pdl,
         )
         return product

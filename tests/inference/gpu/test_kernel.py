@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from switchq.bitmap import WIDTHS
-from switchq.inference.gpu.kernel import DECODED, PlanesKernel, PlaneStore
+from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
 from switchq.inference.gpu.words import to_words, words_per_scale
 from switchq.quant import Nested
 from switchq.quant.planes import pack_planes
@@ -48,19 +48,17 @@ def test_kernels_decode_exactly(bits: int, group_size: int | None, interpreted: 
     torch.testing.assert_close(kernel.weight().cpu().double(), weight_OI, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 7])
+@pytest.mark.parametrize("tokens", [1, 2, 7])
 @pytest.mark.parametrize(("bits", "group_size"), [(2, None), (3, 64), (4, None), (8, 32)])
 def test_kernels_multiply(bits: int, group_size: int | None, tokens: int, interpreted: torch.device) -> None:
-    """float32 sums lose at most 8 bits to what lies under the codes; tensor cores take weights in float16."""
+    """float32 sums lose at most 8 bits to what lies under the codes."""
     from switchq.inference.gpu import products
 
     kernel, weight_OI = packed(bits, group_size, interpreted, torch.float16)
     x_NI, bias_O = torch.randn(tokens, INPUTS).half(), torch.randn(OUTPUTS).half()
     u_NR, high_OR = torch.randn(tokens, 5), torch.randn(OUTPUTS, 5).half()
     residual_NO = torch.randn(tokens, OUTPUTS)
-    products_NO = x_NI.double() @ weight_OI.T
-    low_NO = u_NR.half().double() @ high_OR.double().T if tokens > products.MOST else u_NR @ high_OR.float().T
-    before_NO = products_NO + bias_O + low_NO
+    before_NO = x_NI.double() @ weight_OI.T + bias_O + u_NR.double() @ high_OR.double().T
     expected_NO = F.gelu(before_NO.float(), approximate="tanh") + residual_NO
     out_NO = torch.empty(tokens, OUTPUTS, device=interpreted)
     there = [one.to(interpreted) for one in (x_NI, bias_O, u_NR, high_OR, residual_NO)]
@@ -69,12 +67,11 @@ def test_kernels_multiply(bits: int, group_size: int | None, tokens: int, interp
         bias_O=there[1], low=(there[2], there[3]), gelu=True, residual_NO=there[4], out_NO=out_NO,
     )  # fmt: skip
     sizes_NO = (x_NI.double().abs() @ weight_OI.abs().T).float()
-    share = 2**-11 if tokens > products.MOST else 2**-16
-    assert ((out_NO.cpu() - expected_NO).abs() <= 1.2 * share * sizes_NO + 1e-4).all()
+    assert ((out_NO.cpu() - expected_NO).abs() <= 2**-15 * sizes_NO + 1e-4).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("tokens", [1, 4, 9, 33, DECODED + 5])
+@pytest.mark.parametrize("tokens", [1, 4, 33])
 def test_on_a_gpu(tokens: int, dtype: torch.dtype, gpu: torch.device) -> None:
     kernel, weight_OI = packed(4, 64, gpu, dtype)
     x_NI = torch.randn(tokens, INPUTS).to(gpu, dtype)
