@@ -96,7 +96,7 @@ def test_steps_are_the_models_own(
             past_key_values=known.past_key_values,
         )  # fmt: skip
     assert decoder.cache is not None
-    tolerance = 1e-4 if interpreted.type == "cpu" else 2e-2
+    tolerance = 1e-3 if interpreted.type == "cpu" else 2e-2  # sums lose 8 bits of float32; float16 has 11
     torch.testing.assert_close(decoder.cache.logits_NV.cpu(), last.logits[:, -1], rtol=tolerance, atol=tolerance)
     if interpreted.type == "cpu":
         greedy_NT = torch.cat([known.logits[:, begin - 2 :], last.logits], 1).argmax(-1)
