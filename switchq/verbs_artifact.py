@@ -55,6 +55,7 @@ def generate(
     temperature: float = 0.0,
     top_k: int = 50,
     seed: int = 0,
+    device: str = "auto",
 ) -> None:
     """Continue a prompt with an artifact, printed as it comes; the bitmap may change on the way.
 
@@ -67,6 +68,7 @@ def generate(
         temperature: of the sampling; 0 takes the likeliest token.
         top_k: sample among the so many likeliest tokens.
         seed: of the sampling.
+        device: auto, cpu or cuda.
     """
     settings = dict(locals())
     from switchq.commands.generate import generate_command
@@ -80,10 +82,12 @@ def bench(
     prompt_tokens: int = 64,
     new_tokens: int = 32,
     repeats: int = 3,
+    batch: int = 1,
+    device: str = "auto",
     threads: int | None = None,
     output: str | None = None,
 ) -> None:
-    """Measure an artifact on this machine: tokens a second, time to the first token, memory, beside float32.
+    """Measure an artifact on this machine: tokens a second, time to the first token, memory, beside the plain model.
 
     Args:
         artifact: folder that `switchq export` wrote.
@@ -91,6 +95,8 @@ def bench(
         prompt_tokens: length of the prompt.
         new_tokens: tokens to generate after the first.
         repeats: times to repeat each; the fastest counts.
+        batch: sequences at once.
+        device: auto, cpu or cuda.
         threads: of PyTorch; all cores by default.
         output: JSON file for the figures.
     """

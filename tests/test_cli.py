@@ -72,9 +72,9 @@ OPTIONS = {
         "scale", "base", "overwrite",
     ],
     "generate": [
-        "artifact", "prompt", "bitmap", "schedule", "max_new_tokens", "temperature", "top_k", "seed",
+        "artifact", "prompt", "bitmap", "schedule", "max_new_tokens", "temperature", "top_k", "seed", "device",
     ],
-    "bench": ["artifact", "bitmap", "prompt_tokens", "new_tokens", "repeats", "threads", "output"],
+    "bench": ["artifact", "bitmap", "prompt_tokens", "new_tokens", "repeats", "batch", "device", "threads", "output"],
 }  # fmt: skip
 
 

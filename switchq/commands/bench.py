@@ -1,7 +1,8 @@
-"""`switchq bench`: speed and memory of an artifact on this machine, beside float32."""
+"""`switchq bench`: speed and memory of an artifact on this machine, beside the plain model."""
 
 from dataclasses import asdict
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,8 +13,9 @@ from switchq.errors import UserError
 from switchq.evaluation import check_writable, write_json
 from switchq.evaluation.provenance import versions
 from switchq.inference import Artifact
-from switchq.inference.bench import FLOAT32, Speed, bench
+from switchq.inference.bench import FLOAT, Speed, bench
 from switchq.inference.tuning import machine
+from switchq.models import pick_device
 
 
 def bench_command(
@@ -22,6 +24,8 @@ def bench_command(
     prompt_tokens: int,
     new_tokens: int,
     repeats: int,
+    batch: int,
+    device: str,
     threads: int | None,
     output: str | None,
 ) -> None:
@@ -31,31 +35,35 @@ def bench_command(
         UserError: anything the user can mend, before the work starts.
     """
     quiet()
-    given = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats, "threads": threads}
-    for name, value in given.items():
+    counts = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats, "batch": batch}
+    for name, value in {**counts, "threads": threads}.items():
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
     if output is not None:
         check_writable(output)
+    place = pick_device(device).type
+    given = {**counts, "threads": threads, "device": place}
+    here = torch.cuda.get_device_name() if place == "cuda" else machine()
+    plain = FLOAT[place == "cuda"]
     manifest = Artifact(artifact).manifest
     rows = bitmap or [str(bits) for bits in manifest.widths]
     for written in rows:
         Bitmap.parse(written, tuple(manifest.layers)).check_held(manifest.widths)
-    speeds = [bench(artifact, row, **given) for row in (FLOAT32, *rows)]  # type: ignore[arg-type]
+    speeds = [bench(artifact, row, **given) for row in (plain, *rows)]  # type: ignore[arg-type]
     console = Console()
-    console.print(f"{artifact}, {prompt_tokens} prompt tokens, {machine()}", soft_wrap=True, highlight=False)
+    console.print(f"{artifact}, {batch} x {prompt_tokens} prompt tokens, {here}", soft_wrap=True, highlight=False)
     console.print(_table(speeds))
     for speed in speeds:
         for bits, factor in speed.slower.items():
             console.print(f"On this machine, products at {bits} bits take {factor:.1f} times as long as in float32")
     if output is not None:
-        write_json(
-            output, {"machine": machine(), "versions": versions(), "settings": given, "rows": [*map(asdict, speeds)]}
-        )
+        write_json(output, {"machine": here, "versions": versions(), "settings": given, "rows": [*map(asdict, speeds)]})
 
 
 def _table(speeds: list[Speed]) -> Table:
-    table = Table("bitmap", "tokens/s", "of float32", "first token ms", "memory MB", "read MB", box=box.SIMPLE)
+    table = Table(
+        "bitmap", "tokens/s", f"of {speeds[0].bitmap}", "first token ms", "memory MB", "read MB", box=box.SIMPLE
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for speed in speeds:

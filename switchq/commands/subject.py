@@ -144,14 +144,12 @@ def load_artifact(folder: str, place: torch.device, others: Mapping[str, Any]) -
         others: option -> value of the options that are not for artifacts.
 
     Raises:
-        UserError: one of `others` is given, a GPU, or what loading it raises.
+        UserError: one of `others` is given, or what loading it raises.
     """
     given = [f"--{name}" for name, value in others.items() if value is not None]
     if given:
         raise UserError(f"{given[0]} is not for an artifact: it holds its base, its grid and its adapters")
-    if place.type != "cpu":
-        raise UserError("artifacts run on the CPU so far: give --device cpu")
-    lm = SwitchableLM.from_pretrained(folder)
+    lm = SwitchableLM.from_pretrained(folder, device=place)
     manifest = lm.artifact.manifest
     return Subject(
         lm.model,

@@ -1,8 +1,9 @@
-"""What an artifact costs on this machine: each bitmap, and the same model in plain float32, in a process of its own.
+"""What an artifact costs on this machine: each bitmap, and the same model unquantised, in a process of its own.
 
-Memory is the most that the process held in RAM, less what it held before it loaded the model: pages of mapped files
-count as soon as they are read. A decoded token is timed as the slope between a short and a long generation, so that
-reading the prompt is not in it.
+The unquantised model is plain `transformers`, in float32 on a CPU and in float16 on a GPU. Memory is on a GPU the most
+that PyTorch had allocated there, on a CPU the most that the process held in RAM, less what it held before it loaded
+the model: pages of mapped files count as soon as they are read. A decoded token is timed as the slope between a short
+and a long generation, so that reading the prompt is not in it.
 """
 
 import multiprocessing
@@ -16,11 +17,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from switchq.evaluation.memory import MB, peak_memory
+from switchq.inference.gpu.decode import Decoder
 from switchq.inference.model import SwitchableLM
 from switchq.models import load_config
 
-FLOAT32 = "float32"
-"""What the reference is called where the others have a bitmap."""
+FLOAT = ("float32", "float16")
+"""What the reference is called where the others have a bitmap, on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Speed:
     """What one bitmap cost.
 
     Attributes:
-        bitmap: as it was written, or `FLOAT32`.
-        tokens_per_s: decoded tokens per second, one sequence.
+        bitmap: as it was written, or one of `FLOAT`.
+        tokens_per_s: decoded tokens per second, of all sequences together.
         first_token_ms: time to the first token of the prompt.
         memory_mb: peak memory of loading and running, above the program itself.
         read_mb: tensors read from the artifact.
@@ -46,11 +48,8 @@ class Speed:
     slower: Mapping[int, float] = field(default_factory=dict)
 
 
-def bench(
-    folder: str | Path, bitmap: str, *, prompt_tokens: int, new_tokens: int, repeats: int, threads: int | None
-) -> Speed:
+def bench(folder: str | Path, bitmap: str, *, threads: int | None, **options: Any) -> Speed:
     """`measure` in a new process."""
-    options = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats}
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_in_child, (str(folder), bitmap, threads, options))
 
@@ -64,15 +63,26 @@ def _in_child(folder: str, bitmap: str, threads: int | None, options: dict[str, 
     return measure(folder, bitmap, **options)
 
 
-def measure(folder: str | Path, bitmap: str, *, prompt_tokens: int, new_tokens: int, repeats: int) -> Speed:
-    """Load an artifact at a bitmap, or its shapes as a float32 model with random weights, and time it.
+def measure(
+    folder: str | Path,
+    bitmap: str,
+    *,
+    prompt_tokens: int,
+    new_tokens: int,
+    repeats: int,
+    batch: int = 1,
+    device: str = "cpu",
+) -> Speed:
+    """Load an artifact at a bitmap, or its shapes as a plain model with random weights, and time it.
 
     Args:
         folder: the artifact.
-        bitmap: what to run at, or `FLOAT32`.
+        bitmap: what to run at, or one of `FLOAT`.
         prompt_tokens: length of the prompt, of random tokens.
         new_tokens: tokens to generate.
         repeats: times that all is repeated; the fastest counts.
+        batch: sequences at once.
+        device: where to run.
 
     Raises:
         UserError: an artifact that cannot be read, a bitmap that it does not hold.
@@ -81,41 +91,57 @@ def measure(folder: str | Path, bitmap: str, *, prompt_tokens: int, new_tokens: 
         AutoModelForCausalLM.from_config(load_config(str(folder)))
     before, began = _resident(), perf_counter()
     lm = None
-    if bitmap == FLOAT32:
-        model = AutoModelForCausalLM.from_config(load_config(str(folder)), dtype=torch.float32).eval()
+    if bitmap in FLOAT:
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(load_config(str(folder)), dtype=getattr(torch, bitmap)).eval()
     else:
-        lm = SwitchableLM.from_pretrained(folder, bitmap)
+        lm = SwitchableLM.from_pretrained(folder, bitmap, device=device)
         model = lm.model
+    _wait(device)
     load_s = perf_counter() - began
     generator = torch.Generator().manual_seed(0)
-    ids_1T = torch.randint(0, model.config.vocab_size, (1, prompt_tokens), generator=generator)
-    _generate(model, ids_1T, 2)
+    ids_NT = torch.randint(0, model.config.vocab_size, (batch, prompt_tokens), generator=generator).to(device)
+    decoder = lm.decoder if lm is not None else None
+    _generate(model, decoder, ids_NT, 3)
     first, slope = float("inf"), float("inf")
     for _ in range(repeats):
-        short, whole = _generate(model, ids_1T, 1), _generate(model, ids_1T, 1 + new_tokens)
+        short, whole = (_generate(model, decoder, ids_NT, tokens) for tokens in (1, 1 + new_tokens))
         first, slope = min(first, short), min(slope, max(whole - short, 1e-9) / new_tokens)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _peak() - before
     return Speed(
         bitmap=bitmap,
-        tokens_per_s=1 / slope,
+        tokens_per_s=batch / slope,
         first_token_ms=first * 1e3,
-        memory_mb=(_peak() - before) / MB,
+        memory_mb=peak / MB,
         read_mb=lm.bytes_read / MB if lm is not None else 0.0,
         load_s=load_s,
         slower=lm.slower_than_float32() if lm is not None else {},
     )
 
 
-def _generate(model: Any, ids_1T: torch.Tensor, tokens: int) -> float:
+def _generate(model: Any, decoder: Decoder | None, ids_NT: torch.Tensor, tokens: int) -> float:
+    _wait(ids_NT.device.type)
     began = perf_counter()
-    model.generate(
-        ids_1T,
-        attention_mask=torch.ones_like(ids_1T),
-        max_new_tokens=tokens,
-        min_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
+    if decoder is not None:
+        for _ in decoder.tokens(ids_NT, new_tokens=tokens):
+            pass
+    else:
+        model.generate(
+            ids_NT,
+            attention_mask=torch.ones_like(ids_NT),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    _wait(ids_NT.device.type)
     return perf_counter() - began
+
+
+def _wait(device: str) -> None:
+    """Until the device has done all that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def _resident() -> float:

@@ -28,13 +28,22 @@ class Kernel(ABC):
 
     Attributes:
         offset_O: what is left to add to every weight of a row, or None.
+        rows: whether `layer` wants the second factor in rows of outputs.
     """
 
     offset_O: Tensor | None = None
+    rows = False
 
     @abstractmethod
     def product(self, x_NI: Tensor) -> Tensor:
         """(N, I) float32 -> (N, O) float32."""
+
+    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low_RI: Tensor | None, high_RO: Tensor | None) -> Tensor:
+        """The product, + bias + x low^T high where there is any."""
+        y_NO = self.product(x_NI)
+        if bias_O is not None:
+            y_NO += bias_O
+        return y_NO if low_RI is None else torch.addmm(y_NO, F.linear(x_NI, low_RI), high_RO)  # type: ignore[arg-type]
 
     @property
     @abstractmethod

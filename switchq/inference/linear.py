@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from switchq.bitmap import Bitmap
 from switchq.inference.kernels import Kernel, Plain
@@ -107,7 +106,9 @@ class PackedLinear(nn.Module):
             highs.append(kernel.offset_O.unsqueeze(0))
         if not lows:
             return Ready(kernel, timing, long, bits, None, None)
-        return Ready(kernel, timing, long, bits, torch.cat(lows), torch.cat(highs).contiguous())
+        low_RI, high_RO = torch.cat(lows), torch.cat(highs)
+        high_RO = high_RO.T.contiguous().T if kernel.rows else high_RO.contiguous()
+        return Ready(kernel, timing, long, bits, low_RI, high_RO)
 
     def levels(self, bits: int) -> Params:
         """Scale and offset at `bits`."""
@@ -121,17 +122,13 @@ class PackedLinear(nn.Module):
         """(..., I) -> (..., O), float32."""
         ready = self.ready
         x_NI = x.reshape(-1, self.shape[1])
+        kernel = ready.kernel
         if ready.long is not None and len(x_NI) >= ready.long:
             params = self.levels(ready.bits)
-            if ready.kernel.offset_O is not None:  # it is in the low-rank factors
+            if kernel.offset_O is not None:  # it is in the low-rank factors
                 params = {**params, "offset": torch.zeros_like(params["offset"])}
-            y_NO = Plain(self.source.codes(self.name, ready.bits), params, self.grid).product(x_NI)
-        else:
-            y_NO = ready.kernel.product(x_NI)
-        if self.bias is not None:
-            y_NO += self.bias
-        if ready.low_RI is not None:
-            y_NO = torch.addmm(y_NO, F.linear(x_NI, ready.low_RI), ready.high_RO)  # type: ignore[arg-type]
+            kernel = Plain(self.source.codes(self.name, ready.bits), params, self.grid)
+        y_NO = kernel.layer(x_NI, self.bias, ready.low_RI, ready.high_RO)
         return y_NO.view(*x.shape[:-1], self.shape[0])
 
 

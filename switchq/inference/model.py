@@ -5,61 +5,21 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from switchq.bitmap import Bitmap
+from switchq.errors import UserError
 from switchq.inference.artifact import Artifact
-from switchq.inference.kernels import Kernel, Plain, choose
+from switchq.inference.gpu.decode import Decoder, available
 from switchq.inference.linear import PackedLayer, PackedLinear, Ready
+from switchq.inference.source import ArtifactSource
 from switchq.inference.table import TableEmbedding, TableHead
-from switchq.inference.tuning import Timing, timing
 from switchq.models import load_config, load_tokenizer
+from switchq.models.device import pick_device
 from switchq.nn import Switch, SwitchLayer, get_switch, set_bitmap
-from switchq.quant import Grid, Params
-from switchq.quant.planes import unpack_planes
-
-
-class ArtifactSource:
-    """The tensors of an artifact, as `switchq.inference.linear.Source` asks for them.
-
-    Args:
-        artifact: where they lie.
-        packed: False multiplies in float32 everywhere, with the numbers of training.
-    """
-
-    def __init__(self, artifact: Artifact, packed: bool) -> None:
-        self.artifact, self.packed = artifact, packed
-        self.widths = artifact.manifest.widths
-        self.grid = Grid.from_dict(artifact.manifest.grid)
-
-    def codes(self, layer: str, bits: int) -> Tensor:
-        """See `Source.codes`; reads planes that were not read before."""
-        planes = [self.artifact.tensor(f"plane{k}.{layer}") for k in range(bits)]
-        return unpack_planes(planes, self.artifact.manifest.layers[layer])
-
-    def levels(self, layer: str, bits: int) -> Params:
-        """See `Source.levels`."""
-        return {name: self.artifact.tensor(f"levels{bits}.{name}.{layer}").float() for name in ("scale", "offset")}
-
-    def adapter(self, layer: str, bits: int) -> tuple[Tensor, Tensor] | None:
-        """See `Source.adapter`."""
-        if bits not in self.artifact.manifest.adapters:
-            return None
-        a_RI, b_OR = (self.artifact.tensor(f"adapter{bits}.{factor}.{layer}").float() for factor in "AB")
-        return a_RI, b_OR
-
-    def kernel(self, layer: str, bits: int) -> tuple[Kernel, Timing | None]:
-        """See `Source.kernel`."""
-        params = self.levels(layer, bits)
-        kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed)
-        if isinstance(kernel, Plain):
-            return kernel, None
-        outputs, inputs = self.artifact.manifest.layers[layer]
-        key = f"{type(kernel).__name__} {bits} bits, {outputs} x {inputs}, {params['scale'].shape[1]} groups"
-        return kernel, timing(key, kernel, lambda: self.grid.decode(self.codes(layer, bits), params))
 
 
 class SwitchableLM:
@@ -73,23 +33,35 @@ class SwitchableLM:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, artifact: Artifact) -> None:
         self.model, self.tokenizer, self.artifact = model, tokenizer, artifact
+        self._decoder: Decoder | None = None
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, bitmap: Bitmap | str | int | Sequence[int] | None = None, *, packed: bool = True
+        cls,
+        folder: str | Path,
+        bitmap: Bitmap | str | int | Sequence[int] | None = None,
+        *,
+        packed: bool = True,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> Self:
         """Load an artifact that `switchq export` wrote.
 
         Args:
             folder: the artifact.
             bitmap: what to run at; the widest width by default. Only the planes that it needs are read.
-            packed: False multiplies decoded weights in float32 everywhere: slow, and the numbers of training.
+            packed: False multiplies decoded weights in float32 everywhere: slow, and the numbers of training; on a CPU.
+            device: where to run.
+            dtype: of activations and of what is not packed: float32 on a CPU, elsewhere float16 (the default) or
+                bfloat16.
 
         Raises:
-            UserError: missing, damaged, of a newer version; a bitmap that it does not hold.
+            UserError: missing, damaged, of a newer version; a bitmap that it does not hold; no such device, or one
+                that cannot run this.
         """
         artifact = Artifact(folder)
-        source = ArtifactSource(artifact, packed)
+        place = pick_device(str(device))
+        source = ArtifactSource(artifact, packed, place, _dtype_on(place, dtype))
         model = _build(artifact, source)
         layers = artifact.manifest.layers
         wanted = Bitmap.parse(_written(bitmap if bitmap is not None else source.widths[0]), tuple(layers))
@@ -137,6 +109,13 @@ class SwitchableLM:
                 both[0], both[1] = both[0] + ready.timing.kernel, both[1] + ready.timing.dense
         return {bits: kernel / dense for bits, (kernel, dense) in sums.items() if kernel > dense}
 
+    @property
+    def decoder(self) -> Decoder | None:
+        """What generates faster than `generate`, with one graph launch a token; None where it does not run."""
+        if self._decoder is None and available(self):
+            self._decoder = Decoder(self)
+        return self._decoder
+
     def generate(self, *args: Any, **options: Any) -> Any:
         """`transformers`' generate."""
         return self.model.generate(*args, **options)  # type: ignore[operator]
@@ -150,6 +129,14 @@ def _ready(layer: SwitchLayer) -> Ready:
     return cast(PackedLinear, layer.linear).ready
 
 
+def _dtype_on(device: torch.device, dtype: torch.dtype | None) -> torch.dtype:
+    """The type of activations; a UserError for one that this device does not run."""
+    usual, *others = (torch.float32,) if device.type == "cpu" else (torch.float16, torch.bfloat16)
+    if dtype not in (None, usual, *others):
+        raise UserError(f"an artifact does not run in {dtype} on {device}: {' or '.join(map(str, (usual, *others)))}")
+    return dtype or usual
+
+
 def _written(bitmap: Bitmap | str | int | Sequence[int]) -> Bitmap | str | int:
     return bitmap if isinstance(bitmap, Bitmap | str | int) else Bitmap(bitmap)
 
@@ -157,19 +144,19 @@ def _written(bitmap: Bitmap | str | int | Sequence[int]) -> Bitmap | str | int:
 def _build(artifact: Artifact, source: ArtifactSource) -> PreTrainedModel:
     """The model with everything but its packed layers filled."""
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(load_config(str(artifact.folder)), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(load_config(str(artifact.folder)), dtype=source.dtype)
     model.tie_weights()
     for name, shape in artifact.manifest.layers.items():
         bias = f"rest.{name}.bias"
-        bias_O = artifact.tensor(bias).float() if artifact.has(bias) else None
+        bias_O = artifact.tensor(bias).to(source.device, source.dtype) if artifact.has(bias) else None
         model.set_submodule(name, PackedLinear(name, shape, bias_O, source))
     if (artifact.folder / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(artifact.folder)
     _fill_tables(model, artifact, source)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
-        parameter.data = artifact.tensor(f"rest.{name}").to(torch.float32, copy=True)
-    return model.eval()
+        parameter.data = artifact.tensor(f"rest.{name}").to(source.device, source.dtype, copy=True)
+    return model.to(source.device).eval()
 
 
 def _fill_tables(model: PreTrainedModel, artifact: Artifact, source: ArtifactSource) -> None:
@@ -186,10 +173,11 @@ def _fill_tables(model: PreTrainedModel, artifact: Artifact, source: ArtifactSou
             continue
         codes_VI, scale_V1 = artifact.tensor(f"codes.{stored}"), artifact.tensor(f"scale.{stored}")
         if part == "embedding":
-            model.set_input_embeddings(TableEmbedding(codes_VI, scale_V1))
+            here = (codes_VI.to(source.device), scale_V1.to(source.device))
+            model.set_input_embeddings(TableEmbedding(*here, source.dtype))
         else:
             own = 0 if shared else codes_VI.nbytes + scale_V1.nbytes
-            model.set_output_embeddings(TableHead(codes_VI, scale_V1, source.packed, own))
+            model.set_output_embeddings(TableHead(source.table(codes_VI, scale_V1), len(codes_VI), own))
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:

@@ -1,6 +1,6 @@
 """Text as it is generated, at bitmaps that change on the way; the key-value cache goes on across a change."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -114,20 +114,46 @@ def stream(
         eos_token_id=tokenizer.eos_token_id,
         **sampling,
     )
-    switching = _Switching(lm, schedule)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if show else None
-    with torch.random.fork_rng(), own_generation_config(lm.model, config):
+    devices = [lm.model.device] if lm.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), own_generation_config(lm.model, config):
         torch.manual_seed(seed)
-        output_BT = lm.generate(
-            **inputs,
-            generation_config=config,
-            stopping_criteria=StoppingCriteriaList([switching]),
-            streamer=streamer,
-        )
-    new = output_BT[0, length:]
-    times = switching.times
+        if lm.decoder is not None:
+            ids = inputs.input_ids.to(lm.model.device)
+            tokens = lm.decoder.tokens(
+                ids, new_tokens=max_new_tokens, schedule=schedule, temperature=temperature, top_k=top_k
+            )
+            new, times = _listen(tokens, ids, streamer, tokenizer.eos_token_id)
+        else:
+            switching = _Switching(lm, schedule)
+            output_BT = lm.generate(
+                **inputs.to(lm.model.device),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([switching]),
+                streamer=streamer,
+            )
+            new, times = output_BT[0, length:].tolist(), switching.times
     text = str(tokenizer.decode(new, skip_special_tokens=True))
     return Spoken(text, len(new), times[1] - times[0], times[-1] - times[0])
+
+
+def _listen(
+    tokens: Iterator[Tensor], prompt_1T: Tensor, streamer: TextStreamer | None, last: int | None
+) -> tuple[list[int], list[float]]:
+    """The tokens of one row up to `last`, shown as they come, and the time before the first and after each."""
+    new, times = [], [perf_counter()]
+    if streamer is not None:
+        streamer.put(prompt_1T.cpu())
+    for token_1 in tokens:
+        new.append(int(token_1))
+        times.append(perf_counter())
+        if streamer is not None:
+            streamer.put(token_1.cpu())
+        if new[-1] == last:
+            break
+    if streamer is not None:
+        streamer.end()
+    return new, times
 
 
 def uniform(lm: SwitchableLM, bitmap: Bitmap | str | int) -> dict[int, Bitmap]:

@@ -33,26 +33,30 @@ class TableEmbedding(nn.Module):
         table_bytes: what the table takes on disk; a head that shares it counts nothing.
     """
 
-    def __init__(self, codes_VI: Tensor, scale_V1: Tensor) -> None:
+    def __init__(self, codes_VI: Tensor, scale_V1: Tensor, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.codes_VI, self.scale_V1 = codes_VI, scale_V1
+        self.codes_VI, self.scale_V1, self.dtype = codes_VI, scale_V1, dtype
         self.table_bytes = codes_VI.nbytes + scale_V1.nbytes
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(...) -> (..., I), float32."""
+        """(...) -> (..., I)."""
         rows_NI, scale_N1 = self.codes_VI[ids.flatten()], self.scale_V1[ids.flatten()]
-        return decode_table(rows_NI, scale_N1).view(*ids.shape, -1)
+        return decode_table(rows_NI, scale_N1).view(*ids.shape, -1).to(self.dtype)
+
+
+def table_kernel(codes_VI: Tensor, scale_V1: Tensor, packed: bool) -> Kernel:
+    """What multiplies with a table on a CPU."""
+    params: Params = {"scale": scale_V1.float(), "offset": torch.zeros(len(scale_V1), 1)}
+    return choose(codes_VI, params, TABLE_BITS, TABLE_GRID, packed)
 
 
 class TableHead(nn.Module):
     """Hidden states -> logits, from the codes of a table."""
 
-    def __init__(self, codes_VI: Tensor, scale_V1: Tensor, packed: bool, table_bytes: int = 0) -> None:
+    def __init__(self, kernel: Kernel, outputs: int, table_bytes: int = 0) -> None:
         super().__init__()
-        params: Params = {"scale": scale_V1.float(), "offset": torch.zeros(len(scale_V1), 1)}
-        self.kernel: Kernel = choose(codes_VI, params, TABLE_BITS, TABLE_GRID, packed)
-        self.outputs, self.table_bytes = len(codes_VI), table_bytes
+        self.kernel, self.outputs, self.table_bytes = kernel, outputs, table_bytes
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., I) -> (..., V), float32."""
+        """(..., I) -> (..., V)."""
         return self.kernel.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], self.outputs)

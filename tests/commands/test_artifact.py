@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_generate_streams_and_switches(artifact: Path, switchq: Command) -> None
 def test_bench_has_a_row_for_each_width(
     artifact: Path, switchq: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def here(folder: str, bitmap: str, *, threads: int | None, **options: int) -> bench.Speed:
+    def here(folder: str, bitmap: str, *, threads: int | None, **options: Any) -> bench.Speed:
         return measure(folder, bitmap, **options)
 
     monkeypatch.setattr("switchq.commands.bench.bench", here)

@@ -7,10 +7,10 @@ import pytest
 from transformers import PreTrainedModel
 
 from switchq.inference import Exported, SwitchableLM
-from switchq.inference.bench import FLOAT32, measure
+from switchq.inference.bench import FLOAT, measure
 
 
-@pytest.mark.parametrize("bitmap", ["4", "8/2", FLOAT32])
+@pytest.mark.parametrize("bitmap", ["4", "8/2", FLOAT[0]])
 def test_measures(
     bitmap: str, trained: Callable[..., PreTrainedModel], export: Callable[..., Exported], tmp_path: Path
 ) -> None:
@@ -19,5 +19,5 @@ def test_measures(
     assert speed.bitmap == bitmap
     assert speed.tokens_per_s > 0
     assert speed.first_token_ms > 0
-    expected = SwitchableLM.from_pretrained(tmp_path / "artifact", bitmap).bytes_read if bitmap != FLOAT32 else 0
+    expected = SwitchableLM.from_pretrained(tmp_path / "artifact", bitmap).bytes_read if bitmap != FLOAT[0] else 0
     assert speed.read_mb == expected / 1e6

@@ -1,0 +1,97 @@
+"""A packed weight on a GPU, as `switchq.inference.linear` runs it.
+
+Few rows of activations are multiplied by the planes themselves, many (a prompt, a batch) by the decoded weight; without
+Triton all are. Both give the numbers of the training grid, rounded to the model's type.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from switchq.inference.gpu.words import WORD, from_words, to_words, words_per_scale
+from switchq.inference.kernels import Kernel
+from switchq.quant import Params
+
+
+@cache
+def products() -> ModuleType | None:
+    """The kernels, if there is a Triton to run them."""
+    if find_spec("triton") is None:
+        return None
+    from switchq.inference.gpu import products as found
+
+    return found
+
+
+class PlanesKernel(Kernel):
+    """A weight (O, I) as the words of its planes.
+
+    Args:
+        planes: words of each plane, see `switchq.inference.gpu.words`.
+        params: scale and offset, float16, (O, G) each.
+        dtype: of activations and results.
+    """
+
+    rows = True
+
+    def __init__(self, planes: Sequence[Tensor], params: Params, dtype: torch.dtype) -> None:
+        self.planes, self.dtype = tuple(planes), dtype
+        self.scale_OG, self.offset_OG = params["scale"], params["offset"]
+        self.shape = (len(planes[0]), planes[0].shape[1] * WORD)
+        self.stride = words_per_scale(self.shape[1], self.scale_OG.shape[1])
+
+    def levels(self, device: torch.device | str) -> Params:
+        """Scale and offset, on a device."""
+        return {"scale": self.scale_OG.to(device), "offset": self.offset_OG.to(device)}
+
+    def weight(self) -> Tensor:
+        """The weight (O, I)."""
+        found = self._products()
+        if found is not None:
+            weight_OI: Tensor = found.weight(self.planes, self.scale_OG, self.offset_OG, self.stride, self.dtype)
+            return weight_OI
+        codes_OGS = from_words(self.planes, self.shape, self.stride).view(*self.scale_OG.shape, -1).double()
+        levels_OGS = codes_OGS * self.scale_OG.double().unsqueeze(-1) + self.offset_OG.double().unsqueeze(-1)
+        return levels_OGS.view(self.shape).to(self.dtype)
+
+    def product(self, x_NI: Tensor) -> Tensor:
+        """See `Kernel.product`."""
+        return self.layer(x_NI, None, None, None)
+
+    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low_RI: Tensor | None, high_RO: Tensor | None) -> Tensor:
+        """See `Kernel.layer`."""
+        found = self._products()
+        if found is None or len(x_NI) > found.MOST:
+            y_NO = F.linear(x_NI, self.weight(), bias_O)
+            return y_NO if low_RI is None else torch.addmm(y_NO, F.linear(x_NI, low_RI), high_RO)  # type: ignore[arg-type]
+        low = None if low_RI is None else (F.linear(x_NI, low_RI), high_RO.T)  # type: ignore[union-attr]
+        y_NO = found.product(x_NI, self.planes, self.scale_OG, self.offset_OG, self.stride, bias_O=bias_O, low=low)
+        return y_NO
+
+    def _products(self) -> ModuleType | None:
+        return products() if self.planes[0].is_cuda else None
+
+    @property
+    def resident_bytes(self) -> int:
+        """See `Kernel.resident_bytes`."""
+        return sum(one.nbytes for one in (*self.planes, self.scale_OG, self.offset_OG))
+
+
+class PlaneStore:
+    """The planes of an artifact's layers on a device: each is turned into words once, when a width first needs it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._planes: dict[str, list[Tensor]] = {}
+
+    def planes(self, layer: str, stored: Sequence[Tensor], shape: tuple[int, int], stride: int) -> list[Tensor]:
+        """The words of the planes `stored` of a layer, made for those that are new."""
+        held = self._planes.setdefault(layer, [])
+        for plane in stored[len(held) :]:
+            held.append(to_words(plane.to(self.device), shape, stride))
+        return held[: len(stored)]

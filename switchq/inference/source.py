@@ -1,0 +1,80 @@
+"""The tensors of an artifact as a model's layers ask for them, for the device that the model runs on."""
+
+import torch
+from torch import Tensor
+
+from switchq.inference.artifact import Artifact
+from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
+from switchq.inference.gpu.words import words_per_scale
+from switchq.inference.kernels import Kernel, Plain, choose
+from switchq.inference.table import table_kernel
+from switchq.inference.tuning import Timing, timing
+from switchq.quant import Grid, Params
+from switchq.quant.planes import pack_planes, unpack_planes
+
+
+class ArtifactSource:
+    """The tensors of an artifact, as `switchq.inference.linear.Source` asks for them.
+
+    Args:
+        artifact: where they lie.
+        packed: False multiplies in float32 everywhere, with the numbers of training.
+        device: where the model runs; on another than a CPU, planes are kept there as words.
+        dtype: of the model's activations.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        packed: bool,
+        device: torch.device = torch.device("cpu"),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.artifact, self.packed, self.device, self.dtype = artifact, packed, device, dtype
+        self.store = None if device.type == "cpu" else PlaneStore(device)
+        self.widths = artifact.manifest.widths
+        self.grid = Grid.from_dict(artifact.manifest.grid)
+
+    def codes(self, layer: str, bits: int) -> Tensor:
+        """See `Source.codes`; reads planes that were not read before."""
+        return unpack_planes(self._planes(layer, bits), self.artifact.manifest.layers[layer])
+
+    def _planes(self, layer: str, bits: int) -> list[Tensor]:
+        return [self.artifact.tensor(f"plane{k}.{layer}") for k in range(bits)]
+
+    def levels(self, layer: str, bits: int) -> Params:
+        """See `Source.levels`."""
+        return {name: self.artifact.tensor(f"levels{bits}.{name}.{layer}").float() for name in ("scale", "offset")}
+
+    def adapter(self, layer: str, bits: int) -> tuple[Tensor, Tensor] | None:
+        """See `Source.adapter`."""
+        if bits not in self.artifact.manifest.adapters:
+            return None
+        stored = (self.artifact.tensor(f"adapter{bits}.{factor}.{layer}") for factor in "AB")
+        a_RI, b_OR = (factor.to(self.device, self.dtype) for factor in stored)
+        return a_RI, b_OR
+
+    def kernel(self, layer: str, bits: int) -> tuple[Kernel, Timing | None]:
+        """See `Source.kernel`."""
+        params = self.levels(layer, bits)
+        if self.store is not None:
+            shape = self.artifact.manifest.layers[layer]
+            stride = words_per_scale(shape[1], params["scale"].shape[1])
+            words = self.store.planes(layer, self._planes(layer, bits), shape, stride)
+            halves = {name: value.to(self.device, torch.float16) for name, value in params.items()}
+            return PlanesKernel(words, halves, self.dtype), None
+        kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed)
+        if isinstance(kernel, Plain):
+            return kernel, None
+        outputs, inputs = self.artifact.manifest.layers[layer]
+        key = f"{type(kernel).__name__} {bits} bits, {outputs} x {inputs}, {params['scale'].shape[1]} groups"
+        return kernel, timing(key, kernel, lambda: self.grid.decode(self.codes(layer, bits), params))
+
+    def table(self, codes_VI: Tensor, scale_V1: Tensor) -> Kernel:
+        """What multiplies with an 8-bit table."""
+        if self.store is None:
+            return table_kernel(codes_VI, scale_V1, self.packed)
+        rows, width = codes_VI.shape
+        planes = self.store.planes("table", pack_planes(codes_VI), (rows, width), words_per_scale(width, 1))
+        scale_V1 = scale_V1.to(self.device)
+        return PlanesKernel(planes, {"scale": scale_V1, "offset": torch.zeros_like(scale_V1)}, self.dtype)

@@ -1,0 +1,92 @@
+"""Products from planes against the decoded weight: without Triton, and with it, compiled or interpreted."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from switchq.bitmap import WIDTHS
+from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
+from switchq.inference.gpu.words import to_words, words_per_scale
+from switchq.quant import Nested
+from switchq.quant.planes import pack_planes
+
+OUTPUTS, INPUTS = 20, 256
+CPU = torch.device("cpu")
+
+
+def packed(bits: int, group_size: int | None, device: torch.device, dtype: torch.dtype) -> tuple[PlanesKernel, Tensor]:
+    """A random weight as its kernel, and as what the training grid decodes, float64."""
+    grid = Nested(group_size)
+    weight_OI = torch.randn(OUTPUTS, INPUTS)
+    params = grid.fit(weight_OI, bits)
+    codes_OI = grid.encode(weight_OI, grid.fit(weight_OI, 8), 8).to(torch.int8)
+    stride = words_per_scale(INPUTS, params["scale"].shape[1])
+    planes = [to_words(plane, (OUTPUTS, INPUTS), stride).to(device) for plane in pack_planes(codes_OI)[:bits]]
+    halves = {name: params[name].half().to(device) for name in ("scale", "offset")}
+    return PlanesKernel(planes, halves, dtype), grid.decode(codes_OI >> (8 - bits), params).double()
+
+
+@pytest.mark.parametrize("group_size", [None, 64], ids=str)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_without_triton(bits: int, group_size: int | None) -> None:
+    kernel, weight_OI = packed(bits, group_size, CPU, torch.float32)
+    torch.testing.assert_close(kernel.weight().double(), weight_OI, rtol=1e-6, atol=1e-7)
+    x_NI, bias_O = torch.randn(3, INPUTS), torch.randn(OUTPUTS)
+    low_RI, high_RO = torch.randn(5, INPUTS), torch.randn(5, OUTPUTS)
+    expected_NO = x_NI.double() @ weight_OI.T + bias_O + x_NI.double() @ low_RI.double().T @ high_RO.double()
+    y_NO = kernel.layer(x_NI, bias_O, low_RI, high_RO)
+    torch.testing.assert_close(y_NO.double(), expected_NO, rtol=1e-5, atol=1e-4)
+    expected_NO = x_NI.double() @ weight_OI.T
+    torch.testing.assert_close(kernel.product(x_NI).double(), expected_NO, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("group_size", [None, 64], ids=str)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_kernels_decode_exactly(bits: int, group_size: int | None, interpreted: torch.device) -> None:
+    kernel, weight_OI = packed(bits, group_size, interpreted, torch.float32)
+    torch.testing.assert_close(kernel.weight().cpu().double(), weight_OI, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7])
+@pytest.mark.parametrize(("bits", "group_size"), [(2, None), (3, 64), (4, None), (8, 32)])
+def test_kernels_multiply(bits: int, group_size: int | None, tokens: int, interpreted: torch.device) -> None:
+    """float32 sums lose at most 8 bits to what lies under the codes."""
+    from switchq.inference.gpu import products
+
+    kernel, weight_OI = packed(bits, group_size, interpreted, torch.float16)
+    x_NI, bias_O = torch.randn(tokens, INPUTS).half(), torch.randn(OUTPUTS).half()
+    u_NR, high_OR = torch.randn(tokens, 5), torch.randn(OUTPUTS, 5).half()
+    residual_NO = torch.randn(tokens, OUTPUTS)
+    before_NO = x_NI.double() @ weight_OI.T + bias_O + u_NR.double() @ high_OR.double().T
+    expected_NO = F.gelu(before_NO.float(), approximate="tanh") + residual_NO
+    out_NO = torch.empty(tokens, OUTPUTS, device=interpreted)
+    there = [one.to(interpreted) for one in (x_NI, bias_O, u_NR, high_OR, residual_NO)]
+    products.product(
+        there[0], kernel.planes, kernel.scale_OG, kernel.offset_OG, kernel.stride,
+        bias_O=there[1], low=(there[2], there[3]), gelu=True, residual_NO=there[4], out_NO=out_NO,
+    )  # fmt: skip
+    sizes_NO = (x_NI.double().abs() @ weight_OI.abs().T).float()
+    assert ((out_NO.cpu() - expected_NO).abs() <= 2**-15 * sizes_NO + 1e-4).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("tokens", [1, 4, 33])
+def test_on_a_gpu(tokens: int, dtype: torch.dtype, gpu: torch.device) -> None:
+    kernel, weight_OI = packed(4, 64, gpu, dtype)
+    x_NI = torch.randn(tokens, INPUTS).to(gpu, dtype)
+    exact_NO = x_NI.cpu().double() @ weight_OI.T
+    sizes_NO = x_NI.cpu().double().abs() @ weight_OI.abs().T
+    eps = torch.finfo(dtype).eps
+    assert ((kernel.product(x_NI).cpu().double() - exact_NO).abs() <= eps * (sizes_NO + exact_NO.abs())).all()
+
+
+def test_planes_are_made_into_words_once() -> None:
+    codes_OI = torch.randint(-128, 128, (OUTPUTS, INPUTS)).to(torch.int8)
+    stored, store = pack_planes(codes_OI), PlaneStore(CPU)
+    first = store.planes("a", stored[:2], (OUTPUTS, INPUTS), 8)
+    more = store.planes("a", stored[:4], (OUTPUTS, INPUTS), 8)
+    assert [one.data_ptr() for one in more[:2]] == [one.data_ptr() for one in first]
+    assert len(store.planes("a", stored[:3], (OUTPUTS, INPUTS), 8)) == 3
+    other = store.planes("b", stored[:1], (OUTPUTS, INPUTS), 8)
+    assert other[0].data_ptr() != first[0].data_ptr()

@@ -1,0 +1,46 @@
+"""Words of 32 columns hold the codes that the planes hold, in the order that is stated."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from switchq.errors import UserError
+from switchq.inference.gpu.words import from_words, to_words, words_per_scale
+from switchq.quant.planes import pack_planes, unpack_planes
+
+
+@given(
+    outputs=st.integers(1, 5),
+    groups=st.integers(1, 4),
+    words=st.integers(1, 5),
+    bits=st.integers(2, 8),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=40, deadline=None)
+def test_codes_come_back(outputs: int, groups: int, words: int, bits: int, seed: int) -> None:
+    shape = (outputs, groups * words * 32)
+    codes_OI = torch.randint(-128, 128, shape, generator=torch.Generator().manual_seed(seed)).to(torch.int8)
+    planes = pack_planes(codes_OI)
+    stride = words_per_scale(shape[1], groups)
+    assert stride == words
+    held = [to_words(plane, shape, stride) for plane in planes]
+    assert {(one.dtype, one.shape) for one in held} == {(torch.int32, (outputs, groups * words))}
+    assert torch.equal(from_words(held[:bits], shape, stride), unpack_planes(planes[:bits], shape))
+
+
+def test_a_bit_lies_where_it_is_said_to() -> None:
+    """Two rows of two groups of 3 words: one code is negative, and so is one bit of the sign plane."""
+    shape, stride = (2, 192), 3
+    for column in (0, 1, 95, 96, 130, 191):
+        codes_OI = torch.zeros(shape, dtype=torch.int8)
+        codes_OI[1, column] = -128
+        words_OW = to_words(pack_planes(codes_OI)[0], shape, stride)
+        ((row, word),) = words_OW.nonzero().tolist()
+        (place,) = [n for n in range(32) if words_OW[row, word] >> n & 1]
+        assert (row, 32 * stride * (word // stride) + place * stride + word % stride) == (1, column)
+
+
+def test_groups_of_half_a_word() -> None:
+    with pytest.raises(UserError, match="groups of 16 columns do not run on a GPU"):
+        words_per_scale(128, 8)
