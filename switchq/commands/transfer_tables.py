@@ -8,8 +8,9 @@ from rich.table import Table
 
 from switchq.commands.grouped_tables import Column, empty_table, fitting, grouped_table
 from switchq.commands.ptq_tables import figure_text
+from switchq.posttraining.transfer.layers import components
 from switchq.posttraining.transfer.matching import Match
-from switchq.posttraining.transfer.results import Gap, Outcome, Row, components
+from switchq.posttraining.transfer.results import Gap, Outcome, Row
 
 
 def tables_of(found: Outcome, matches: Sequence[Match], tasks: Sequence[str], width: int) -> list[Table]:

@@ -8,7 +8,8 @@ from typing import Any
 from switchq.errors import UserError
 from switchq.posttraining.report.reading import clean, number
 from switchq.posttraining.transfer.folder import KIND, VERSION
-from switchq.posttraining.transfer.results import Gap, LayerError, Outcome, Row
+from switchq.posttraining.transfer.layers import LayerError
+from switchq.posttraining.transfer.results import Gap, Outcome, Row
 
 
 @dataclass(frozen=True)

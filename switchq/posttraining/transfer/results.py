@@ -4,13 +4,13 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from switchq.bitmap import FULL
 from switchq.evaluation.tasks import Items
 from switchq.posttraining.bootstrap import mean_gap
 from switchq.posttraining.ptq.leaderboard import Entry
 from switchq.posttraining.ptq.results import FULL_PRECISION, ItemsByTask, RunRecord
+from switchq.posttraining.transfer.layers import LayerError, layer_errors
 from switchq.posttraining.transfer.matching import Match
 from switchq.posttraining.transfer.plan import OWN, RTN, title_of
 from switchq.posttraining.transfer.strategies import Form
@@ -87,31 +87,6 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class LayerError:
-    """Relative output error E|(W - Q) x|^2 / E|W x|^2 of a layer of the target, mean over seeds.
-
-    Attributes:
-        own: with the target's own calibration, same form.
-        rtn: with plain rounding.
-    """
-
-    name: str
-    form: str
-    bits: int
-    layer: str
-    block: int
-    role: str
-    error: float
-    own: float
-    rtn: float
-
-    @property
-    def against_own(self) -> float:
-        """Error over own error: 1 is as good."""
-        return self.error / self.own if self.own > 0 else 1.0
-
-
-@dataclass(frozen=True)
 class Outcome:
     """All of it, as it is written to transfer.json."""
 
@@ -154,7 +129,7 @@ def outcome(
                 if entry is None or reference is None or not entry.runs or not reference.runs:
                     continue
                 gaps += _gaps(name, form, entry, reference, tasks, read_items)
-                layers += _layers(name, form, entry, reference, found.get((RTN, bits)), matches)
+                layers += layer_errors(name, form, entry, reference, found.get((RTN, bits)), matches)
     return Outcome(tuple(rows), tuple(gaps), tuple(layers))
 
 
@@ -248,31 +223,3 @@ def _gaps(name: str, form: Form, entry: Entry, own: Entry, tasks: Sequence[str],
             )
         )
     return found
-
-
-def _layers(
-    name: str, form: Form, entry: Entry, own: Entry, rtn: Entry | None, matches: Sequence[Match]
-) -> list[LayerError]:
-    errors, of_own, plain = (_errors(one) for one in (entry, own, rtn))
-    return [
-        LayerError(name, form, entry.bits, layer, place.block, place.role, errors[layer], of_own[layer], plain[layer])
-        for place in (one.target.place for one in matches)
-        for layer in place.layers
-        if layer in errors and layer in of_own and layer in plain
-    ]
-
-
-def _errors(entry: Entry | None) -> dict[str, float]:
-    """Mean error of each layer over seeds."""
-    runs: list[Mapping[str, Any]] = [] if entry is None else [run.details.get("layer_errors", {}) for run in entry.runs]
-    names = dict.fromkeys(name for errors in runs for name, value in errors.items() if value is not None)
-    return {name: statistics.fmean(errors[name] for errors in runs if errors.get(name) is not None) for name in names}
-
-
-def components(layers: Sequence[LayerError]) -> dict[tuple[str, str, str], float]:
-    """(form, strategy, role) -> error over own error, geometric mean over the component's layers and all widths."""
-    ratios: dict[tuple[str, str, str], list[float]] = {}
-    for one in layers:
-        if one.against_own > 0:
-            ratios.setdefault((one.form, one.name, one.role), []).append(one.against_own)
-    return {key: statistics.geometric_mean(found) for key, found in ratios.items()}

@@ -10,7 +10,8 @@ import pytest
 
 from switchq.errors import UserError
 from switchq.posttraining.report import build, read_sources, render
-from switchq.posttraining.transfer.results import Gap, LayerError, Row
+from switchq.posttraining.transfer.layers import LayerError
+from switchq.posttraining.transfer.results import Gap, Row
 
 TASKS = {"wiki": {"protocol": "windows of 8 tokens"}, "<b>c4</b>": {"protocol": "windows of 8 tokens"}}
 

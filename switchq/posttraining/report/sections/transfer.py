@@ -9,8 +9,8 @@ from switchq.posttraining.report.content import Column, Figure, Made, Section, T
 from switchq.posttraining.report.sources import Sources
 from switchq.posttraining.report.text import short, slug
 from switchq.posttraining.report.transfers import Transfer
+from switchq.posttraining.transfer.layers import LayerError, components
 from switchq.posttraining.transfer.plan import RTN
-from switchq.posttraining.transfer.results import LayerError, components
 from switchq.posttraining.transfer.strategies import CONTROLS
 
 VERDICTS = "Below 5 % is excellent, below 10 % good, up to 20 % moderate, above limited."
