@@ -28,12 +28,13 @@ LOWER = {
     "sensitivity": "--batch_size or --window",
     "search": "--batch_size",
     "ptq": "--batch_size, --samples or --blocks_at_once",
+    "transfer": "--batch_size, --samples or --blocks_at_once",
     "bench": "--prompt_tokens or --new_tokens",
     "generate": "--max_new_tokens",
 }
 """What takes less memory when it is lowered, by command."""
 
-GOES_ON = ("gendata", "search", "ptq")
+GOES_ON = ("gendata", "search", "ptq", "transfer")
 """The commands that go on where they were by themselves; `fit` says with `--ckpt_path last` how."""
 
 

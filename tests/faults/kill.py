@@ -32,7 +32,7 @@ from verbs import VERBS, Verb, check_whole, first_difference  # noqa: E402  besi
 FINISHED = ("is there already", "holds a finished search", "runs of this sweep already")
 """What a command says that has nothing left to do."""
 
-COMMANDS = ("train", "gendata", "sensitivity", "search", "ptq", "export", "eval", "mistakes")
+COMMANDS = ("train", "gendata", "sensitivity", "search", "ptq", "transfer", "export", "eval", "mistakes")
 """The modules to import before the first fork."""
 
 LEAST_LEFT = 0.02

@@ -101,6 +101,13 @@ def ptq_saved(out: Path) -> int:
     return len(list(out.glob("ptq/runs/*.json")))
 
 
+def transfer_numbers(out: Path) -> Numbers:
+    """All but where the statistics lie."""
+    found = json_numbers("transfer/transfer.json")(out)
+    del found["transfer/transfer.json"]["statistics"]
+    return found
+
+
 def folder_numbers(name: str) -> Callable[[Path], Numbers]:
     def numbers(out: Path) -> Numbers:
         tensors = load_file(out / name / "weights.safetensors")
@@ -143,6 +150,13 @@ VERBS = {
         "switchq.posttraining.ptq.sweep.Sweep._make",
         json_numbers("ptq/sweep.json"),
         ptq_saved,
+    ),
+    "transfer": Verb(
+        "transfer --config {tasks} --source {base} --target {base} --strategies matched --controls random "
+        "--bits 3 --samples 8 --length 32 --calibration {text} --output {out}/transfer",
+        "switchq.posttraining.ptq.sweep.Sweep._make",
+        transfer_numbers,
+        lambda out: len(list(out.glob("transfer/*/runs/*.json"))),
     ),
     "export": Verb(
         "export --ckpt {ckpt} --output {out}/artifact",
