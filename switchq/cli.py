@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb is known to run, so that `--help` answer
 import inspect
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(args)
     except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(5)  # where the Trainer's first process fails too, it says so and ends this one
         print(f"switchq: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except SystemExit as done:  # --help and --print_config of the parsers
