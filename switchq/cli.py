@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb is known to run, so that `--help` answer
 import inspect
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(args)
     except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(5)  # where the Trainer's first process fails too, it says so and ends this one
         return _failed(error)
     except SystemExit as done:  # --help and --print_config of the parsers
         return int(done.code or 0)

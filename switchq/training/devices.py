@@ -9,7 +9,8 @@ tokens lie.
 Under FSDP2 (`--trainer.strategy fsdp2`, Lightning's ModelParallelStrategy) each device holds a part of every block; the
 whole weights of a block are there only while it runs. Backward passes add gradients up across devices by themselves.
 Dense rounded copies of a weight would undo what sharding saves, so it is rounded anew whenever it is gathered.
-Embeddings, the last norm and the head stay whole.
+Embeddings, the last norm and the head stay whole. A sharded run that goes on counts one step more for adapters that no
+step had trained yet, because torch fills in the optimiser's state for them.
 """
 
 from collections.abc import Sequence
@@ -90,6 +91,7 @@ class DevicesMixin(LightningModule):
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # losses are shares of the joint loss: they are added up
                 module.set_force_sum_reduction_for_comms(True)
+        self.strict_loading = False  # the strategy loads a checkpoint by itself, and frozen weights are not in it
 
     @property
     def is_sharded(self) -> bool:

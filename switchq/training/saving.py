@@ -26,6 +26,8 @@ class SavingMixin(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint belongs to this base and these adapters, and fill in the frozen weights."""
         self.identity.check(checkpoint.get("base", {}))
+        if "state_dict" not in checkpoint:
+            return  # a strategy for sharded models has loaded it
         own = self.state_dict()
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         saved = checkpoint["state_dict"]

@@ -49,6 +49,6 @@ class ScoringMixin(DevicesMixin):
         """Score, and log every figure."""
         self.results = self.score(batch, progress=False, keep_predictions=True)
         for result in self.results:
-            self.log_dict(result.figures(), batch_size=1, rank_zero_only=True)
+            self.log_dict(result.figures(), batch_size=1, sync_dist=self.devices > 1)
 
     test_step = validation_step

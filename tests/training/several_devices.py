@@ -32,14 +32,14 @@ SHARDED = ("spnet, clipped", "cyclic, turns", "spnet, all trained")
 """Those that are also trained with FSDP2."""
 
 
-def train(workshop: Workshop, name: str, folder: Path, **trainer: Any) -> dict[str, Any]:
-    """Train a scenario; what it came to."""
+def train(workshop: Workshop, name: str, folder: Path, less: int = 0, **trainer: Any) -> dict[str, Any]:
+    """Train a scenario, by `less` steps if it is to be gone on with; what it came to."""
     schedule, options, fitting, steps = SCENARIOS[name]
     fitting = {**fitting, **trainer}
     module = workshop.module(**options)
     gradients = Gradients()
     data = workshop.data(**fitting.pop("data", {}))
-    workshop.fit(schedule(), folder, steps, module, data=data, callbacks=[gradients], validate=True, **fitting)
+    workshop.fit(schedule(), folder, steps - less, module, data=data, callbacks=[gradients], validate=True, **fitting)
     whole = {key: getattr(value, "full_tensor", lambda value=value: value)() for key, value in trained(module).items()}
     return {
         "trained": {key: value.cpu() for key, value in whole.items()},
@@ -63,5 +63,9 @@ def work(number: int, workshop: Workshop, folder: str, accelerator: str, port: i
             found[strategy, name] = train(workshop, name, place, strategy=strategy, **shared)
     name = "spnet, clipped"
     found["again", name] = train(workshop, name, Path(folder) / "again", strategy="ddp", **shared)
+    place, shared["strategy"] = Path(folder) / "first part", "fsdp2"
+    train(workshop, name, place, less=1, **shared)
+    shared["resume"] = place / "checkpoints/last.ckpt"
+    found["resumed", name] = train(workshop, name, Path(folder) / "second part", **shared)
     torch.save(found, f"{folder}/{number}.pt")
     dist.destroy_process_group()

@@ -86,6 +86,13 @@ def test_the_same_seed_gives_the_same_bits(found: list[Found]) -> None:
             assert torch.equal(value, one["again", name]["trained"][key]), key
 
 
+def test_a_sharded_run_goes_on(found: list[Found]) -> None:
+    name = "spnet, clipped"
+    for one in found:
+        for key, value in one["fsdp2", name]["trained"].items():
+            assert torch.equal(value, one["resumed", name]["trained"][key]), key
+
+
 @pytest.mark.parametrize("run", [("ddp", "cyclic, turns"), ("fsdp2", "cyclic, turns")], ids=" ".join)
 def test_a_checkpoint_of_two_loads_on_one(found: list[Found], run: tuple[str, str], folder: Path) -> None:
     module = load_checkpoint(folder / " ".join(run) / "checkpoints/last.ckpt")
