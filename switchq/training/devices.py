@@ -9,8 +9,7 @@ tokens lie.
 Under FSDP2 (`--trainer.strategy fsdp2`, Lightning's ModelParallelStrategy) each device holds a part of every block; the
 whole weights of a block are there only while it runs. Backward passes add gradients up across devices by themselves.
 Dense rounded copies of a weight would undo what sharding saves, so it is rounded anew whenever it is gathered.
-Embeddings, the last norm and the head stay whole. A sharded run that goes on counts one step more for adapters that no
-step had trained yet, because torch fills in the optimiser's state for them.
+Embeddings, the last norm and the head stay whole.
 """
 
 from collections.abc import Sequence

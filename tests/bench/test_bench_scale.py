@@ -21,23 +21,8 @@ def test_an_extrapolation_continues_straight_lines() -> None:
 
 
 def test_a_row_is_measured_and_written(tmp_path: Path) -> None:
-    options = [
-        "--device",
-        "cpu",
-        "--stage",
-        "devices",
-        "--shapes",
-        "toy",
-        "--batch",
-        "2",
-        "--tokens",
-        "8",
-        "--steps",
-        "2",
-        "--warm",
-        "1",
-        "--names",
-    ]
-    rows = bench_scale.main([*options, "1 device", "--output", str(tmp_path / "rows.jsonl")])
+    numbers = ["--batch", "2", "--tokens", "8", "--steps", "2", "--warm", "1"]
+    options = ["--device", "cpu", "--stage", "devices", "--names", "1 device", "--shapes", "toy", *numbers]
+    rows = bench_scale.main([*options, "--output", str(tmp_path / "rows.jsonl")])
     assert [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == rows
     assert rows[0]["tokens_per_s"] == pytest.approx(16 / rows[0]["step_s"])
