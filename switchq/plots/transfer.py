@@ -21,7 +21,7 @@ def gap_chart(rows: Rows, task: str) -> AnyChart:
     offset = alt.YOffset("average_bits:O", sort=widths)
     title = f"Transfer gap on {task} (%)"
     scale = alt.Scale(type="symlog", constant=5)
-    ticks = alt.Axis(values=[-20, -10, -5, 0, 5, 10, 20, 50, 100, 200, 500, 1000], format="~g")
+    ticks = alt.Axis(values=[-20, -10, -5, 0, 5, 10, 20, 50, 100, 200, 500, 1000], format="~r")
     tooltip = [
         alt.Tooltip("strategy:N", title="Strategy"),
         alt.Tooltip("average_bits:Q", title="Bits"),
