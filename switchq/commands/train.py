@@ -31,9 +31,14 @@ __all__ = ["SquadData", "SwitchqCLI", "TextData", "run"]
 class WholeConfig(SaveConfigCallback):
     """Writes `config.yaml` into the run's folder, whole or not at all."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Learn the folder, which all processes have to ask for together; the first one then writes."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it."""
-        path = Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename
+        path = self._folder / self.config_filename
         content = self.parser.dump(self.config, skip_none=False)
         write_bytes(path, content.encode(), "--trainer.default_root_dir")
 
