@@ -32,12 +32,21 @@ def check_writable(path: str | Path) -> None:
     target = Path(path)
     if target.is_dir():
         raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
+    check_beside(target)
+
+
+def check_beside(target: Path, option: str = "--output") -> None:
+    """Make sure that something can be created beside `target`, a file or a folder; its folder is made if it is missing.
+
+    Raises:
+        UserError: nothing can; `option` is what the user gave `target` with.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
-        raise unwritable(target, error) from None
+        raise unwritable(target, error, option) from None
 
 
 def write_json(path: str | Path, content: Any) -> None:

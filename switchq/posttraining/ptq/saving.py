@@ -5,7 +5,6 @@ without this program. `switchq.json` beside them holds the run's record, the has
 `switchq.npz` the values per window and question.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from switchq.errors import UserError
 from switchq.evaluation import write_bytes
 from switchq.evaluation.sealed import METADATA, read_seal, seal
-from switchq.files import new_folder, unwritable
+from switchq.files import check_beside, new_folder
 from switchq.models import content_hash
 from switchq.posttraining.ptq.results import RunRecord
 
@@ -37,12 +36,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
             raise UserError(f"{folder} is not empty: give another --save, or --overwrite")
         if not (folder / METADATA).is_file():
             raise UserError(f"{folder} holds something else than a saved model: give another --save")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder.parent):
-            pass
-    except OSError as error:
-        raise unwritable(folder, error, "--save") from None
+    check_beside(folder, "--save")
 
 
 def save_model(
