@@ -16,6 +16,7 @@ from switchq.data.training_data import subset
 from switchq.errors import UserError
 from switchq.inference import SwitchableLM
 from switchq.models import load_model, load_tokenizer, make_switchable
+from switchq.models.device import own_gpu
 from switchq.quant import Asymmetric, Grid, Nested, Symmetric
 from switchq.training.checkpoint import read_checkpoint, restore_module
 from switchq.training.identity import BaseIdentity
@@ -131,7 +132,7 @@ def load_subject(
     identity = BaseIdentity.of(str(model), network)
     chosen = GRIDS[grid or "symmetric"](group_size=group_size, scale=scale or "absmax")
     widths = tuple(bits or PLAIN_BITS)
-    make_switchable(network, widths, chosen, adapters=False)
+    make_switchable(network, widths, chosen, adapters=False, fit_on=own_gpu())
     return Subject(network, tokenizer, identity, widths, settings={"grid": chosen.to_dict()})
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -104,6 +105,9 @@ class SwitchqCLI(LightningCLI):
             raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
         if config.get("devices") in (0, "0"):
             raise UserError("--trainer.devices must be at least 1, not 0")
+        if config.get("enable_progress_bar") is False:  # Lightning refuses a progress bar then, ours included
+            kept = [one for one in self.trainer_defaults["callbacks"] if not isinstance(one, ProgressBar)]
+            self.trainer_defaults = self.trainer_defaults | {"callbacks": kept}
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:

@@ -1,5 +1,7 @@
 """Which device to run on."""
 
+import os
+
 import torch
 
 from switchq.errors import UserError
@@ -19,3 +21,8 @@ def pick_device(wanted: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"no device {wanted!r} on this machine: use auto, cpu or cuda") from None
     return device
+
+
+def own_gpu() -> torch.device | None:
+    """The GPU of this process among those of a run on several devices; None if there is none."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None

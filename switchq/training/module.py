@@ -17,6 +17,7 @@ from torch import Tensor
 from switchq.bitmap import Bitmap, ladder
 from switchq.errors import UserError
 from switchq.models import load_model, load_tokenizer, logits_at, make_switchable
+from switchq.models.device import own_gpu
 from switchq.models.load import Dtype
 from switchq.models.switchable import Extra
 from switchq.nn import get_switch, set_bitmap
@@ -133,6 +134,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             extra=extra,
             train_base=train_base,
             learn_scales=learn_scales,
+            fit_on=own_gpu(),
         )
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": True})

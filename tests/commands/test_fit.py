@@ -56,6 +56,13 @@ def test_what_is_printed(workshop: Workshop, tmp_path: Path, switchq: Switchq) -
         assert part in done.out
 
 
+def test_the_progress_bar_can_be_turned_off(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
+    done = switchq("fit", "--config", write_config(workshop, tmp_path), "--trainer.enable_progress_bar", "false")
+    assert done.code == 0
+    assert "step 2" not in done.err
+    assert "→" in done.out
+
+
 def test_ckpt_path_last_goes_on(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
     config = write_config(workshop, tmp_path)
     quick = ("--summary.enabled", "false", "--trainer.limit_val_batches", 0, "--model.decay", "constant_with_warmup")
