@@ -34,7 +34,7 @@ LOWER = {
 }
 """What takes less memory when it is lowered, by command."""
 
-GOES_ON = ("gendata", "search", "ptq", "transfer")
+GOES_ON = ("gendata", "sensitivity", "search", "ptq", "transfer")
 """The commands that go on where they were by themselves; `fit` says with `--ckpt_path last` how."""
 
 
