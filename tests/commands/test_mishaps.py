@@ -64,6 +64,10 @@ MISHAPS = [
     (RuntimeError("CUDA error: unspecified launch failure\nCompile with"), "the GPU was lost (CUDA error: unspecified"),
     (torch.AcceleratorError("CUDA error: an illegal memory access", 700), "the GPU was lost"),
     (OSError(28, "No space left on device", "/x/events.out"), "the disk is full (/x/events.out): free some space"),
+    (
+        RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:5: Connection reset by peer. Or bugs."),
+        "another process of this run died ([gloo/transport",
+    ),
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "a loader process died", ),
 ]  # fmt: skip
 
