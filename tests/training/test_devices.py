@@ -93,6 +93,14 @@ def test_a_sharded_run_goes_on(found: list[Found], name: str) -> None:
             assert torch.equal(value, one["resumed", name]["trained"][key]), key
 
 
+@pytest.mark.parametrize("what", ["to fsdp2", "to ddp"])
+def test_a_run_goes_on_by_the_other_strategy(found: list[Found], what: str) -> None:
+    name = "spnet, clipped"
+    for one in found:
+        for key, value in one["ddp", name]["trained"].items():
+            torch.testing.assert_close(one[what, name]["trained"][key], value, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("run", [("ddp", "cyclic, turns"), ("fsdp2", "cyclic, turns")], ids=" ".join)
 def test_a_checkpoint_of_two_loads_on_one(found: list[Found], run: tuple[str, str], folder: Path) -> None:
     module = load_checkpoint(folder / " ".join(run) / "checkpoints/last.ckpt")
