@@ -13,9 +13,10 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from switchq.bitmap import Bitmap
 from switchq.errors import UserError
 from switchq.inference.artifact import Artifact
-from switchq.inference.gpu.decode import Decoder, available
 from switchq.inference.linear import PackedLayer, PackedLinear, Ready
 from switchq.inference.source import ArtifactSource
+from switchq.inference.steps.decoder import Decoder
+from switchq.inference.steps.pick import decoder_for
 from switchq.inference.table import TableEmbedding, TableHead
 from switchq.models import load_config, load_tokenizer
 from switchq.models.device import pick_device
@@ -111,9 +112,9 @@ class SwitchableLM:
 
     @property
     def decoder(self) -> Decoder | None:
-        """What generates faster than `generate`, with one graph launch a token; None where it does not run."""
-        if self._decoder is None and available(self):
-            self._decoder = Decoder(self)
+        """What generates faster than `generate`; None for a model that it does not run."""
+        if self._decoder is None:
+            self._decoder = decoder_for(self)
         return self._decoder
 
     def generate(self, *args: Any, **options: Any) -> Any:
