@@ -95,11 +95,22 @@ class Int8(Kernel):
     def product(self, x_NI: Tensor) -> Tensor:
         """See `Kernel.product`."""
         unit_N1 = torch.linalg.vector_norm(x_NI, float("inf"), -1, keepdim=True).div_(_LARGEST).clamp_(min=_TINY)
-        x_NI = x_NI / unit_N1
+        return self._units(x_NI / unit_N1).mul_(unit_N1)
+
+    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low_RI: Tensor | None, high_RO: Tensor | None) -> Tensor:
+        """See `Kernel.layer`; one token's unit is a number, which goes where the factors are added."""
+        if len(x_NI) > 1 or low_RI is None:
+            return super().layer(x_NI, bias_O, low_RI, high_RO)
+        unit = max(float(torch.linalg.vector_norm(x_NI, float("inf"))) / _LARGEST, _TINY)
+        y_NO = torch.addmm(self._units(x_NI / unit), F.linear(x_NI, low_RI), high_RO, beta=unit)  # type: ignore[arg-type]
+        return y_NO if bias_O is None else y_NO.add_(bias_O)
+
+    def _units(self, x_NI: Tensor) -> Tensor:
+        """The product of activations in -127 ... 127, which are overwritten."""
         high_NI = x_NI.round()
         rows = torch.cat([high_NI, x_NI.sub_(high_NI).mul_(2 * _LARGEST)])
         high_NO, low_NO = _product(rows, self.packed).chunk(2)
-        return high_NO.add_(low_NO, alpha=0.5 / _LARGEST).mul_(unit_N1)
+        return high_NO.add_(low_NO, alpha=0.5 / _LARGEST)
 
     @property
     def resident_bytes(self) -> int:
