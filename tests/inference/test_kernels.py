@@ -101,8 +101,8 @@ def test_a_processor_whose_products_saturate_takes_no_int8(instructions: str) ->
     """FBGEMM can be kept from the instructions that the processor has, before it first looks for them."""
     code = (
         "import torch; from switchq.inference.kernels import choose, exact_products; from switchq.quant import Nested\n"
-        "codes, params = torch.ones(16, 32, dtype=torch.int8), dict(scale=torch.ones(16, 1), offset=torch.zeros(16, 1))\n"
-        "print(exact_products(), type(choose(codes, params, 8, Nested())).__name__)"
+        "codes, ones = torch.ones(16, 32, dtype=torch.int8), torch.ones(16, 1)\n"
+        "print(exact_products(), type(choose(codes, {'scale': ones, 'offset': ones}, 8, Nested())).__name__)"
     )
     environment = {**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": instructions}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
