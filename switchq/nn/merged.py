@@ -1,4 +1,4 @@
-"""One product instead of three: the adapters of a switchable model added to its weights, for as long as it is only read.
+"""One product instead of three: the adapters of a model added to its weights, for as long as these are only read.
 
     y = W x + s B A x  =  (W + s B A) x
 
