@@ -63,9 +63,11 @@ def work(number: int, workshop: Workshop, folder: str, accelerator: str, port: i
             found[strategy, name] = train(workshop, name, place, strategy=strategy, **shared)
     name = "spnet, clipped"
     found["again", name] = train(workshop, name, Path(folder) / "again", strategy="ddp", **shared)
-    place, shared["strategy"] = Path(folder) / "first part", "fsdp2"
-    train(workshop, name, place, less=1, **shared)
-    shared["resume"] = place / "checkpoints/last.ckpt"
-    found["resumed", name] = train(workshop, name, Path(folder) / "second part", **shared)
+    shared["strategy"] = "fsdp2"
+    for name in SHARDED:
+        place = Path(folder) / f"first part of {name}"
+        train(workshop, name, place, less=1, **shared)
+        last = place / "checkpoints/last.ckpt"
+        found["resumed", name] = train(workshop, name, Path(folder) / f"rest of {name}", resume=last, **shared)
     torch.save(found, f"{folder}/{number}.pt")
     dist.destroy_process_group()

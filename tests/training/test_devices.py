@@ -86,8 +86,8 @@ def test_the_same_seed_gives_the_same_bits(found: list[Found]) -> None:
             assert torch.equal(value, one["again", name]["trained"][key]), key
 
 
-def test_a_sharded_run_goes_on(found: list[Found]) -> None:
-    name = "spnet, clipped"
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_sharded_run_goes_on(found: list[Found], name: str) -> None:
     for one in found:
         for key, value in one["fsdp2", name]["trained"].items():
             assert torch.equal(value, one["resumed", name]["trained"][key]), key

@@ -12,7 +12,7 @@ from workshop import make_workshop, workshop
 from switchq.bitmap import FULL, Bitmap
 from switchq.errors import UserError
 from switchq.posttraining.search import Measurement, Metric, Objective, Space, Study
-from switchq.posttraining.search.journal import Journal
+from switchq.posttraining.search.journal import SearchJournal
 from switchq.posttraining.search.trials import Trials
 
 __all__ = ["make_workshop", "workshop"]
@@ -85,7 +85,7 @@ def make_study(
     **options: Any,
 ) -> Study:
     """A study over any measure."""
-    journal = Journal(None if path is None else path.with_suffix(".journal.jsonl"), {"key": key})
+    journal = SearchJournal(None if path is None else path.with_suffix(".journal.jsonl"), {"key": key})
     objective = Objective(measure, len(space.names), questions, Metric(metric), budget, journal)  # type: ignore[arg-type]
     try:
         return Study(space, objective, Trials(path, journal), **options)
