@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from switchq.inference import SwitchableLM, export_artifact
-from switchq.inference.gpu.decode import Decoder
+from switchq.inference.gpu.decode import GraphDecoder
 from switchq.inference.gpu.kernel import PlanesKernel, products
 from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.nn import switch_layers
@@ -224,7 +224,7 @@ def decode(folder: Path, rows: Rows, end: float, prompt: int = 64, new: int = 64
     check_logits(lm, prompts[1], rows)
     rows.add(switch_us=switch_microseconds(lm))
     for batch, ids_NT in prompts.items():
-        decoder = Decoder(lm)
+        decoder = GraphDecoder(lm)
         for bitmap in ("8", "4", "3", "2", "8/4"):
             if perf_counter() > end:
                 return
@@ -245,7 +245,7 @@ def decode(folder: Path, rows: Rows, end: float, prompt: int = 64, new: int = 64
             if bitmap == "4":
                 profile(decoder, rows, bitmap)
     for overlap, graphs in ((False, True), (False, False)):
-        decoder = Decoder(lm, pdl=overlap, graphs=graphs)
+        decoder = GraphDecoder(lm, pdl=overlap, graphs=graphs)
         spent(decoder, prompts[1], 3)
         seconds = min(spent(decoder, prompts[1], new) for _ in range(3))
         rows.add(what="8/4 bits", overlap=overlap, graphs=graphs, batch=1, tokens_per_s=new / seconds)
@@ -263,13 +263,13 @@ def plain_seconds(folder: Path, ids_NT: Tensor, new: int) -> float:
     return min(timed(call) for _ in range(3))
 
 
-def spent(decoder: Decoder, ids_NT: Tensor, tokens: int) -> float:
+def spent(decoder: GraphDecoder, ids_NT: Tensor, tokens: int) -> float:
     """Seconds of generating so many tokens."""
     return timed(lambda: list(decoder.tokens(ids_NT, new_tokens=tokens)))
 
 
 @torch.inference_mode()
-def profile(decoder: Decoder, rows: Rows, bitmap: str) -> None:
+def profile(decoder: GraphDecoder, rows: Rows, bitmap: str) -> None:
     """The kernels of one step, by time."""
     cache = decoder.cache
     assert cache is not None
@@ -292,7 +292,7 @@ def profile(decoder: Decoder, rows: Rows, bitmap: str) -> None:
 @torch.inference_mode()
 def check_logits(lm: SwitchableLM, ids_1T: Tensor, rows: Rows) -> None:
     """Steps against the same model's whole forward: the largest difference of logits, and how often both agree."""
-    decoder = Decoder(lm)
+    decoder = GraphDecoder(lm)
     for bitmap in ("8", "4", "2"):
         lm.set_bitmap(bitmap)
         new = [int(one) for one in decoder.tokens(ids_1T, new_tokens=24)]
@@ -329,7 +329,7 @@ def memory(artifact: Path, rows: Rows, end: float) -> None:
         lm = SwitchableLM.from_pretrained(artifact, bitmap, device="cuda")
         torch.cuda.synchronize()
         load, loaded = perf_counter() - began, torch.cuda.memory_allocated() - before
-        decoder = Decoder(lm)
+        decoder = GraphDecoder(lm)
         list(decoder.tokens(torch.randint(0, 1000, (1, 64), device="cuda"), new_tokens=64))
         rows.add(
             memory=bitmap,

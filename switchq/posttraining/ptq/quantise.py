@@ -16,9 +16,8 @@ from transformers import PreTrainedModel
 
 from switchq.errors import UserError
 from switchq.evaluation import peak_memory, reset_peak_memory
-from switchq.models import architecture_of, weight_view
+from switchq.models import architecture_of, blocks_of, weight_view
 from switchq.models.inference import eval_mode
-from switchq.posttraining.blocks import blocks_of
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq.activations import install
 from switchq.posttraining.ptq.calibrator import Calibrator, all_but_blocks_on, blocks_on

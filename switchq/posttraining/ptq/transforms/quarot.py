@@ -29,9 +29,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from switchq.errors import UserError
-from switchq.models import architecture_of, weight_view
+from switchq.models import architecture_of, blocks_of, weight_view
 from switchq.models.architecture import Stream
-from switchq.posttraining.blocks import blocks_of
 from switchq.posttraining.ptq.rotation import Rotation
 from switchq.posttraining.ptq.site import Site
 from switchq.posttraining.ptq.transform import Target, Transform
