@@ -4,7 +4,9 @@
 # DATA_FOLDER holds wikitext-2-raw, c4, ag_news, lambada, arc, squad and gsm8k, as configs/ptq/files.yaml names their files.
 # The first seed comes first, so a table is whole before the others begin; what was stopped goes on by the same command.
 # GPUS and PROCESSES (on each of them) spread the runs; then the seconds are longer than of a run that has a GPU to itself.
+# Products of matrices are taken in TF32 on GPUs that have it.
 set -euo pipefail
+export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1
 model=$1 data=$2 out=$3
 mkdir -p "$(dirname "$out")"
 config=$out.yaml
