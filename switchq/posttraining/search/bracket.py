@@ -17,7 +17,7 @@ from switchq.bitmap import FULL, Bitmap
 from switchq.posttraining.search.metric import Array
 from switchq.posttraining.search.objective import Objective, keeps
 
-FIRST = 16
+FIRST = 4
 """What part of the open questions the first helping is, as a denominator; later ones are as large as all before."""
 
 
