@@ -111,7 +111,9 @@ def search_command(**arguments: Any) -> None:
                 for summed in (False, True)
             )
             evolution = Evolution(options.generations, options.population)
-            methods = run_methods(study, options.methods, ranking, additive, evolution, live.start)
+            methods = run_methods(
+                study, options.methods, ranking, additive, evolution, live.start, options.greedy_share
+            )
             chosen = _choose(study)
             shown = _shown(study, chosen, options.dev_points)
             scores = _score_dev(subject, study, shown, dev, options, journal, live)
