@@ -207,7 +207,7 @@ def search(
         data: training questions to search on, SQuAD-style JSON file or Hub name; by default those that the
             checkpoint's training held out.
         questions: use so many of them, drawn at random.
-        dev: scored once, at the end; by default the dev set that the checkpoint was trained beside.
+        dev: scored once, at the end; by default the dev set that the checkpoint was trained beside; `none` for none.
         dev_limit: score only so many dev questions, drawn at random.
         dev_points: score so many bitmaps of the front on dev, beside the chosen, uniform and striped ones.
         widths: candidate widths; by default the trained ones, or 8, 4, 2.

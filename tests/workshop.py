@@ -122,15 +122,15 @@ class Workshop:
 
 @pytest.fixture(scope="session")
 def make_workshop(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Workshop]:
-    """`make_workshop(dropout=0.0)`: a base of its own, with that dropout in its configuration."""
+    """`make_workshop(dropout=0.0, layers=2)`: a base of its own, with these in its configuration."""
 
-    def make(dropout: float = 0.0) -> Workshop:
+    def make(dropout: float = 0.0, layers: int = 2) -> Workshop:
         folder = tmp_path_factory.mktemp("workshop")
         asked = questions(44)
         tokenizer = train_tokenizer(asked, 320)
         eos = tokenizer.eos_token_id
         config = GPT2Config(
-            vocab_size=len(tokenizer), n_positions=96, n_embd=32, n_layer=2, n_head=2, bos_token_id=eos,
+            vocab_size=len(tokenizer), n_positions=96, n_embd=32, n_layer=layers, n_head=2, bos_token_id=eos,
             eos_token_id=eos, attn_pdrop=dropout, embd_pdrop=dropout, resid_pdrop=dropout,
         )  # fmt: skip
         with torch.random.fork_rng():

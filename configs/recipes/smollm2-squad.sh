@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every row of the SmolLM2 table at equal compute: 500 passes of 32 questions each, then all bitmaps on the dev set.
+# Every row of the SmolLM2 table at equal compute: PASSES passes (500) of BATCH questions (32) each, then all bitmaps on the
+# dev set.
 #   bash configs/recipes/smollm2-squad.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED [OPTIONS OF fit...]]
 # ROWS="spnet cyclic" runs some of them; PARALLEL=1 runs all at once on one GPU (the scores are the same, the speeds are not).
 # Scores are taken in TF32 on GPUs that have it.
@@ -7,12 +8,13 @@ set -euo pipefail
 export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 PYTORCH_ALLOC_CONF=expandable_segments:True
 model=$1 train=$2 dev=$3 out=$4 seed=${5:-0}
 extra=("${@:6}")
+passes=${PASSES:-500} batch=${BATCH:-32}
 mkdir -p "$out"
-row() { # name, optimiser steps, then options of fit
-  local name=$1 steps=$2
+row() { # name, passes an optimiser step, then options of fit
+  local name=$1 steps=$((passes / $2))
   shift 2
   switchq fit --config configs/recipes/smollm2-squad.yaml --seed_everything "$seed" --model.base "$model" \
-    --data.train "$train" --data.dev "$dev" --data.seed "$seed" --trainer.max_steps "$steps" \
+    --data.train "$train" --data.dev "$dev" --data.seed "$seed" --data.batch_size "$batch" --trainer.max_steps "$steps" \
     --trainer.default_root_dir "$out/$name-seed$seed" "$@" "${extra[@]}"
 }
 turns=(--schedule Cyclic --schedule.mode turns)
@@ -24,21 +26,24 @@ qera=("${groups[@]}" --model.bits '[8, 4, 3, 2]' --model.adapter_start qera --mo
 run() {
   case $1 in
     before) switchq eval --model "$model" --data "$dev" --batch_size 128 --max_new_tokens 24 --output "$out/before.json" ;;
-    spnet) row spnet 100 ;;
-    instantnet) row instantnet 100 --schedule InstantNet ;;
-    cyclic) row cyclic 500 --schedule Cyclic ;;
-    lora16) row lora16 500 --model.bits '[16]' --schedule.bitmaps '["16"]' --model.bitmaps '[16, 8, 8/4, 4, 4/2, 2]' ;;
-    spnet-g64) row spnet-g64 100 "${groups[@]}" ;;
-    spnet-g64-loftq) row spnet-g64-loftq 100 "${groups[@]}" --model.adapter_start loftq ;;
-    turns-shared) row turns-shared 500 "${groups[@]}" "${turns[@]}" --model.adapter_start loftq --model.shared_rank 16 ;;
+    spnet) row spnet 5 ;;
+    instantnet) row instantnet 5 --schedule InstantNet ;;
+    cyclic) row cyclic 1 --schedule Cyclic ;;
+    lora16) row lora16 1 --model.bits '[16]' --schedule.bitmaps '["16"]' --model.bitmaps '[16, 8, 8/4, 4, 4/2, 2]' ;;
+    spnet-g64) row spnet-g64 5 "${groups[@]}" ;;
+    spnet-g64-loftq) row spnet-g64-loftq 5 "${groups[@]}" --model.adapter_start loftq ;;
+    turns-shared) row turns-shared 1 "${groups[@]}" "${turns[@]}" --model.adapter_start loftq --model.shared_rank 16 ;;
     turns-shared-0) # 8 bits without an adapter of its own
-      row turns-shared-0 500 "${groups[@]}" "${turns[@]}" --model.adapter_start loftq --model.shared_rank 16 --model.rank '{8: 0}' ;;
-    turns-qera) row turns-qera 500 "${qera[@]}" ;;
-    turns-qera-kd) row turns-qera-kd 500 "${qera[@]}" --schedule.distill 1 ;;
-    turns-base) row turns-base 500 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.rank '{8: 0, 4: 0, 2: 0}' ;;
-    turns-base-loftq) row turns-base-loftq 500 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.adapter_start loftq --model.rank '{8: 0}' ;;
+      row turns-shared-0 1 "${groups[@]}" "${turns[@]}" --model.adapter_start loftq --model.shared_rank 16 --model.rank '{8: 0}' ;;
+    turns-qera) row turns-qera 1 "${qera[@]}" ;;
+    turns-even) # turns alike for narrow widths, larger adapters at 4 and 3 bits
+      row turns-even 1 "${qera[@]}" --model.rank '{4: 48, 3: 64}' --model.shared_rank 32 \
+        --schedule.bitmaps '["8", "3", "2", "4", "3", "2"]' ;;
+    turns-qera-kd) row turns-qera-kd 1 "${qera[@]}" --schedule.distill 1 ;;
+    turns-base) row turns-base 1 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.rank '{8: 0, 4: 0, 2: 0}' ;;
+    turns-base-loftq) row turns-base-loftq 1 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.adapter_start loftq --model.rank '{8: 0}' ;;
     turns-base-shared) # everything at once
-      row turns-base-shared 500 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.adapter_start loftq --model.rank '{8: 0}' \
+      row turns-base-shared 1 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.adapter_start loftq --model.rank '{8: 0}' \
         --model.shared_rank 16 ;;
     *) echo "no row $1" >&2; return 2 ;;
   esac

@@ -3,6 +3,7 @@
 from switchq.models.device import pick_device
 from switchq.models.load import (
     architecture_of,
+    blocks_of,
     content_hash,
     context_window,
     load_config,
@@ -16,6 +17,7 @@ from switchq.models.weights import weight_view
 
 __all__ = [
     "architecture_of",
+    "blocks_of",
     "content_hash",
     "context_window",
     "load_config",

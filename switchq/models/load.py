@@ -46,6 +46,11 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     raise UserError(f"the architecture {config.model_type!r} is not supported; supported are {known}")
 
 
+def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The blocks of a supported model, first to last."""
+    return list(model.get_submodule(architecture_of(model.config).blocks).children())
+
+
 def load_config(base: str) -> PreTrainedConfig:
     """The configuration of a model, by Hub name or local folder."""
     with _explained(base, "model") as source:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from switchq.models import architecture_of
+from switchq.models import architecture_of, blocks_of
 from switchq.models.logits import hidden_states
 from switchq.nn import SwitchLayer
 
@@ -20,11 +20,6 @@ Forward = Callable[..., Tensor]
 
 Wrap = Callable[[int, Forward], Forward]
 """From the index of a block and its own `forward` to the `forward` that runs in its place."""
-
-
-def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The blocks of a supported model, first to last."""
-    return list(model.get_submodule(architecture_of(model.config).blocks).children())
 
 
 def block_index(model: PreTrainedModel, layer: SwitchLayer) -> int | None:

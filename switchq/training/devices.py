@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 
 from switchq import parallel
 from switchq.errors import UserError
-from switchq.models import architecture_of
+from switchq.models import blocks_of
 from switchq.nn import switch_layers
 from switchq.nn.adapters import is_adapter
 
@@ -78,11 +78,10 @@ class DevicesMixin(LightningModule):
         """Shard the blocks if the strategy is FSDP2; Lightning calls this before the optimiser is made."""
         if self._device_mesh is None or self.is_sharded:
             return
-        blocks = list(self.model.get_submodule(architecture_of(self.model.config).blocks).children())
         for layer in switch_layers(self.model):
             layer.linear.round_in_forward(layer.widths)
             layer.linear.weight.data = layer.linear.weight.data.contiguous()  # GPT-2's is a transposed view
-        for block in blocks:
+        for block in blocks_of(self.model):
             fully_shard(block, mesh=self._device_mesh["data_parallel"])
         outside = {parameter for parameter in self.model.parameters() if not isinstance(parameter, DTensor)}
         fully_shard(self.model.base_model, mesh=self._device_mesh["data_parallel"], ignored_params=outside)

@@ -18,7 +18,7 @@ from switchq.bitmap import Bitmap, ladder
 from switchq.errors import UserError
 from switchq.models import load_model, load_tokenizer, logits_at, make_switchable
 from switchq.models.device import own_gpu
-from switchq.models.load import Dtype
+from switchq.models.load import Dtype, blocks_of
 from switchq.models.switchable import Extra
 from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
@@ -64,7 +64,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         stored_kd: weight of the distillation from teacher predictions stored with the training data, if there are any.
         gradient_checkpointing: keep only the inputs of blocks, and run each block again in the backward pass: less
             memory for a third more compute.
-        compile: run the transformer through torch.compile; one compilation per bitmap, so for fixed sets of bitmaps.
+        compile: run the blocks through torch.compile; blocks of the same widths share what is compiled.
         bitmaps: the bitmaps that are scored during and after training; 16 and the ladder of `bits` by default.
 
     Attributes:
@@ -181,7 +181,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         if self.hparams["compile"]:
             torch._dynamo.config.recompile_limit = 64
             torch._dynamo.config.optimize_ddp = False  # it cuts graphs where DDP would send gradients, which is off
-            self.model.base_model.compile(dynamic=True)
+            for block in blocks_of(self.model):  # they share what is compiled, and a model of any depth takes as long
+                block.compile(dynamic=True)
             self._losses = LossFunctions().compiled()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

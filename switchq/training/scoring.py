@@ -7,6 +7,7 @@ A loader gives one `ScoringSet`, the whole of what is to be scored; batching hap
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.data.scoring_set import ScoringSet
@@ -41,7 +42,7 @@ class ScoringMixin(DevicesMixin):
             data=scoring_set.source,
             settings=dict(self.hparams),
         )
-        with self.in_step():
+        with self.in_step(), torch.compiler.set_stance("force_eager"):  # with a cache each block would be a graph
             options = {"progress": self.global_rank == 0, **options}
             return evaluate(self.model, self.tokenizer, scoring_set, self.bitmaps, run=record, **options)
 

@@ -1,7 +1,8 @@
 """Training on one and two devices, by precision and option, and by size of the model: speed, memory and F1.
 
-Weights are random (speed does not depend on them) but in the stages `quality`, which train the embedded model. Each row
-is written as soon as it is measured. `plan` reads such rows and extrapolates to 7 billion weights.
+Weights are random (speed does not depend on them) but in the stages `quality`, which train the embedded model. Two
+devices are set beside one twice: with the same joint batch, of which each then gets half, and with a batch each. Each
+row is written as soon as it is measured. `plan` reads such rows and extrapolates to 7 billion weights.
 
     python tests/bench/bench_scale.py --device cuda --stage devices --output scale.jsonl
     python tests/bench/bench_scale.py --stage plan --output scale.jsonl
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from subjects import SHAPES, quiet, save_random
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig
 
+from switchq.data.batches import IGNORED
 from switchq.evaluation.memory import peak_memory, reset_peak_memory
 from switchq.training.callbacks import SPNet
 from switchq.training.module import SwitchableModule
@@ -49,7 +51,11 @@ SHAPES |= {
 }  # fmt: skip
 
 STAGES: dict[str, list[dict[str, Any]]] = {
-    "devices": [BF16 | {"name": "1 device"}, BF16 | {"name": "2 devices, ddp", "devices": 2}],
+    "devices": [
+        BF16 | {"name": "1 device"},
+        BF16 | {"name": "2 devices, ddp", "devices": 2},
+        BF16 | {"name": "2 devices, ddp, a batch each", "devices": 2, "batches": 2},
+    ],
     "sharded": [BF16 | {"name": "2 devices, fsdp2", "devices": 2, "strategy": "fsdp2"}],
     "options": [
         {"name": "float32", "trainer": {}, "dtype": "float32"},
@@ -97,11 +103,19 @@ def train(number: int, row: dict[str, Any], arguments: argparse.Namespace, folde
         os.environ |= {"LOCAL_RANK": str(number), "NODE_RANK": "0", "WORLD_SIZE": str(devices)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1 if arguments.device == "cpu" else 8)
-    module = SwitchableModule(f"{folder}/base", dtype=row["dtype"], bitmaps=["8"], **row.get("model", {}))
-    sequences = arguments.batch // devices
+    if arguments.device == "cuda":
+        torch.cuda.set_device(number)
+    options = row.get("model", {}) | dict.fromkeys(arguments.on, True)
+    module = SwitchableModule(f"{folder}/base", dtype=row["dtype"], bitmaps=["8"], **options)
+    joint = arguments.batch * row.get("batches", 1)
     steps, generator = arguments.warm + arguments.steps, torch.Generator().manual_seed(number)
-    ids = torch.randint(module.model.config.vocab_size, (steps, sequences, arguments.tokens), generator=generator)
-    batches = [{"input_ids": one, "attention_mask": torch.ones_like(one), "labels": one} for one in ids]
+    shape = (steps, joint // devices, arguments.tokens)
+    ids = torch.randint(module.model.config.vocab_size, shape, generator=generator)
+    labels = ids.clone()
+    labels[..., : arguments.tokens - arguments.labels] = IGNORED
+    batches = [
+        {"input_ids": one, "attention_mask": torch.ones_like(one), "labels": its} for one, its in zip(ids, labels)
+    ]
     clock = Clock(arguments.warm)
     trainer = Trainer(
         accelerator="gpu" if arguments.device == "cuda" else "cpu", devices=devices,
@@ -116,7 +130,7 @@ def train(number: int, row: dict[str, Any], arguments: argparse.Namespace, folde
         found = {
             "weights": sum(p.numel() for name, p in module.model.named_parameters() if "lora_" not in name),
             "step_s": step,
-            "tokens_per_s": arguments.batch * arguments.tokens / step,
+            "tokens_per_s": joint * arguments.tokens / step,
             "peak_mb": peak_memory(torch.device(arguments.device))[0],
         }
         Path(folder, "row.json").write_text(json.dumps(found))
@@ -130,21 +144,24 @@ def measured(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
         return json.loads(Path(folder, "row.json").read_text())
 
 
-def quality(options: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    """F1 by bitmap after the quickstart's training with these options."""
+def quality(options: list[str], seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """F1 by bitmap after the quickstart's training with these options and this seed.
+
+    Adapters start at nothing, so that F1 is what training made of it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-m", "switchq.cli", "fit", "--config", "configs/quickstart.yaml",
             "--trainer.accelerator", "gpu" if arguments.device == "cuda" else "cpu", "--trainer.devices", "1",
             "--trainer.default_root_dir", folder, "--trainer.limit_val_batches", "0", "--summary.compare", "false",
-            "--model.bitmaps", "[16, 8, 4, 2]", "--schedule.bitmaps", "[8, 4, 2]",
-            "--trainer.max_steps", str(arguments.quality_steps), *options,
+            "--model.bitmaps", "[16, 8, 4, 2]", "--schedule.bitmaps", "[8, 4, 2]", "--model.adapter_start", "zero",
+            "--trainer.max_steps", str(arguments.quality_steps), "--seed_everything", str(seed), *options,
         ]  # fmt: skip
         began = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         (found,) = Path(folder).glob("lightning_logs/version_0/results.json")
         results = json.loads(found.read_text())
-    return {"F1": {one["bitmap"]: one["F1"] for one in results}, "seconds": time.perf_counter() - began}
+    return {"seed": seed, "F1": {one["bitmap"]: one["F1"] for one in results}, "seconds": time.perf_counter() - began}
 
 
 def plan(rows: Sequence[dict[str, Any]], weights: float = 7e9) -> dict[str, float]:
@@ -173,6 +190,16 @@ def plan(rows: Sequence[dict[str, Any]], weights: float = 7e9) -> dict[str, floa
     }
 
 
+def figures(stage: str, row: dict[str, Any], output: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What a row of a stage comes to."""
+    if stage == "plan":
+        yield plan([json.loads(line) for line in output.read_text().splitlines()])
+    elif stage in QUALITY:
+        yield from (quality(QUALITY[stage], seed, arguments) for seed in arguments.seeds)
+    else:
+        yield measured(row, arguments)
+
+
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Measure the stages that are asked for; returns the rows."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,27 +210,28 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     options.add_argument("--names", nargs="+", default=None, help="only the rows of these names")
     options.add_argument("--batch", type=int, default=32, help="sequences a step, over all devices")
     options.add_argument("--tokens", type=int, default=512, help="a sequence")
+    options.add_argument("--labels", type=int, help="tokens of a sequence that take a loss, the last; by default all")
+    options.add_argument("--on", nargs="+", default=[], help="options of the model that all rows switch on")
     options.add_argument("--steps", type=int, default=20, help="that are timed; the figure is their median")
     options.add_argument("--warm", type=int, default=5, help="steps before the clock runs")
     options.add_argument("--quality-steps", type=int, default=120)
+    options.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the stages `quality`: a row each")
     arguments = options.parse_args(argv)
+    arguments.labels = arguments.labels or arguments.tokens
     quiet()
     output, rows = Path(arguments.output), []
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
-    setting = {name: getattr(arguments, name) for name in ("batch", "tokens", "steps", "shapes")}
+    setting = {name: getattr(arguments, name) for name in ("batch", "tokens", "labels", "on", "steps", "shapes")}
+    setting["torch"] = torch.__version__
     for stage in arguments.stage:
         for row in STAGES.get(stage, [{"name": stage}]):
             if arguments.names is not None and row["name"] not in arguments.names:
                 continue
-            if stage == "plan":
-                found = plan([json.loads(line) for line in output.read_text().splitlines()])
-            else:
-                found = quality(QUALITY[stage], arguments) if stage in QUALITY else measured(row, arguments)
-            rows.append({"stage": stage, "name": row["name"], "device": device, "torch": torch.__version__, **setting})
-            rows[-1] |= found
-            with output.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(json.dumps(rows[-1]), flush=True)
+            for found in figures(stage, row, output, arguments):
+                rows.append({"stage": stage, "name": row["name"], "device": device, **setting, **found})
+                with output.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+                print(json.dumps(rows[-1]), flush=True)
     return rows
 
 

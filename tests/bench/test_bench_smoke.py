@@ -9,6 +9,7 @@ from typing import Any
 import bench_artifact
 import bench_autoscheme
 import bench_cpu_peers
+import bench_mixed
 import bench_ptq_memory
 import bench_ptq_peers
 import bench_search
@@ -19,10 +20,12 @@ import bench_switch
 import outside
 import pytest
 from subjects import TOKENIZER
+from workshop import Workshop
 
 from switchq.commands.subject import load_subject
 from switchq.nn import switch_layers
 from switchq.posttraining.sensitivity import Sensitivity
+from switchq.training.callbacks import SPNet
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +101,33 @@ def test_allocations_are_scored_without_the_peer(tmp_path: Path, capsys: pytest.
     assert all(row["perplexity"]["text"] > 1 for row in content["rows"])
     assert not any(row["name"] == "AutoScheme" for row in content["rows"])
     assert "left out" in capsys.readouterr().out
+
+
+def test_the_line_between_uniform_bitmaps() -> None:
+    uniform = {8.0: 70.0, 2.0: 40.0, 4.0: 60.0}
+    assert [bench_mixed.line(bits, uniform) for bits in (2, 3, 4, 7, 8)] == [40, 50, 60, 67.5, 70]
+    with pytest.raises(ValueError, match="beyond"):
+        bench_mixed.line(9, uniform)
+
+
+def test_mixed_bitmaps_spread_over_the_widths() -> None:
+    drawn = bench_mixed.draw([2, 4, 8], 100, 50, seed=0)
+    averages = [sum(bitmap) / 100 for bitmap in drawn]
+    assert min(averages) < 3
+    assert max(averages) > 6.5
+    assert len(set(drawn)) == 50
+    assert drawn == bench_mixed.draw([2, 4, 8], 100, 50, seed=0) != bench_mixed.draw([2, 4, 8], 100, 50, seed=1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mixed_bitmaps_of_a_checkpoint(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.fit(SPNet(["8", "2"]), tmp_path, 1)
+    checkpoint = tmp_path / "checkpoints/last.ckpt"
+    options = ["--ckpt", checkpoint, "--data", workshop.dev, "--count", "3", "--output", tmp_path / "mixed.json"]
+    bench_mixed.main(["--device", "cpu", *map(str, options)])
+    content = json.loads((tmp_path / "mixed.json").read_text())
+    assert [len(content["uniform"]), len(content["mixed"]), content["count"]] == [3, 3, 3]
+    assert content["worst"] <= content["mean"] <= content["best"]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,6 +1,7 @@
 """A training step against naive implementations of the same algorithm: one autograd graph over the library's losses."""
 
 import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from workshop import Gradients, Workshop, assert_same, questions, trained
@@ -27,6 +29,7 @@ LADDER = ("8", "8/4", "4", "4/2", "2")
 def needs_compiler(test: Any) -> Any:
     """Skips where torch.compile cannot work on the CPU; what it warns of inside torch is not ours to mend."""
     test = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")(test)
+    test = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")(test)  # torch hides it
     return pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")(test)
 
 
@@ -174,6 +177,18 @@ def test_a_compiled_step_is_the_plain_step(workshop: Workshop, tmp_path: Path) -
         module = workshop.module(compile=compile)
         gradients.append(step_once(workshop, SPNet(["2"]), tmp_path, module)[2].steps[0])
     assert_same(*gradients, exact=False)
+
+
+@needs_compiler
+def test_blocks_share_what_is_compiled(make_workshop: Callable[..., Workshop], tmp_path: Path) -> None:
+    """Whatever the depth, two graphs a bitmap (a first block's input takes no gradient) and the loss; none to score."""
+    torch.compiler.reset()
+    counters["stats"].clear()
+    workshop = make_workshop(layers=5)
+    module = workshop.module(compile=True)
+    workshop.fit(SPNet(["2"]), tmp_path, 2, module, validate=True)
+    assert len(module.results) == 2
+    assert counters["stats"]["unique_graphs"] == 3
 
 
 def test_cyclic_cosine_runs_one_width_per_batch(workshop: Workshop, tmp_path: Path) -> None:

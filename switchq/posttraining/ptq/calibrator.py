@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from switchq.errors import UserError
-from switchq.posttraining.blocks import blocks_of, run_blocks
+from switchq.models import blocks_of
+from switchq.posttraining.blocks import run_blocks
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq.site import Site
 from switchq.posttraining.ptq.statistics import Accumulator, Needs

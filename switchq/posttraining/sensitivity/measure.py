@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from switchq.bitmap import check_width
 from switchq.errors import UserError
 from switchq.evaluation import peak_memory, reset_peak_memory, run_record
+from switchq.models import blocks_of
 from switchq.nn import switch_layers
 from switchq.parallel import size
-from switchq.posttraining.blocks import blocks_of
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.sensitivity.divergence import POSITIONS, divergences, resumed_blocks
 from switchq.posttraining.sensitivity.fisher import PASSES, fisher_scores

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from switchq.models import architecture_of, content_hash, weight_view
+from switchq.models import architecture_of, blocks_of, content_hash, weight_view
 from switchq.models.architecture import Input
-from switchq.posttraining.blocks import blocks_of
 
 
 @dataclass(frozen=True)

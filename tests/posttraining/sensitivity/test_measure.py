@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from switchq.errors import UserError
+from switchq.models import blocks_of
 from switchq.nn import set_bitmap
-from switchq.posttraining.blocks import blocks_of
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.sensitivity import (
     SCORES,

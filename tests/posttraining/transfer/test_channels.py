@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from switchq.models import weight_view
-from switchq.posttraining.blocks import blocks_of
+from switchq.models import blocks_of, weight_view
 from switchq.posttraining.ptq import Setting
 from switchq.posttraining.ptq.quantise import _sites
 from switchq.posttraining.transfer.channels import portrait
