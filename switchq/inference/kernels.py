@@ -3,7 +3,7 @@
 | kernel | holds | multiplies |
 |---|---|---|
 | `Plain` | int8 codes | float32, decoded in every call: the numbers of training, by which the others are tested |
-| `Int8` | int8 codes, one scale a row | in integers; an activation is two 8-bit numbers, 15 bits together |
+| `Int8` | int8 codes, one scale a row | in integers (FBGEMM); an activation is two 8-bit numbers, 15 bits together |
 | `Int4` | four bits a weight, or two times four | activations, levels and results in bfloat16, sums in float32 |
 
 Every kernel gives x W^T without the bias. `Int8` leaves out the offset, too: it is constant along a row, so the caller
@@ -126,7 +126,7 @@ def _packed(codes_OI: Tensor, scale_O: Tensor) -> Any:
     with warnings.catch_warnings():  # the type of tensor that the packing takes is to go some day
         warnings.simplefilter("ignore", UserWarning)
         zeros_O = torch.zeros(len(scale_O), dtype=torch.long)
-        quantised = torch._make_per_channel_quantized_tensor(codes_OI, scale_O.double(), zeros_O, 0)  # type: ignore[attr-defined]
+        quantised = torch._make_per_channel_quantized_tensor(codes_OI, scale_O.double(), zeros_O, 0)
         return torch.ops.quantized.linear_prepack(quantised, None)
 
 
