@@ -112,7 +112,7 @@ class Int8(Kernel):
         most_N1 = x_NI.abs().amax(-1, keepdim=True).clamp_min_(_TINY)
         rows_2NI = _STEPS_211 / most_N1 * x_NI
         high_NI, low_NI = rows_2NI
-        low_NI.sub_(high_NI.round(), alpha=2 * _LARGEST)
+        low_NI.sub_(high_NI.round_(), alpha=2 * _LARGEST)  # FBGEMM rounds, too, but not always to the same side
         return most_N1, _product(rows_2NI.view(-1, x_NI.shape[1]), self.packed)
 
     @property
