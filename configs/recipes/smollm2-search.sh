@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Mixed precision for SmolLM2-135M-Instruct on one GPU or several: sensitivities, searches, one report.
 #   bash configs/recipes/smollm2-search.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED [CHECKPOINT]]
-# CHECKPOINT is a file of `fit`; without one, the row turns-qera of smollm2-squad.sh is trained first. Blocks get a width each
+# CHECKPOINT is a file of `fit`; without one, the row turns-even of smollm2-squad.sh is trained first. Blocks get a width each
 # in one search, layers in another; plain greedy on the same blocks is there to compare, without a look at the dev set. All
 # three run at once, on GPUS GPUs (1) in turn, which slows their tokens/s where they share one. What was cut off goes on by
 # the same command.
@@ -11,8 +11,8 @@ model=$1 train=$2 dev=$3 out=$4 seed=${5:-0} ckpt=${6:-}
 gpus=${GPUS:-1} questions=${QUESTIONS:-120} generations=${GENERATIONS:-6} population=${POPULATION:-9}
 mkdir -p "$out"
 if [ -z "$ckpt" ]; then
-  ckpt=$out/turns-qera-seed$seed/lightning_logs/version_0/checkpoints/last.ckpt
-  [ -f "$ckpt" ] || ROWS=turns-qera bash "$(dirname "$0")/smollm2-squad.sh" "$model" "$train" "$dev" "$out" "$seed" \
+  ckpt=$out/turns-even-seed$seed/lightning_logs/version_0/checkpoints/last.ckpt
+  [ -f "$ckpt" ] || ROWS=turns-even bash "$(dirname "$0")/smollm2-squad.sh" "$model" "$train" "$dev" "$out" "$seed" \
     --summary.enabled false # the searches score the dev set
 fi
 [ -f "$out/sensitivity.json" ] || switchq sensitivity --ckpt "$ckpt" --base "$model" --limit 32 --batch_size $((32 / gpus)) \
