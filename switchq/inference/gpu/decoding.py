@@ -1,8 +1,8 @@
 """Reading b bit-planes in Triton: codes as floats in a register, and a whole weight decoded.
 
-Words of planes (see `switchq.inference.gpu.words`) give, by picking bits alone, words whose fields of F = 2, 4 or 8 bits
-hold the codes of columns r, r + F, r + 2 F, ... A field is turned to the upper half of a float's mantissa and masked
-there, and 1 laid under it:
+Words of planes (see `switchq.inference.gpu.words`) give, by picking bits alone, words whose fields of F = 2, 4 or 8
+bits hold the codes of columns r, r + F, r + 2 F, ... A field is turned to the upper half of a float's mantissa and
+masked there, and 1 laid under it:
 
     value = 1 + u 2^(s-23)        u = code + 2^(b-1)        s = 19, 15 or so: the field's lowest bit
 
@@ -28,9 +28,7 @@ what it loads and stores beside it is laid out alike."""
 def turned(word, BY: tl.constexpr):
     """The word turned right by BY places."""
     by: tl.constexpr = BY % 32
-    if by == 0:
-        return word
-    return (word >> by) | (word << (32 - by))
+    return word if by == 0 else (word >> by) | (word << (32 - by))
 
 
 @triton.jit
@@ -75,6 +73,12 @@ def value(word, one, J: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
     return ((word & mask) | one).to(tl.float32, bitcast=True)
 
 
+@triton.constexpr_function
+def unit(j, bits, fields):
+    """2^(23-s) of field j."""
+    return float(1 << (8 - fields * (j + 1) + bits))
+
+
 @triton.jit(do_not_specialize=["one", "zero"])
 def _weight(
     planes, scale_ptr, offset_ptr, weight_ptr, OUT, one, zero,
@@ -97,9 +101,8 @@ def _weight(
         for h in tl.static_range(4):
             moved = turned(word, r + 8 * h - 22 + 8 - F)
             for j in tl.static_range(8 // F):
-                unit: tl.constexpr = float(1 << (8 - F * (j + 1) + BITS))
-                start: tl.constexpr = unit + (1 << (BITS - 1))
-                level = (value(moved, one, j, BITS, F) * unit - start) * scale + offset
+                code = (value(moved, one, j, BITS, F) - 1.0) * unit(j, BITS, F) - (1 << (BITS - 1))
+                level = code * scale + offset
                 tl.store(place + (r + F * j) * S * 4 + h, level.to(weight_ptr.dtype.element_ty), mask=mask)
 
 

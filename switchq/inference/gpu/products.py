@@ -1,7 +1,7 @@
 """Products of activations with b bit-planes in Triton, see `switchq.inference.gpu.decoding`.
 
 Few rows are multiplied on the spot: one multiply-add of x with `value` a weight, in a sum of its own for each of the T
-places that a field is read from. The 1 under the codes and the sign's 2^(b-1) are constant, so sums of x take them away:
+places that a field is read from. The 1 under the codes and the sign's 2^(b-1) are constant; sums of x take them away:
 
     sum(u x) = sum over places of  2^(23-s) (sum(value x) - sum(x))         at most 2^8 times the codes' range
     y = sum over groups of  scale x sum(u x)  +  (offset - 2^(b-1) scale) x sum(x)
@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from switchq.inference.gpu.decoding import ONE, code_word, field, load_words, turned, value, weight
+from switchq.inference.gpu.decoding import ONE, code_word, field, load_words, turned, unit, value, weight
 
 __all__ = ["MOST", "Tile", "product", "tile_for", "weight"]
 
@@ -113,8 +113,7 @@ def _product(
         for n in tl.static_range(BN):
             part, total = empty, empty_x
             for j in tl.static_range(T):
-                unit: tl.constexpr = float(1 << (8 - F * (j + 1) + BITS))
-                part += (parts[n * T + j] - xs[n * T + j]) * unit
+                part += (parts[n * T + j] - xs[n * T + j]) * unit(j, BITS, F)
                 total += xs[n * T + j]
             part -= total * float(1 << (BITS - 1))
             if GROUPED:
@@ -221,7 +220,8 @@ def product(
         tokens, outputs, x_NI.stride(0), u.shape[1], ONE, 0,
     )  # fmt: skip
     options = {
-        "WORDS": words, "S": stride, "F": field(bits), "BIAS": bias_O is not None, "LOW": low is not None, "GELU": gelu, "RESIDUAL": residual_NO is not None,
+        "WORDS": words, "S": stride, "F": field(bits), "BIAS": bias_O is not None, "LOW": low is not None,
+        "GELU": gelu, "RESIDUAL": residual_NO is not None,
         "BR": triton.next_power_of_2(u.shape[1]) if low is not None else 1,
     }  # fmt: skip
     tile = tile or tile_for(outputs, words, bits, tokens)

@@ -31,7 +31,7 @@ def test_codes_come_back(outputs: int, groups: int, words: int, bits: int, seed:
 
 @pytest.mark.parametrize("plane", [0, 1, 7])
 def test_a_bit_lies_where_it_is_said_to(plane: int) -> None:
-    """Two rows of two groups of 3 words: one code has one bit, of the sign plane or another; the sign is turned over."""
+    """Two rows of two groups of 3 words: one code has one bit; the sign plane is turned over."""
     shape, stride = (2, 192), 3
     for column in (0, 1, 95, 96, 130, 191):
         codes_OI = torch.zeros(shape, dtype=torch.uint8)
