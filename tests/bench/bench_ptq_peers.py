@@ -57,6 +57,7 @@ class Peer:
 
 PACKAGES = {
     "hqq": Peer("hqq", PEERS / "ptq_hqq.py", "hqq"),
+    "hqq-32": Peer("hqq", PEERS / "ptq_hqq.py", "hqq", {"method": "float32"}),
     "llmcompressor-gptq": Peer("llmcompressor", PEERS / "ptq_llmcompressor.py", "gptq", {"method": "gptq"}),
     "llmcompressor-awq": Peer("llmcompressor", PEERS / "ptq_llmcompressor.py", "awq", {"method": "awq"}),
     "gptqmodel": Peer("gptqmodel", PEERS / "ptq_gptqmodel.py", "gptq"),
