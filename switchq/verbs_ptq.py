@@ -25,6 +25,8 @@ def ptq(
     batch_size: int = 8,
     device: str = "auto",
     devices: int = 1,
+    processes: int = 1,
+    offload: bool = True,
     output: str = "ptq",
     save: str | None = None,
     overwrite: bool = False,
@@ -55,6 +57,10 @@ def ptq(
         batch_size: calibration windows a batch.
         device: auto, cpu, cuda, cuda:1, ...
         devices: share the runs out among so many GPUs, or processes on the CPU; the results are the same.
+        processes: on each device. A small model keeps a GPU waiting for its Python: several at once fill the gaps, and
+            make each other's seconds longer.
+        offload: only the blocks that are being calibrated are on the device, the rest and the calibration inputs wait
+            in CPU memory; false keeps all on the device, which is faster.
         output: folder for the results: sweep.json, and a file for each run. A sweep that was stopped, or is to be
             widened, is gone on with.
         save: folder for the quantised model, as `AutoModelForCausalLM.from_pretrained` reads it; several models go into

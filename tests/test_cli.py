@@ -57,7 +57,7 @@ OPTIONS = {
     "ptq": [
         "model", "methods", "define", "bits", "group_size", "symmetric", "skip", "calibration", "samples", "length",
         "documents", "one_shot", "blocks_at_once", "seeds", "tasks", "limit", "checkpoint", "dtype", "batch_size",
-        "device", "devices", "output", "save", "overwrite",
+        "device", "devices", "processes", "offload", "output", "save", "overwrite",
     ],
     "verify": ["folder", "prompt", "max_new_tokens", "scores", "device"],
     "compare": ["run", "confidence", "seed", "output", "overwrite"],

@@ -1,26 +1,38 @@
 #!/usr/bin/env bash
-# Mixed precision for SmolLM2-135M-Instruct on a GPU: a switchable checkpoint, sensitivities, searches, one report.
-#   bash configs/recipes/smollm2-search.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED]
-# Blocks get a width each in the first search, layers in the second; plain greedy on the same blocks is there to compare. The
-# three run at once on the one GPU, which slows their tokens/s.
+# Mixed precision for SmolLM2-135M-Instruct on one GPU or several: sensitivities, searches, one report.
+#   bash configs/recipes/smollm2-search.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED [CHECKPOINT]]
+# CHECKPOINT is a file of `fit`; without one, the row turns-even of smollm2-squad.sh is trained first. Blocks get a width each
+# in one search, layers in another; plain greedy on the same blocks is there to compare, without a look at the dev set. All
+# three run at once, on GPUS GPUs (1) in turn, which slows their tokens/s where they share one. What was cut off goes on by
+# the same command.
 set -euo pipefail
 export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1
-model=$1 train=$2 dev=$3 out=$4 seed=${5:-0}
-run=$out/turns-qera-seed$seed
-ckpt=$run/lightning_logs/version_0/checkpoints/last.ckpt
-[ -f "$ckpt" ] || ROWS=turns-qera bash "$(dirname "$0")/smollm2-squad.sh" "$model" "$train" "$dev" "$out" "$seed" \
-  --summary.enabled false # the searches score the dev set
-[ -f "$out/sensitivity.json" ] || switchq sensitivity --ckpt "$ckpt" --limit 32 --batch_size 32 \
-  --output "$out/sensitivity.json" --logdir "$out/sensitivity"
+model=$1 train=$2 dev=$3 out=$4 seed=${5:-0} ckpt=${6:-}
+gpus=${GPUS:-1} questions=${QUESTIONS:-120} generations=${GENERATIONS:-5} population=${POPULATION:-8}
+mkdir -p "$out"
+if [ -z "$ckpt" ]; then
+  ckpt=$out/turns-even-seed$seed/lightning_logs/version_0/checkpoints/last.ckpt
+  [ -f "$ckpt" ] || ROWS=turns-even bash "$(dirname "$0")/smollm2-squad.sh" "$model" "$train" "$dev" "$out" "$seed" \
+    --summary.enabled false # the searches score the dev set
+fi
+[ -f "$out/sensitivity.json" ] || switchq sensitivity --ckpt "$ckpt" --base "$model" --limit 32 --batch_size $((32 / gpus)) \
+  --devices "$gpus" --output "$out/sensitivity.json" --logdir "$out/sensitivity" > "$out/sensitivity.log" 2>&1
+started=()
 search() { # name, then options of search; one that is finished already is left alone
-  local name=$1
+  local name=$1 gpu=$((${#started[@]} % gpus))
   shift
-  [ -f "$out/$name.json" ] || switchq search --ckpt "$ckpt" --sensitivity "$out/sensitivity.json" --budget 0.1 \
-    --batch_size 200 --dev_points 3 --seed "$seed" --output "$out/$name.csv" "$@" > "$out/$name.log" 2>&1
+  started+=("$name")
+  [ -f "$out/$name.json" ] || CUDA_VISIBLE_DEVICES=$gpu switchq search --ckpt "$ckpt" --base "$model" \
+    --sensitivity "$out/sensitivity.json" --budget 0.1 --questions "$questions" --batch_size 410 --dev "$dev" --dev_points 3 \
+    --generations "$generations" --population "$population" --seed "$seed" --output "$out/$name.csv" "$@" \
+    > "$out/$name.log" 2>&1 &
 }
-search plain --group block --method greedy-plain &
-search blocks --group block --generations 8 --population 12 &
-search layers --generations 8 --population 12 &
+search blocks --group block
+search layers --greedy_share 0.05 # of 840 steps
+search plain --group block --method greedy-plain --dev none
 wait
-switchq report "$run/lightning_logs/version_0" "$out/sensitivity.json" "$out/blocks.json" "$out/layers.json" \
-  "$out/plain.json" --title "SmolLM2-135M, mixed precision" --output "$out/report.html" --figures "$out/figures" --overwrite
+results=("$out/sensitivity.json" "$out/blocks.json" "$out/layers.json" "$out/plain.json")
+run=${ckpt%/checkpoints/*} # of the training, for its curves
+[ ! -f "$run/config.yaml" ] || results=("$run" "${results[@]}")
+switchq report "${results[@]}" --title "SmolLM2-135M, mixed precision" --output "$out/report.html" --figures "$out/figures" \
+  --overwrite

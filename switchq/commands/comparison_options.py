@@ -40,8 +40,8 @@ class ComparisonOptions:
 
     @property
     def widths(self) -> Sequence[int]:
-        """The widths, each once, wide before narrow."""
-        return sorted(set(self.bits or WIDTHS), reverse=True)
+        """The widths, each once, in the order given."""
+        return list(dict.fromkeys(self.bits or WIDTHS))
 
     @property
     def calibrations(self) -> Sequence[str]:

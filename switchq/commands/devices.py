@@ -1,4 +1,4 @@
-"""`--devices N`: a command runs in N processes, one to a GPU, that split its work.
+"""`--devices N`: a command runs in N processes, one to a GPU or `--processes` to each, that split its work.
 
 Each process runs the whole command; see `switchq.parallel` for what is split. The first one writes and prints.
 """
@@ -19,34 +19,36 @@ from switchq.mishaps import lost, out_of_memory
 
 
 def on_devices(command: Callable[..., None], arguments: dict[str, Any]) -> None:
-    """Run `command(**arguments)` on as many devices as the argument `devices`, which it does not get, says.
+    """Run `command(**arguments)` on as many devices as the argument `devices` says, `processes` to each.
+
+    The command does not get these two; a command without the second has one process to a device.
 
     Raises:
-        UserError: fewer than one device, or more than there are.
+        UserError: fewer than one device or process, or more devices than there are.
         Exception: the first mistake of the user's or mishap of the machine that one of the processes came upon.
     """
     arguments = dict(arguments)
-    devices = arguments.pop("devices")
-    places = _places(devices, arguments["device"])
-    if devices == 1:
+    places = _places(arguments.pop("devices"), arguments.pop("processes", 1), arguments["device"])
+    if len(places) == 1:
         command(**arguments)
         return
     told = processes.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            processes.spawn(_work, (command, arguments, places, folder, told), nprocs=devices)
+            processes.spawn(_work, (command, arguments, places, folder, told), nprocs=len(places))
         except ProcessException:
             if told.empty():
                 raise
             raise told.get() from None
 
 
-def _places(devices: int, device: str) -> list[str]:
+def _places(devices: int, processes: int, device: str) -> list[str]:
     """The device of each process."""
-    if devices < 1:
-        raise UserError(f"--devices must be at least 1, not {devices}")
+    for name, count in (("devices", devices), ("processes", processes)):
+        if count < 1:
+            raise UserError(f"--{name} must be at least 1, not {count}")
     if devices == 1:
-        return [device]
+        return [device] * processes
     gpus, cores = torch.cuda.device_count(), max(2, os.cpu_count() or 1)
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--devices {devices} takes the first ones there are: give --device cuda or cpu, not {device}")
@@ -55,7 +57,7 @@ def _places(devices: int, device: str) -> list[str]:
     if devices > there:
         what = "GPU" if kind == "cuda" else "CPU core"
         raise UserError(f"--devices {devices} is more than there are: this machine has {there} {what}s")
-    return [f"cuda:{number}" if kind == "cuda" else "cpu" for number in range(devices)]
+    return [f"cuda:{number}" if kind == "cuda" else "cpu" for number in range(devices)] * processes
 
 
 def _work(

@@ -51,7 +51,7 @@ def ptq_command(**arguments: Any) -> None:
     suite = Suite.load(tasks, tokenizer, window, options.limit)
     base = load_model(name, options.dtype)
     check_setting(base, setting, [method.grid_for(setting) for method in methods])
-    sweep = Sweep(base, name, suite, folder, place, batch_size=options.batch_size)
+    sweep = Sweep(base, name, suite, folder, place, batch_size=options.batch_size, offload=options.offload)
     if checkpoint is not None:
         sweep.switchable = _switchable(checkpoint, name, sweep.base_hash, str(options.checkpoint))
     for run in runs:

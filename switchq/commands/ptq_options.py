@@ -17,6 +17,7 @@ class PtqOptions(ComparisonOptions):
     methods: list[str] | None
     define: dict[str, Any] | None
     checkpoint: str | None
+    offload: bool
     save: str | None
 
     def check(self) -> None:

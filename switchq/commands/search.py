@@ -37,6 +37,9 @@ from switchq.posttraining.search.study import Study
 from switchq.posttraining.search.trials import Trials
 from switchq.posttraining.sensitivity import Sensitivity
 
+NO_DEV = "none"
+"""As --dev: the search ends without a look at a dev set."""
+
 LIMITS: tuple[Cost, ...] = ("average_bits", "weight_mb")
 
 
@@ -108,7 +111,9 @@ def search_command(**arguments: Any) -> None:
                 for summed in (False, True)
             )
             evolution = Evolution(options.generations, options.population)
-            methods = run_methods(study, options.methods, ranking, additive, evolution, live.start)
+            methods = run_methods(
+                study, options.methods, ranking, additive, evolution, live.start, options.greedy_share
+            )
             chosen = _choose(study)
             shown = _shown(study, chosen, options.dev_points)
             scores = _score_dev(subject, study, shown, dev, options, journal, live)
@@ -173,13 +178,13 @@ def _questions(subject: Subject, options: Options) -> ScoringSet:
 
 
 def _dev_source(subject: Subject, options: Options) -> str | None:
-    """The dev set, which is not read yet.
+    """The dev set, which is not read yet; None if there is none, or none is wanted.
 
     Raises:
         UserError: it is not there, or it is what the search looks at.
     """
     source: str | None = options.dev if options.dev is not None else subject.data.get("dev")
-    if source is None:
+    if source is None or source == NO_DEV:
         return None
     path = Path(source)
     if looks_like_file(source) and not path.is_file():
@@ -280,7 +285,7 @@ def _show(
         f"drop {100 * drop:.1f} % on the search questions ({verdict} the budget of {100 * objective.budget:g} %)"
     )
     if dev is None:
-        say("The dev set was not scored: there is none; give --dev FILE")
+        say("No dev set was scored: give --dev FILE")
     say(f"Table {files.csv}\nResult {files.json}\nBitmap {files.bitmap} (switchq eval --bitmap @{files.bitmap})")
 
 

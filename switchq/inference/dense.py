@@ -12,7 +12,8 @@ from transformers.initialization import no_init_weights
 
 from switchq.bitmap import Bitmap
 from switchq.models import architecture_of
-from switchq.nn import SwitchLayer, at, switch_layers
+from switchq.nn import at, switch_layers
+from switchq.nn.merged import merged_weight
 
 
 @torch.no_grad()
@@ -36,12 +37,3 @@ def plain_model(model: PreTrainedModel, bitmap: Bitmap, merge: bool = True) -> P
     if model.generation_config is not None:
         plain.generation_config = model.generation_config
     return plain.eval()
-
-
-def merged_weight(layer: SwitchLayer) -> Tensor:
-    """The weight (O, I), float32, that a layer multiplies with, adapters added."""
-    weight_OI, factors = layer.linear.effective_weight().float(), layer.low_rank(layer.bits)
-    if factors is None:
-        return weight_OI
-    a_RI, b_OR = factors
-    return weight_OI + b_OR @ a_RI

@@ -119,17 +119,19 @@ class PackedLinear(nn.Module):
         return self.grid.decode(self.source.codes(self.name, bits), self.levels(bits))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., I) -> (..., O), float32."""
+        """(..., I) -> (..., O)."""
+        return self.multiply(x.reshape(-1, self.shape[1])).view(*x.shape[:-1], self.shape[0])
+
+    def multiply(self, x_NI: Tensor) -> Tensor:
+        """(N, I) -> (N, O)."""
         ready = self.ready
-        x_NI = x.reshape(-1, self.shape[1])
         kernel = ready.kernel
         if ready.long is not None and len(x_NI) >= ready.long:
             params = self.levels(ready.bits)
             if kernel.offset_O is not None:  # it is in the low-rank factors
                 params = {**params, "offset": torch.zeros_like(params["offset"])}
             kernel = Plain(self.source.codes(self.name, ready.bits), params, self.grid)
-        y_NO = kernel.layer(x_NI, self.bias, ready.low_RI, ready.high_RO)
-        return y_NO.view(*x.shape[:-1], self.shape[0])
+        return kernel.layer(x_NI, self.bias, ready.low_RI, ready.high_RO)
 
 
 class PackedLayer(SwitchLayer):

@@ -13,10 +13,10 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from switchq.bitmap import Bitmap
 from switchq.errors import UserError
 from switchq.inference.artifact import Artifact
-from switchq.inference.gpu.decode import Decoder, available
 from switchq.inference.linear import PackedLayer, PackedLinear, Ready
 from switchq.inference.source import ArtifactSource
-from switchq.inference.table import TableEmbedding, TableHead
+from switchq.inference.steps.decoder import Decoder
+from switchq.inference.steps.pick import decoder_for
 from switchq.models import load_config, load_tokenizer
 from switchq.models.device import pick_device
 from switchq.nn import Switch, SwitchLayer, get_switch, set_bitmap
@@ -111,9 +111,9 @@ class SwitchableLM:
 
     @property
     def decoder(self) -> Decoder | None:
-        """What generates faster than `generate`, with one graph launch a token; None where it does not run."""
-        if self._decoder is None and available(self):
-            self._decoder = Decoder(self)
+        """What generates faster than `generate`; None for a model that it does not run."""
+        if self._decoder is None:
+            self._decoder = decoder_for(self)
         return self._decoder
 
     def generate(self, *args: Any, **options: Any) -> Any:
@@ -152,32 +152,22 @@ def _build(artifact: Artifact, source: ArtifactSource) -> PreTrainedModel:
         model.set_submodule(name, PackedLinear(name, shape, bias_O, source))
     if (artifact.folder / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(artifact.folder)
-    _fill_tables(model, artifact, source)
+    _fill_tables(model, source)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
         parameter.data = artifact.tensor(f"rest.{name}").to(source.device, source.dtype, copy=True)
     return model.to(source.device).eval()
 
 
-def _fill_tables(model: PreTrainedModel, artifact: Artifact, source: ArtifactSource) -> None:
-    """Put 8-bit tables in the place of the embeddings and the head, if the artifact has them."""
-    tables = artifact.names("codes.")
-    if not tables:
-        return
-    modules = {"embedding": model.get_input_embeddings(), "head": model.get_output_embeddings()}
-    names = {part: f"{_name_of(model, module)}.weight" for part, module in modules.items()}
-    shared = modules["head"].weight is modules["embedding"].weight
-    for part, name in names.items():
-        stored = names["embedding"] if shared else name
-        if stored not in tables:
-            continue
-        codes_VI, scale_V1 = artifact.tensor(f"codes.{stored}"), artifact.tensor(f"scale.{stored}")
-        if part == "embedding":
-            here = (codes_VI.to(source.device), scale_V1.to(source.device))
-            model.set_input_embeddings(TableEmbedding(*here, source.dtype))
-        else:
-            own = 0 if shared else codes_VI.nbytes + scale_V1.nbytes
-            model.set_output_embeddings(TableHead(source.table(codes_VI, scale_V1), len(codes_VI), own))
+def _fill_tables(model: PreTrainedModel, source: ArtifactSource) -> None:
+    """Put tables in the place of the embeddings and the head, where they run as they are stored."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    shared = head.weight is embedding.weight
+    rows, columns = (f"{_name_of(model, module)}.weight" for module in (embedding, embedding if shared else head))
+    if (looked_up := source.embedding(rows)) is not None:
+        model.set_input_embeddings(looked_up)
+    if (multiplied := source.head(columns, shared)) is not None:
+        model.set_output_embeddings(multiplied)
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:

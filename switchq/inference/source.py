@@ -1,13 +1,20 @@
 """The tensors of an artifact as a model's layers ask for them, for the device that the model runs on."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from switchq.inference.artifact import Artifact
 from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
 from switchq.inference.gpu.words import words_per_scale
 from switchq.inference.kernels import Kernel, Plain, choose
-from switchq.inference.table import table_kernel
+from switchq.inference.table import (
+    HalfEmbedding,
+    HalfHead,
+    TableEmbedding,
+    TableHead,
+    half_products,
+    table_kernel,
+)
 from switchq.inference.tuning import Timing, timing
 from switchq.quant import Grid, Params
 from switchq.quant.planes import pack_planes, unpack_planes
@@ -70,8 +77,41 @@ class ArtifactSource:
         key = f"{type(kernel).__name__} {bits} bits, {outputs} x {inputs}, {params['scale'].shape[1]} groups"
         return kernel, timing(key, kernel, lambda: self.grid.decode(self.codes(layer, bits), params))
 
-    def table(self, codes_VI: Tensor, scale_V1: Tensor) -> Kernel:
-        """What multiplies with an 8-bit table."""
+    def embedding(self, name: str) -> nn.Module | None:
+        """What looks up rows of the table `name` as it is stored; None for one that is a parameter like others."""
+        if self.artifact.has(f"codes.{name}"):
+            codes_VI, scale_V1 = self._table(name)
+            return TableEmbedding(codes_VI.to(self.device), scale_V1.to(self.device), self.dtype)
+        return HalfEmbedding(self._half(name), self.dtype) if self._keeps_half(name) else None
+
+    def head(self, name: str, shared: bool) -> nn.Module | None:
+        """What multiplies with the table `name` as it is stored; None for one that is a parameter like others.
+
+        Args:
+            name: of the table.
+            shared: whether the embedding has it, too, so that its bytes are counted there.
+        """
+        if self.artifact.has(f"codes.{name}"):
+            codes_VI, scale_V1 = self._table(name)
+            own = 0 if shared else codes_VI.nbytes + scale_V1.nbytes
+            return TableHead(self._table_kernel(codes_VI, scale_V1), len(codes_VI), own)
+        if not self._keeps_half(name):
+            return None
+        weight_VI = self._half(name)
+        return HalfHead(weight_VI, 0 if shared else weight_VI.nbytes)
+
+    def _table(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.artifact.tensor(f"codes.{name}"), self.artifact.tensor(f"scale.{name}")
+
+    def _half(self, name: str) -> Tensor:
+        return self.artifact.tensor(f"rest.{name}")
+
+    def _keeps_half(self, name: str) -> bool:
+        """Whether a float16 table is not made float32: elsewhere than on a CPU the model is in 16 bits itself."""
+        here = self.packed and self.store is None and self.artifact.manifest.embedding_bits == 16
+        return here and half_products() and self.artifact.has(f"rest.{name}")
+
+    def _table_kernel(self, codes_VI: Tensor, scale_V1: Tensor) -> Kernel:
         if self.store is None:
             return table_kernel(codes_VI, scale_V1, self.packed)
         rows, width = codes_VI.shape

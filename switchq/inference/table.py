@@ -1,9 +1,13 @@
-"""An embedding table of 8-bit codes with one scale a row, and the head that may share it.
+"""An embedding table as it is stored, and the head that may share it.
 
-    weight (V, I) = codes (V, I) x scale (V, 1)
+    weight (V, I) = codes (V, I) x scale (V, 1)        8-bit codes; or float16
 
-A lookup decodes the rows that it needs. The head multiplies like any 8-bit layer, see `switchq.inference.kernels`.
+A lookup decodes the rows that it needs. The head multiplies 8-bit codes like any layer, see
+`switchq.inference.kernels`, and float16 rows by FBGEMM's product, which sums in float32.
 """
+
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,3 +64,49 @@ class TableHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., V)."""
         return self.kernel.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], self.outputs)
+
+
+class HalfEmbedding(nn.Module):
+    """Token ids -> rows of a float16 table, which stays where it is mapped.
+
+    Attributes:
+        table_bytes: what the table takes on disk; a head that shares it counts nothing.
+    """
+
+    def __init__(self, weight_VI: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight_VI, self.dtype, self.table_bytes = weight_VI, dtype, weight_VI.nbytes
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) -> (..., I)."""
+        return self.weight_VI[ids].to(self.dtype)
+
+
+class HalfHead(nn.Module):
+    """Hidden states -> logits, float32 both, from a float16 table."""
+
+    def __init__(self, weight_VI: Tensor, table_bytes: int = 0) -> None:
+        super().__init__()
+        self.packed, self.outputs, self.table_bytes = _pack_half(weight_VI), len(weight_VI), table_bytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., V)."""
+        return _half_product(x.reshape(-1, x.shape[-1]), self.packed).view(*x.shape[:-1], self.outputs)
+
+
+def _pack_half(weight_OI: Tensor) -> Any:
+    return torch.ops.quantized.linear_prepack_fp16(weight_OI.float(), None)
+
+
+def _half_product(x_NI: Tensor, packed: Any) -> Tensor:
+    product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x_NI, packed)
+    return product
+
+
+@cache
+def half_products() -> bool:
+    """Whether PyTorch has FBGEMM's float16 product here."""
+    try:
+        return bool((_half_product(torch.ones(1, 16), _pack_half(torch.ones(8, 16))) == 16).all())
+    except (AttributeError, RuntimeError):  # NotImplementedError is one of these
+        return False

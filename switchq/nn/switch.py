@@ -8,11 +8,13 @@ ones costs a rounding, once.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from switchq.bitmap import FULL, Bitmap
 from switchq.errors import UserError
@@ -89,6 +91,20 @@ class SwitchLayer:
             if names is None:
                 names = self._adapters[bits] = self.adapters_for(bits)
             self.lora.__dict__["_active_adapter"] = names if adapters else _NONE
+            self.lora.__dict__.pop("forward", None)
+
+    def multiply_by(self, weight_OI: Tensor | None) -> None:
+        """Run as one product with `weight_OI` and the bias, instead of base and adapters, until the next switch.
+
+        Args:
+            weight_OI: with the adapters in it (`switchq.nn.merged`); None ends it.
+        """
+        assert self.lora is not None, "there are no adapters to be merged"
+        if weight_OI is None:
+            self.lora.__dict__.pop("forward", None)
+        else:
+            bias_O = cast(Tensor | None, self.linear.bias)
+            self.lora.__dict__["forward"] = partial(F.linear, weight=weight_OI, bias=bias_O)
 
 
 _NONE: list[str] = []

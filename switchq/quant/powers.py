@@ -43,16 +43,23 @@ class Levels(Grid):
 
     def encode_groups(self, weight_OGS: Tensor, params: Params, bits: int) -> Tensor:
         """The rank of the nearest magnitude, signed."""
-        level_K = torch.tensor(self.magnitudes(bits), device=weight_OGS.device)
+        level_K = _on_device(self.magnitudes(bits), weight_OGS.device)
         ratio_OGS = (weight_OGS / params["scale"]).contiguous()
         rank_OGS = torch.bucketize(ratio_OGS.abs(), (level_K[1:] + level_K[:-1]) / 2)
         return ratio_OGS.sign() * rank_OGS
 
     def decode_groups(self, codes_OGS: Tensor, params: Params) -> Tensor:
         """The magnitude of that rank x scale, signed; a rank beyond the last stands for the last."""
-        level_K = torch.tensor(self.magnitudes(int(params["width"].flatten()[0])), device=codes_OGS.device)
+        return self._decoded(codes_OGS, params, int(params["width"].flatten()[0]))
+
+    def _decoded(self, codes_OGS: Tensor, params: Params, bits: int) -> Tensor:
+        level_K = _on_device(self.magnitudes(bits), codes_OGS.device)
         rank_OGS = codes_OGS.abs().long().clamp(max=len(level_K) - 1)
         return codes_OGS.sign() * level_K[rank_OGS] * params["scale"]
+
+    def _error(self, weight_OGS: Tensor, params: Params, bits: int) -> Tensor:
+        """The base class's, without reading the width back from the device."""
+        return self._decoded(self.encode_groups(weight_OGS, params, bits), params, bits) - weight_OGS
 
     def overhead_bits(self, shape: tuple[int, int], bits: int) -> int:
         """A 16-bit scale per group."""
@@ -89,6 +96,12 @@ class Apot(Levels):
     def magnitudes(self, bits: int) -> tuple[float, ...]:
         """All sums of one power of each term, the largest brought to 1."""
         return _sums(bits - 1, self.k)
+
+
+@lru_cache
+def _on_device(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    """Levels as a tensor, sent to a device once."""
+    return torch.tensor(levels, device=device)
 
 
 @lru_cache

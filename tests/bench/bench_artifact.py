@@ -53,10 +53,15 @@ def compare(arguments, place: Path) -> float:  # type: ignore[no-untyped-def]
     )
     del model
     lms = {bits: SwitchableLM.from_pretrained(place / "artifact", bits) for bits in WIDTHS}
-    models = {"float32": load_model(str(base)), **{f"{bits} bits": lm.model for bits, lm in lms.items()}}
+    plain = load_model(str(base))
     ids_1T = torch.randint(0, 1000, (1, arguments.prompt))
-    decoding = {name: generation(one, ids_1T, arguments.tokens) for name, one in models.items()}
-    first = {name: generation(one, ids_1T, 1) for name, one in models.items()}
+    decoding, first = (
+        {
+            "float32": generation(plain, ids_1T, tokens),
+            **{f"{bits} bits": stepping(lm, ids_1T, tokens) for bits, lm in lms.items()},
+        }
+        for tokens in (arguments.tokens, 1)
+    )
     whole = side_by_side(decoding, arguments.rounds, clock=arguments.clock)
     prompts = side_by_side(
         {f"{name}, first token": call for name, call in first.items()}, arguments.rounds, clock=arguments.clock
@@ -83,6 +88,13 @@ def generation(model: PreTrainedModel, ids_1T: torch.Tensor, tokens: int) -> Cal
     mask_1T = torch.ones_like(ids_1T)
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
     return lambda: model.generate(ids_1T, attention_mask=mask_1T, **options)
+
+
+def stepping(lm: SwitchableLM, ids_1T: torch.Tensor, tokens: int) -> Callable[[], object]:
+    """A call that takes exactly so many tokens with the artifact's own decoder, greedily."""
+    decoder = lm.decoder
+    assert decoder is not None
+    return lambda: list(decoder.tokens(ids_1T, new_tokens=tokens))
 
 
 def switch_seconds(lm: SwitchableLM) -> float:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from switchq.inference import SwitchableLM, export_artifact
-from switchq.inference.gpu.decode import Decoder
+from switchq.inference.gpu.decode import GraphDecoder
 from switchq.inference.gpu.kernel import PlanesKernel, products
 from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.nn import switch_layers
@@ -33,7 +33,9 @@ SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 6400), (2304, 768), (7
 """(O, I): GPT-2 xl, a 4,096-wide model, GPT-2 small."""
 
 WIDTHS = (8, 4, 3, 2)
-TILES = tuple(itertools.product((4, 8, 16), (32, 64, 128, 256), (1, 2, 4, 8)))
+TILES = ((4, 4), (8, 4), (8, 8), (16, 8), (16, 16))
+"""Rows of a program, and words of a thread, that are tried."""
+
 COLD = 160e6
 """Bytes of weights that are gone through in turn, more than a cache holds."""
 
@@ -153,20 +155,17 @@ def relative_error(kernel: PlanesKernel, x_NI: Tensor) -> float:
 
 
 def sweep(rows: Rows, end: float) -> None:
-    """Tiles for each size and width."""
+    """Tiles of whole rows for each size and width."""
     found = products()
     assert found is not None
-    for size, bits in itertools.product(((4096, 4096), (1600, 6400), (4800, 1600), (2304, 768), (768, 3072)), (4, 2)):
+    for size, bits in itertools.product(((4096, 4096), (4800, 1600), (1600, 6400), (768, 3072)), (4, 2)):
         own = random_kernels(size, bits)
         x_NI = torch.randn(1, size[1], device="cuda").half()
-        words = size[1] // 32
-        for rows_of, wide, warps in TILES:
-            # a thread with 4 to 32 words, no tile much wider than a row
-            if not (2 <= rows_of * wide // (32 * warps) <= 16) or wide >= 2 * words * 1.4 or perf_counter() > end:
-                continue
-            tile = found.Tile(rows_of, wide, warps)
-            time = product_time(own, x_NI, tile, True)
-            rows.add(size=size, bits=bits, batch=1, tile=tile, us=time)
+        wide = 1 << (size[1] // 32 - 1).bit_length()
+        for rows_of, words in TILES:
+            if perf_counter() < end:
+                tile = found.Tile(rows_of, wide, max(1, rows_of * wide // (32 * words)))
+                rows.add(size=size, bits=bits, batch=1, tile=tile, us=product_time(own, x_NI, tile, True))
 
 
 def kernels(rows: Rows, end: float, batches: tuple[int, ...] = (1, 8, 32), widths: tuple[int, ...] = WIDTHS) -> None:
@@ -224,7 +223,7 @@ def decode(folder: Path, rows: Rows, end: float, prompt: int = 64, new: int = 64
     check_logits(lm, prompts[1], rows)
     rows.add(switch_us=switch_microseconds(lm))
     for batch, ids_NT in prompts.items():
-        decoder = Decoder(lm)
+        decoder = GraphDecoder(lm)
         for bitmap in ("8", "4", "3", "2", "8/4"):
             if perf_counter() > end:
                 return
@@ -245,7 +244,7 @@ def decode(folder: Path, rows: Rows, end: float, prompt: int = 64, new: int = 64
             if bitmap == "4":
                 profile(decoder, rows, bitmap)
     for overlap, graphs in ((False, True), (False, False)):
-        decoder = Decoder(lm, pdl=overlap, graphs=graphs)
+        decoder = GraphDecoder(lm, pdl=overlap, graphs=graphs)
         spent(decoder, prompts[1], 3)
         seconds = min(spent(decoder, prompts[1], new) for _ in range(3))
         rows.add(what="8/4 bits", overlap=overlap, graphs=graphs, batch=1, tokens_per_s=new / seconds)
@@ -263,13 +262,13 @@ def plain_seconds(folder: Path, ids_NT: Tensor, new: int) -> float:
     return min(timed(call) for _ in range(3))
 
 
-def spent(decoder: Decoder, ids_NT: Tensor, tokens: int) -> float:
+def spent(decoder: GraphDecoder, ids_NT: Tensor, tokens: int) -> float:
     """Seconds of generating so many tokens."""
     return timed(lambda: list(decoder.tokens(ids_NT, new_tokens=tokens)))
 
 
 @torch.inference_mode()
-def profile(decoder: Decoder, rows: Rows, bitmap: str) -> None:
+def profile(decoder: GraphDecoder, rows: Rows, bitmap: str) -> None:
     """The kernels of one step, by time."""
     cache = decoder.cache
     assert cache is not None
@@ -292,7 +291,7 @@ def profile(decoder: Decoder, rows: Rows, bitmap: str) -> None:
 @torch.inference_mode()
 def check_logits(lm: SwitchableLM, ids_1T: Tensor, rows: Rows) -> None:
     """Steps against the same model's whole forward: the largest difference of logits, and how often both agree."""
-    decoder = Decoder(lm)
+    decoder = GraphDecoder(lm)
     for bitmap in ("8", "4", "2"):
         lm.set_bitmap(bitmap)
         new = [int(one) for one in decoder.tokens(ids_1T, new_tokens=24)]
@@ -329,7 +328,7 @@ def memory(artifact: Path, rows: Rows, end: float) -> None:
         lm = SwitchableLM.from_pretrained(artifact, bitmap, device="cuda")
         torch.cuda.synchronize()
         load, loaded = perf_counter() - began, torch.cuda.memory_allocated() - before
-        decoder = Decoder(lm)
+        decoder = GraphDecoder(lm)
         list(decoder.tokens(torch.randint(0, 1000, (1, 64), device="cuda"), new_tokens=64))
         rows.add(
             memory=bitmap,

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from bench_artifact import WIDTHS, generation
+from bench_artifact import WIDTHS, generation, stepping
 from outside import PEERS, ask, has
 from sidebyside import Row, elapsed, parser, prepare, report
 from subjects import SHAPES, quiet, save_random
@@ -59,7 +59,7 @@ def compare(arguments: Any, place: Path) -> list[Row]:
     calls = {"float32 generate": generation(load_model(str(base)), ids_1T, arguments.tokens)}
     for bits in WIDTHS:
         lm = SwitchableLM.from_pretrained(place / "artifact", bits)
-        calls[f"switchq {bits} bits"] = generation(lm.model, ids_1T, arguments.tokens)
+        calls[f"switchq {bits} bits"] = stepping(lm, ids_1T, arguments.tokens)
     peers, remarks = converted(arguments, base, place)
     for call in calls.values():
         call()

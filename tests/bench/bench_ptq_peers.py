@@ -5,11 +5,13 @@ python tests/bench/bench_ptq_peers.py --model PATH --calibration c4.jsonl --text
 Each peer runs in an environment of its own (`--peer-python`, several are tried in turn) on one model folder, at one
 width and group size, asymmetric, on one array of calibration tokens. It gives back dense weights, which are scored by
 switchq on the same windows as switchq's own. Seconds are of quantising alone, wall and processor time. A peer's row
-has the ratio of switchq's perplexity and processor time to its own: 1 or less is as good, or as fast.
+has the ratio of switchq's perplexity and processor time to its own: 1 or less is as good, or as fast. Beside a ratio of
+perplexities stands its standard error over windows, both models having read the same ones.
 """
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ from subjects import quiet
 from transformers import PreTrainedModel
 
 from switchq.data.text import text_windows
-from switchq.evaluation.perplexity import text_perplexity
+from switchq.evaluation.perplexity import window_nll
 from switchq.models import architecture_of, context_window, load_model, load_tokenizer
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq import Setting, calibration_batches, load_methods, quantise
@@ -55,25 +57,47 @@ class Peer:
 
 PACKAGES = {
     "hqq": Peer("hqq", PEERS / "ptq_hqq.py", "hqq"),
+    "hqq-32": Peer("hqq", PEERS / "ptq_hqq.py", "hqq", {"method": "float32"}),
     "llmcompressor-gptq": Peer("llmcompressor", PEERS / "ptq_llmcompressor.py", "gptq", {"method": "gptq"}),
     "llmcompressor-awq": Peer("llmcompressor", PEERS / "ptq_llmcompressor.py", "awq", {"method": "awq"}),
+    "gptqmodel": Peer("gptqmodel", PEERS / "ptq_gptqmodel.py", "gptq"),
     "auto-round": Peer("auto-round", PEERS / "ptq_autoround.py", "gptq"),
 }
 
 
 @dataclass
 class Made:
-    """A quantised model's figures: seconds None for full precision, versions empty for switchq's."""
+    """A quantised model's figures: seconds None for full precision, versions empty for switchq's.
+
+    `nll` holds the sum over each window's tokens, by text; `tokens` how many these are.
+    """
 
     name: str
     bits: int
-    perplexity: dict[str, float]
+    nll: dict[str, list[float]]
+    tokens: dict[str, int]
+    perplexity: dict[str, float] = field(init=False)
     seconds: float | None = None
     cpu_seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
     against: str | None = None
     perplexity_ratio: dict[str, float] | None = None
+    ratio_error: dict[str, float] | None = None
     time_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        self.perplexity = {text: math.exp(sum(own) / self.tokens[text]) for text, own in self.nll.items()}
+
+    def compare(self, mine: "Made") -> None:
+        """Fill in what says how switchq's model compares with this one."""
+        self.against = mine.name
+        self.perplexity_ratio = {text: mine.perplexity[text] / value for text, value in self.perplexity.items()}
+        self.ratio_error = {}
+        for text, own in self.nll.items():
+            log_W = (torch.tensor(mine.nll[text]) - torch.tensor(own)) * len(own) / self.tokens[text]
+            self.ratio_error[text] = float(log_W.std() / len(own) ** 0.5) * self.perplexity_ratio[text]
+        if mine.cpu_seconds and self.cpu_seconds:
+            self.time_ratio = mine.cpu_seconds / self.cpu_seconds
 
 
 def main(argv: list[str] | None = None) -> list[Made]:
@@ -96,18 +120,14 @@ def main(argv: list[str] | None = None) -> list[Made]:
     prepare(arguments)
     quiet()
     bench = Bench(arguments)
-    rows = [Made("full precision", 16, bench.score(load_model(str(arguments.model))))]
+    rows = [Made("full precision", 16, bench.score(load_model(str(arguments.model))), bench.tokens)]
     remarks: list[str] = []
     for bits in arguments.bits:
         wanted = list(dict.fromkeys([PACKAGES[name].ours for name in arguments.peers] + arguments.methods))
         ours = {name: bench.ours(name, bits) for name in wanted}
         rows += ours.values()
         for row in bench.theirs(bits, remarks):
-            mine = ours[PACKAGES[row.name].ours]
-            row.against = mine.name
-            row.perplexity_ratio = {text: mine.perplexity[text] / value for text, value in row.perplexity.items()}
-            if mine.cpu_seconds and row.cpu_seconds:
-                row.time_ratio = mine.cpu_seconds / row.cpu_seconds
+            row.compare(ours[PACKAGES[row.name].ours])
             rows.append(row)
     report(rows, list(bench.texts), arguments, list(dict.fromkeys(remarks)))
     return rows
@@ -131,11 +151,15 @@ class Bench:
             )[: arguments.windows]
             for one in arguments.text
         }
+        self.tokens = {name: sum(len(one) - 1 for one in windows) for name, windows in self.texts.items()}
 
-    def score(self, model: PreTrainedModel) -> dict[str, float]:
-        """Perplexity by text."""
+    def score(self, model: PreTrainedModel) -> dict[str, list[float]]:
+        """The negative log-likelihood of each window, by text."""
         model = model.to(self.arguments.device).eval()  # type: ignore[arg-type]
-        return {name: text_perplexity(model, windows) for name, windows in self.texts.items()}
+        return {
+            name: [float(nll_T.double().sum()) for nll_T in window_nll(model, windows)]
+            for name, windows in self.texts.items()
+        }
 
     def ours(self, name: str, bits: int) -> Made:
         """A method of switchq; one without calibration gets none, so that it spends no time on errors of layers."""
@@ -145,7 +169,7 @@ class Bench:
         wall, cpu = time.perf_counter(), time.process_time()
         quantise(model, method, setting, self.batches if method.needs() else [], progress=False)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        return Made(f"switchq {name}", bits, self.score(model), wall, cpu)
+        return Made(f"switchq {name}", bits, self.score(model), self.tokens, wall, cpu)
 
     def theirs(self, bits: int, remarks: list[str]) -> Iterator[Made]:
         """All peers that can be asked."""
@@ -167,7 +191,7 @@ class Bench:
                     remarks.append(f"{name}, {bits} bits: left out, it failed: {wrong}")
                     continue
                 model = load_dense(self.arguments.model, load_file(folder / "weights.safetensors"))
-            yield Made(name, bits, self.score(model), **answer)
+            yield Made(name, bits, self.score(model), self.tokens, **answer)
 
 
 def load_dense(model: Path, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
@@ -186,7 +210,8 @@ def report(rows: list[Made], texts: list[str], arguments: argparse.Namespace, re
     title = f"Quantised alike: {arguments.model.name}, groups of {arguments.group}, asymmetric"
     table = Table("bits", "", *texts, "CPU s", "wall s", "ours / theirs", "time", title=title, box=box.SIMPLE)
     for row in rows:
-        ratios = "" if row.perplexity_ratio is None else " ".join(f"{one:.4f}" for one in row.perplexity_ratio.values())
+        pairs = zip((row.perplexity_ratio or {}).values(), (row.ratio_error or {}).values(), strict=True)
+        ratios = " ".join(f"{ratio:.4f}±{error:.4f}" for ratio, error in pairs)
         figures = [f"{row.perplexity[text]:.3f}" for text in texts]
         seconds = ["" if one is None else f"{one:.1f}" for one in (row.cpu_seconds, row.seconds)]
         share = "" if row.time_ratio is None else f"{row.time_ratio:.2f}"

@@ -10,6 +10,7 @@ import bench_artifact
 import bench_autoscheme
 import bench_cpu_peers
 import bench_mixed
+import bench_praq
 import bench_ptq_memory
 import bench_ptq_peers
 import bench_search
@@ -20,6 +21,7 @@ import bench_switch
 import outside
 import pytest
 from subjects import TOKENIZER
+from transformers import AutoConfig
 from workshop import Workshop
 
 from switchq.commands.subject import load_subject
@@ -179,3 +181,17 @@ def test_a_peer_is_scored_by_the_weights_that_it_gives_back(tmp_path: Path, monk
         "absent: left out, no --peer-python has no-such-package",
         "stand-in, 3 bits: left out, it failed: ValueError: not at 3 bits",
     ]
+
+
+def test_praq_is_compared_on_every_linear(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    options = ["--model", TOKENIZER, "--calibration", text, "--group", 32, "--samples", 2, "--length", 32]
+    output = tmp_path / "praq.json"
+    found = bench_praq.main(["--device", "cpu", *map(str, [*options, "--output", output])])
+    assert json.loads(output.read_text())["linears"] == found
+    layers = AutoConfig.from_pretrained(TOKENIZER).n_layer
+    assert len(found) == 2 + 4 * layers
+    asleep = found["loud silence, asleep"]
+    assert asleep["overlap"] == 0
+    assert asleep["risk_mse"] < asleep["plain_mse"]

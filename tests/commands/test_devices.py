@@ -115,6 +115,16 @@ def test_a_sweep_is_the_same(folders: dict[int, Path]) -> None:
     assert names[0] == names[1]
 
 
+def leave_a_name(folder: str, device: str) -> None:
+    """Say which process of how many this is."""
+    Path(folder, f"{parallel.rank()} of {parallel.size()} on {device}").touch()
+
+
+def test_several_processes_on_a_device(tmp_path: Path) -> None:
+    on_devices(leave_a_name, {"folder": str(tmp_path), "device": "cpu", "devices": 1, "processes": 2})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2 on cpu", "1 of 2 on cpu"]
+
+
 @pytest.mark.parametrize(
     ("command", "options", "says"),
     [
@@ -124,6 +134,7 @@ def test_a_sweep_is_the_same(folders: dict[int, Path]) -> None:
         ("sensitivity", ["--devices", 2, "--device", "cuda:1"], "takes the first ones there are"),
         ("search", ["--devices", "two"], "devices"),
         ("ptq", ["--devices", 0], "--devices must be at least 1"),
+        ("ptq", ["--processes", 0], "--processes must be at least 1, not 0"),
         ("fit", ["--trainer.devices", 0], "--trainer.devices must be at least 1, not 0"),
         ("fit", ["--trainer.accelerator", "cpu", "--trainer.strategy", "fastest"], "strategy"),
         (

@@ -258,6 +258,7 @@ BAD = [
     ("--population 0", "--population must be at least 1"),
     ("--generations -1", "--generations must be at least 0"),
     ("--dev_points 0", "--dev_points must be at least 1"),
+    ("--greedy_share 0", "above 0, at most 1"),
     ("--seed -1", "--seed must not be negative"),
     ("--widths [9]", "no bit-width 9"),
     ("--widths [8,8]", "each width once"),
@@ -327,5 +328,13 @@ def test_without_a_dev_set_it_says_so(of_model: list[object], tmp_path: Path, sw
     options = [*of_model[:here], *of_model[here + 2 :]]
     done = switchq(*options, "--output", tmp_path / "s.csv", "--method", "ilp")
     assert done.code == 0, done.err
-    assert "The dev set was not scored" in done.out
+    assert "No dev set was scored" in done.out
     assert json.loads((tmp_path / "s.json").read_text())["dev"] == []
+
+
+def test_a_dev_set_that_is_not_wanted_is_not_read(of_run: list[object], tmp_path: Path, switchq: Switchq) -> None:
+    """The checkpoint knows of one."""
+    done = switchq(*of_run, "--dev", "none", "--output", tmp_path / "s.csv", "--method", "ilp")
+    assert done.code == 0, done.err
+    result = json.loads((tmp_path / "s.json").read_text())
+    assert (result["dev"], result["settings"]["dev"]) == ([], None)

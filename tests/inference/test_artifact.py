@@ -17,6 +17,7 @@ from switchq.evaluation.memory import weight_bytes
 from switchq.inference import Artifact, Exported, SwitchableLM
 from switchq.inference.artifact import MANIFEST, WEIGHTS
 from switchq.inference.model import ArtifactSource
+from switchq.inference.table import HalfHead
 from switchq.models import architecture_of
 from switchq.nn import at, get_switch, switch_layers
 from switchq.quant import Asymmetric, Nested, Symmetric
@@ -194,6 +195,29 @@ def test_8_bit_embeddings(architecture: str, trained: Build, export: Export, tok
         elif parameter.dim() > 1 and parameter not in packed:
             parameter.data = parameter.data.half().float()
     torch.testing.assert_close(logits(lm.model, tokens_BT, "8"), logits(model, tokens_BT, "8"), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "opt"])
+def test_float16_embeddings(
+    architecture: str,
+    trained: Build,
+    export: Export,
+    tokens_BT: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They run as they are stored, tied or not; where PyTorch has no such product, in float32, with the same logits."""
+    export(trained(architecture), tmp_path / "artifact", embedding_bits=16)
+    lm = SwitchableLM.from_pretrained(tmp_path / "artifact", "8")
+    assert isinstance(lm.model.get_output_embeddings(), HalfHead)
+    sizes = weight_bytes(lm.model, lm.bitmap, adapters=True)
+    monkeypatch.setattr("switchq.inference.source.half_products", lambda: False)
+    wide = SwitchableLM.from_pretrained(tmp_path / "artifact", "8")
+    assert isinstance(wide.model.get_output_embeddings(), torch.nn.Linear)
+    torch.testing.assert_close(
+        logits(lm.model, tokens_BT, "8"), logits(wide.model, tokens_BT, "8"), rtol=1e-5, atol=1e-5
+    )
+    assert sizes == weight_bytes(wide.model, wide.bitmap, adapters=True)
 
 
 def test_the_folder_holds_no_pickle(folder: Path) -> None:

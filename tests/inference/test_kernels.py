@@ -1,5 +1,9 @@
 """Packed products against the decoded weight in float64."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from switchq.bitmap import WIDTHS
-from switchq.inference.kernels import Int4, Int8, Kernel, Plain, choose
+from switchq.inference.kernels import Int4, Int8, Kernel, Plain, choose, exact_products
 from switchq.quant import Nested, Params
 
 OUTPUTS, INPUTS = 48, 256
@@ -63,6 +67,17 @@ def test_int8_rounds_activations_to_15_bits(bits: int, seed: int, tokens: int, o
     assert (error_NO <= 0.5 * step_N1 * codes_O * 1.01 + 1e-5 * exact_NO.abs().max()).all()
 
 
+def test_int8_loses_no_more_than_rounding_does() -> None:
+    """Over a million activations, errors are those of a 15-bit number's last place, evenly spread: step / sqrt(12)."""
+    grid, codes_OI, params = coded(8, None)
+    x_NI = torch.randn(4096, INPUTS)
+    exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
+    step_N1 = x_NI.double().abs().amax(-1, keepdim=True) / (127 * 254)
+    spread_O = (codes_OI.double() * params["scale"]).square().sum(-1).sqrt() / 12**0.5
+    relative_NO = (full(Int8(codes_OI, params), x_NI) - exact_NO) / (step_N1 * spread_O)
+    assert 0.9 < relative_NO.square().mean().sqrt() < 1.1
+
+
 def test_a_token_does_not_notice_the_others() -> None:
     for bits, kind in ((8, Int8), (4, Int4)):
         grid, codes_OI, params = coded(bits, None)
@@ -92,10 +107,25 @@ def test_choice(bits: int, group_size: int | None, expected: type[Kernel]) -> No
     assert type(choose(codes_OI, params, bits, grid, packed=False)) is Plain
 
 
-def test_a_processor_whose_products_saturate_takes_no_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    grid, codes_OI, params = coded(8, None)
-    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False)
-    assert type(choose(codes_OI, params, 8, grid)) is Int4
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512"])
+def test_a_processor_whose_products_saturate_takes_no_int8(instructions: str) -> None:
+    """FBGEMM can be kept from the instructions that the processor has, before it first looks for them."""
+    code = (
+        "import torch; from switchq.inference.kernels import choose, exact_products; from switchq.quant import Nested\n"
+        "codes, ones = torch.ones(16, 32, dtype=torch.int8), torch.ones(16, 1)\n"
+        "print(exact_products(), type(choose(codes, {'scale': ones, 'offset': ones}, 8, Nested())).__name__)"
+    )
+    environment = {**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": instructions}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "Int4"]
+
+
+def test_without_the_operator_there_is_no_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr("switchq.inference.kernels._packed", missing)
+    assert not exact_products.__wrapped__()
 
 
 def test_memory_falls_with_bits() -> None:

@@ -15,9 +15,15 @@ from switchq.inference.stream import read_schedule, stream
 NAMES = ("h.0.attn", "h.0.mlp")
 
 
-@pytest.fixture
-def lm(trained: Callable[..., PreTrainedModel], export: Callable[..., Exported], tmp_path: Path) -> SwitchableLM:
-    export(trained(), tmp_path / "artifact")
+@pytest.fixture(params=["gpt2", "opt"])
+def lm(
+    request: pytest.FixtureRequest,
+    trained: Callable[..., PreTrainedModel],
+    export: Callable[..., Exported],
+    tmp_path: Path,
+) -> SwitchableLM:
+    """One that decodes in steps, and one that `generate` runs."""
+    export(trained(request.param), tmp_path / "artifact")
     return SwitchableLM.from_pretrained(tmp_path / "artifact", packed=False)
 
 

@@ -102,5 +102,12 @@ def test_two_active_adapters_add_up_as_in_peft() -> None:
         layer.__dict__["_active_adapter"] = ["bits_8", "bits_4"]
     x = torch.randn(2, 7, 5)
     torch.testing.assert_close(ours(x), theirs(x))
+    assert ours.scaling["bits_8"] != ours.scaling["bits_4"]
+    for layer in (ours, theirs):
+        layer(x).square().sum().backward()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (mine.grad is None) == (other.grad is None)
+        torch.testing.assert_close(mine.grad, other.grad)
+    assert all(part["bits_8"].weight.grad.any() for part in (ours.lora_A, ours.lora_B))
     theirs.__dict__["_active_adapter"] = ["bits_4"]
     assert not torch.allclose(ours(x), theirs(x))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from switchq.errors import UserError
-from switchq.inference.dense import merged_weight
 from switchq.nn import SwitchLayer
+from switchq.nn.merged import merged_weight
 from switchq.quant import Asymmetric, Grid, Nested, Params, Symmetric
 
 

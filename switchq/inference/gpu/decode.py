@@ -1,4 +1,4 @@
-"""Fast generation on a GPU: the prompt through the model, then one CUDA graph launch a token.
+"""Fast generation on a GPU: one CUDA graph launch a token.
 
 A graph is captured for each bitmap when it first decodes, which takes some milliseconds, and kept; the least recently
 used one goes when there are more than `GRAPHS`. All graphs share one static cache, so the bitmap may change between
@@ -6,31 +6,28 @@ two tokens.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from switchq.bitmap import Bitmap
 from switchq.inference.gpu.kernel import products
-from switchq.inference.gpu.step import Cache, Step, runs
+from switchq.inference.gpu.step import GraphStep
+from switchq.inference.steps.cache import Cache
+from switchq.inference.steps.decoder import Decoder
+from switchq.inference.steps.gpt2 import is_plain_gpt2
 from switchq.nn import get_switch
 
 GRAPHS = 16
 """Most graphs that are kept."""
 
-ROUND = 256
-"""A cache has room for a multiple of so many tokens."""
-
 
 def available(lm: Any) -> bool:
-    """Whether `Decoder` runs this model: a GPT-2 on a GPU, and a Triton."""
-    return bool(lm.model.device.type == "cuda" and products() is not None and runs(lm.model))
+    """Whether `GraphDecoder` runs this model: a GPT-2 on a GPU, and a Triton."""
+    return bool(lm.model.device.type == "cuda" and products() is not None and is_plain_gpt2(lm.model))
 
 
-class Decoder:
-    """Generates with an artifact's model; keeps its cache and graphs for the next call.
+class GraphDecoder(Decoder):
+    """A `Decoder` that keeps its graphs for the next call.
 
     Args:
         lm: a `SwitchableLM` for which `available` says yes.
@@ -41,58 +38,9 @@ class Decoder:
     def __init__(self, lm: Any, pdl: bool = True, graphs: bool = True) -> None:
         from switchq.inference.gpu import blocks, products
 
-        self.lm, self.captures = lm, graphs
-        self.step = Step(lm.model, blocks, products, pdl)
-        self.cache: Cache | None = None
+        super().__init__(lm, GraphStep(lm.model, blocks, products, pdl))
+        self.captures = graphs
         self._graphs: OrderedDict[Any, torch.cuda.CUDAGraph] = OrderedDict()
-
-    @torch.inference_mode()
-    def tokens(
-        self,
-        ids_NT: Tensor,
-        mask_NT: Tensor | None = None,
-        *,
-        new_tokens: int,
-        schedule: Mapping[int, Bitmap] = {},
-        temperature: float = 0.0,
-        top_k: int = 50,
-    ) -> Iterator[Tensor]:
-        """The next tokens (N,) of each row, one after the other, on the device; no row ends early.
-
-        Args:
-            ids_NT: prompts, padded on the left.
-            mask_NT: 1 where there is a token.
-            new_tokens: how many.
-            schedule: token -> bitmap from it on; the present one where it says nothing.
-            temperature: 0 takes the likeliest.
-            top_k: sample among so many.
-        """
-        mask_NT = torch.ones_like(ids_NT) if mask_NT is None else mask_NT
-        if 0 in schedule:
-            self.lm.set_bitmap(schedule[0])
-        cache = self._cache(len(ids_NT), ids_NT.shape[1] + new_tokens)
-        logits_NV = self.prefill(cache, ids_NT, mask_NT)
-        for number in range(new_tokens):
-            if number:
-                if number in schedule:
-                    self.lm.set_bitmap(schedule[number])
-                self.run(cache)
-                logits_NV = cache.logits_NV
-            if temperature:
-                cache.ids_N.copy_(sample(logits_NV, temperature, top_k))
-            yield cache.ids_N.clone()
-
-    def prefill(self, cache: Cache, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
-        """Read the prompts; the logits (N, V) after them, and the cache ready for the first step."""
-        places_NT = (mask_NT.cumsum(-1) - 1).clamp(min=0)
-        done = self.lm.model(
-            input_ids=ids_NT, attention_mask=mask_NT, position_ids=places_NT, use_cache=True, logits_to_keep=1
-        )
-        cache.fill(done.past_key_values, mask_NT)
-        logits_NV: Tensor = done.logits[:, -1]
-        cache.logits_NV.copy_(logits_NV)
-        cache.ids_N.copy_(logits_NV.argmax(-1))
-        return logits_NV
 
     def run(self, cache: Cache) -> None:
         """One step at the present bitmap."""
@@ -123,20 +71,7 @@ class Decoder:
             self.step(cache)
         return graph
 
-    def _cache(self, rows: int, tokens: int) -> Cache:
-        """A cache for so many rows and tokens: the last one if it is the same, else a new one without graphs."""
-        config = self.lm.model.config
-        held = self.cache
-        if held is None or held.said_NT.shape[0] != rows or held.said_NT.shape[1] < tokens:
-            self._graphs.clear()
-            self.cache = None
-            capacity = -(-tokens // ROUND) * ROUND
-            held = self.cache = Cache.empty(config, rows, capacity, self.lm.model.device, self.step.dtype)
-        return held
-
-
-def sample(logits_NV: Tensor, temperature: float, top_k: int) -> Tensor:
-    """A token (N,) for each row, among its `top_k` likeliest."""
-    values_NK, ids_NK = logits_NV.float().topk(min(top_k, logits_NV.shape[-1]))
-    picked_N1 = torch.multinomial((values_NK / temperature).softmax(-1), 1)
-    return ids_NK.gather(-1, picked_N1).squeeze(-1)
+    def _drop(self) -> None:
+        """See `Decoder._drop`; a graph is good for one cache."""
+        super()._drop()
+        self._graphs.clear()

@@ -36,6 +36,7 @@ class SweepFolder:
         self.path = Path(path)
         self.records: dict[str, RunRecord] = {}
         self.header: dict[str, Any] = {}
+        self._read: set[Path] = set()
         self._lock: IO[bytes] | None = None
 
     def check(self, overwrite: bool) -> None:
@@ -91,9 +92,6 @@ class SweepFolder:
                     f"{self.path} holds a sweep of another model or with other tasks: give another --output, or "
                     f"--overwrite"
                 )
-        for file in sorted((self.path / "runs").glob("*.json")):
-            record = read_run(file)
-            self.records[record.key] = record
         self.write()
         parallel.from_first(self.records)
 
@@ -118,9 +116,14 @@ class SweepFolder:
         self.write()
 
     def write(self) -> None:
-        """Write the leaderboard, which is up to the first of several processes."""
+        """Write the leaderboard, which is up to the first of several processes; it has what the others kept so far."""
         if not parallel.is_first():
             return
+        for file in sorted((self.path / "runs").glob("*.json")):
+            if file not in self._read:
+                record = read_run(file)
+                self.records.setdefault(record.key, record)
+                self._read.add(file)
         ordered = sorted(self.records.values(), key=order)
         write_json(self.path / "sweep.json", {"kind": KIND, **self.header, "runs": [one.record() for one in ordered]})
 

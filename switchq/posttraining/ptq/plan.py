@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 from switchq.bitmap import FULL
@@ -60,7 +61,8 @@ def plan(
     seeds: Sequence[int] = (0,),
     checkpoint: bool = False,
 ) -> list[Run]:
-    """All runs, in the order in which they are made.
+    """All runs, in the order in which they are made: everything with the first seed before anything with the second,
+    so that a sweep which is stopped early leaves a whole table.
 
     Args:
         methods: each with a name of its own; one with a width of its own runs once, at that.
@@ -90,19 +92,20 @@ def _runs(
     checkpoint: bool,
 ) -> Iterator[Run]:
     yield Run(FULL_PRECISION, FULL)
-    for first, width in ((width == bits[0], width) for width in bits):
+    for seed, width in product(seeds, bits):
         for method in methods:
             own_width = fixed_width(method)
-            if own_width is not None and not first:
+            if own_width is not None and width != bits[0]:
                 continue  # it ran already, at its own width
             reads, draws = bool(method.needs()), draws_lots(method)
             if reads and not calibrations:
                 raise UserError(f"method {method.name} needs calibration text: give --calibration FILE or a Hub name")
+            if seed != seeds[0] and not (reads or draws):
+                continue  # it would give the same
             for calibration in calibrations if reads else (None,):
-                for seed in seeds if reads or draws else seeds[:1]:
-                    own = replace(setting, bits=own_width or width, calibration=calibration, seed=seed)
-                    yield Run(method.name, own.bits, own, method)
-        if checkpoint:
+                own = replace(setting, bits=own_width or width, calibration=calibration, seed=seed)
+                yield Run(method.name, own.bits, own, method)
+        if checkpoint and seed == seeds[0]:
             yield Run(SWITCHQ, width)
 
 

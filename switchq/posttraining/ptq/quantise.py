@@ -7,7 +7,7 @@ loaded by `transformers` alone.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -86,7 +86,7 @@ def quantise(
     blocks, step = blocks_of(model), setting.blocks_at_once
     with torch.no_grad(), eval_mode(model), all_but_blocks_on(model, device), progress_bar(progress) as bar:
         for transform in method.transforms:
-            transform.prepare(model)
+            transform.prepare(model, setting.seed)
         task = bar.add_task(method.name, total=len(blocks))
         for first in range(0, len(blocks), step):
             bunch = sites[first : first + step]
@@ -144,17 +144,36 @@ class _Work:
         for site in touched:
             if in_turn:
                 calibrator.collect([site], needs, first, last)
-            for linear in site.quantised:
-                layers[linear.name] = self._round(linear, site.statistics)
+            for linears in self._together(site):
+                layers |= {layer.name: layer for layer in self._round(linears, site.statistics)}
             site.statistics = Statistics({})
         if calibrator.batches and not (one_shot and touched) and last + 1 < self._depth:
             calibrator.advance(first, last)
         return [layers[linear.name] for site in touched for linear in site.quantised]
 
-    def _round(self, linear: Linear, statistics: Statistics) -> QuantisedLayer:
-        weight_OI, seen = linear.weight_OI, linear.seen(statistics)
-        coded_OI = weight_OI if linear.kept_O is None else weight_OI[~linear.kept_O]
-        rounded = self.method.rounder.round(coded_OI, self.grid, self.setting.bits, seen, self.setting.seed)
+    def _together(self, site: Site) -> list[tuple[Linear, ...]]:
+        """The linears that are rounded as one weight: those whose inputs are the same and whose rows stand alone."""
+        plain = tuple(linear for linear in site.quantised if not linear.bases)
+        if not self.method.rounder.row_by_row or not plain:
+            return [(linear,) for linear in site.quantised]
+        return [plain, *((linear,) for linear in site.quantised if linear.bases)]
+
+    def _round(self, linears: Sequence[Linear], statistics: Statistics) -> Iterator[QuantisedLayer]:
+        """Round linears that see the same input."""
+        seen = linears[0].seen(statistics)
+        weights = [linear.weight_OI for linear in linears]
+        coded = [
+            weight_OI if linear.kept_O is None else weight_OI[~linear.kept_O]
+            for linear, weight_OI in zip(linears, weights, strict=True)
+        ]
+        joined_OI = coded[0] if len(coded) == 1 else torch.cat(coded)
+        rounded = self.method.rounder.round(joined_OI, self.grid, self.setting.bits, seen, self.setting.seed)
+        parts = [rounded] if len(coded) == 1 else rounded.split([len(coded_OI) for coded_OI in coded])
+        for linear, weight_OI, part in zip(linears, weights, parts, strict=True):
+            yield self._write(linear, weight_OI, part, seen)
+
+    def _write(self, linear: Linear, weight_OI: Tensor, rounded: Rounded, seen: Statistics) -> QuantisedLayer:
+        """Put a rounded weight where `weight_OI` was."""
         rounded_OI = rounded.weight()
         if linear.kept_O is not None:
             rounded_OI = weight_OI.index_put((~linear.kept_O,), rounded_OI)

@@ -1,6 +1,7 @@
 """What a rounder is: it picks the codes of one weight, knowing the grid, the width and the statistics it declared."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,6 +39,21 @@ class Rounded:
         outputs, inputs = self.codes_OI.shape
         return self.grid.overhead_bits((outputs, inputs), self.bits) if self.overhead is None else self.overhead
 
+    def split(self, outputs: Sequence[int]) -> list["Rounded"]:
+        """The same as so many weights on top of each other, with so many rows each.
+
+        Raises:
+            ValueError: an `overhead` of its own, which nobody can share out.
+        """
+        if self.overhead is not None:
+            raise ValueError("bits stored beside the codes of a whole weight cannot be split")
+        rows = list(outputs)
+        params = zip(*(value.split(rows) for value in self.params.values()), strict=True)
+        return [
+            Rounded(codes_OI, dict(zip(self.params, own, strict=True)), self.grid, self.bits)
+            for codes_OI, own in zip(self.codes_OI.split(rows), params, strict=True)
+        ]
+
 
 @dataclass(frozen=True)
 class Rounder(ABC):
@@ -45,6 +61,10 @@ class Rounder(ABC):
 
     sequential: ClassVar[bool] = False
     """Whether the statistics of a block's later linears are to be gathered after its earlier ones are rounded."""
+
+    row_by_row: ClassVar[bool] = False
+    """Whether a row's codes depend on that row and the statistics alone: linears that read one input (query, key and
+    value) are then rounded as one weight."""
 
     def needs(self) -> Needs:
         """The statistics of the linear's input that `round` reads."""

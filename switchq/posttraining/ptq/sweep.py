@@ -65,6 +65,8 @@ class Sweep:
         switchable: for the runs named `switchq`.
         batch_size: calibration windows a batch.
         progress: whether quantising shows a bar of its own.
+        offload: only the blocks that are being calibrated are on `device`, everything else waits in CPU memory;
+            otherwise `base` and the model of a run are there whole.
         reload: makes the model anew for each run, the weights of `base` being let go of: never two in memory. By
             default each run starts from a copy of `base`.
     """
@@ -77,6 +79,7 @@ class Sweep:
     switchable: Switchable | None = None
     batch_size: int = 8
     progress: bool = False
+    offload: bool = True
     reload: Callable[[], PreTrainedModel] | None = None
     _batches: dict[tuple[Any, ...], list[Batch]] = field(default_factory=dict)
     _hashes: dict[str, str] = field(default_factory=dict)
@@ -85,6 +88,8 @@ class Sweep:
         self.base_hash = content_hash(self.base)
         if self.reload is not None:
             self.base = _on(self.base, torch.device("meta"))  # names, shapes and dtypes are all that is needed now
+        elif not self.offload:
+            self.base = _on(self.base, self.device)
         self.tasks = self.suite.describe()
 
     def key(self, run: Run) -> str:

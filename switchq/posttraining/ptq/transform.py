@@ -41,8 +41,8 @@ class Transform(ABC):
         """Everything that decides what it does, as plain values: its fields, unless it holds tensors."""
         return asdict(self)
 
-    def prepare(self, model: PreTrainedModel) -> None:
-        """Rewrite the whole model once, before its first block is calibrated."""
+    def prepare(self, model: PreTrainedModel, seed: int = 0) -> None:
+        """Rewrite the whole model once, before its first block is calibrated; `seed` is of whatever is drawn."""
         return None
 
     @abstractmethod

@@ -61,7 +61,7 @@ def _score(
     bitmap: Bitmap,
     measure: ModelMeasure | None,
 ) -> dict[str, Any]:
-    (result,) = evaluate(model, tokenizer, dev, [bitmap], progress=False, run={})
+    (result,) = evaluate(model, tokenizer, dev, [bitmap], merge=True, progress=False, run={})
     record = {name: value for name, value in result.record().items() if name not in ("run", "text_perplexity")}
     entry = {
         "bits": list(bitmap),

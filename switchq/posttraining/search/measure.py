@@ -23,6 +23,7 @@ from switchq.evaluation import (
 from switchq.models import context_window, logits_at
 from switchq.models.inference import eval_mode
 from switchq.nn import at
+from switchq.nn.merged import merged
 from switchq.parallel import alone, split_map
 from switchq.posttraining.search.metric import Metric
 from switchq.posttraining.search.objective import Measurement
@@ -56,7 +57,7 @@ class ModelMeasure:
 
     def __call__(self, bitmap: Bitmap, rows: Sequence[int]) -> Measurement:
         """Measure `bitmap` on the questions at `rows`."""
-        with eval_mode(self.model), at(self.model, bitmap):
+        with eval_mode(self.model), at(self.model, bitmap), merged(self.model):
             if self.metric.generates:
                 return self._answers(rows)
             started = time.perf_counter()

@@ -110,6 +110,13 @@ class SequentialSpy(Spy):
     sequential: ClassVar[bool] = True
 
 
+@dataclass(frozen=True)
+class RowSpy(Spy):
+    """The same, rows standing alone."""
+
+    row_by_row: ClassVar[bool] = True
+
+
 @pytest.fixture
 def spied() -> list[Statistics]:
     """What spies have seen in this test."""

@@ -23,7 +23,7 @@ from switchq.posttraining.ptq.site import Linear
 from switchq.posttraining.ptq.statistics import Statistics
 from switchq.quant import Asymmetric
 
-from .conftest import SMALL, SequentialSpy, Spy, linears_of, logits, method
+from .conftest import SMALL, RowSpy, SequentialSpy, Spy, linears_of, logits, method
 
 METHODS = load_methods()
 
@@ -233,6 +233,20 @@ def test_weights_and_inputs_that_are_not_finite(tiny: Callable[..., PreTrainedMo
     model.transformer.h[1].ln_2.weight.data[0] = torch.inf
     with pytest.raises(UserError, match=r"inputs of transformer\.h\.1\.mlp\.c_fc are not finite"):
         quantise(model, METHODS["gptq"], SMALL, batches, progress=False)
+
+
+def test_linears_that_read_one_input_are_rounded_together(
+    tiny: Callable[..., PreTrainedModel], batches: list[Batch], spied: list[Statistics]
+) -> None:
+    made = []
+    for rounder, calls in ((Spy(), 7), (RowSpy(), 4)):  # q, k, v, o, gate, up and down have four different inputs
+        model = tiny("llama")
+        record = quantise(model, method(rounder), SMALL, batches, progress=False)
+        assert len(spied) == calls * model.config.num_hidden_layers
+        made.append((model.state_dict(), record.layers))
+        spied.clear()
+    torch.testing.assert_close(made[0][0], made[1][0])
+    assert made[0][1] == made[1][1]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

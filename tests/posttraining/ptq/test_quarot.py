@@ -166,6 +166,16 @@ def test_four_bit_inputs_need_it(architecture: str, tiny: Callable[..., PreTrain
     assert error(QuaRot()) < error()
 
 
+def test_the_seed_draws_the_rotation(tiny: Callable[..., PreTrainedModel]) -> None:
+    tables = []
+    for seed in (0, 0, 1):
+        model = tiny("llama")
+        QuaRot().prepare(model, seed)
+        tables.append(model.get_input_embeddings().weight.detach())
+    assert tables[0].equal(tables[1])
+    assert (tables[0] - tables[2]).abs().max() > 0.01
+
+
 def test_the_untied_head_is_counted(tiny: Callable[..., PreTrainedModel], batches: list[Batch]) -> None:
     model = tiny("gpt2")
     total = sum(parameter.numel() for parameter in model.parameters())

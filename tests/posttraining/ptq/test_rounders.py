@@ -5,6 +5,7 @@ import torch
 
 from switchq.errors import UserError
 from switchq.posttraining.ptq.rounder import Rounder
+from switchq.posttraining.ptq.rounders.hqq import Hqq
 from switchq.quant import Apot, Asymmetric, Grid, Pot, Symmetric
 
 from .conftest import ROUNDERS, inputs_of, output_error, statistics_of, weight_of
@@ -88,6 +89,25 @@ def test_does_not_depend_on_the_memory_layout(rounder: Rounder) -> None:
     transposed_OI = WEIGHT_OI.T.contiguous().T
     one, other = (rounder.round(w, Asymmetric(8), 3, statistics_of(X_NI)) for w in (WEIGHT_OI, transposed_OI))
     assert (one.codes_OI != other.codes_OI).float().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    "rounder", [kind() for kind in ROUNDERS if kind.row_by_row], ids=lambda one: type(one).__name__
+)
+def test_rows_that_stand_alone_may_be_rounded_together(rounder: Rounder) -> None:
+    other_OI = weight_of(5, 32, seed=4) * 3
+    joined = rounder.round(torch.cat([WEIGHT_OI, other_OI]), Asymmetric(8), 3, statistics_of(X_NI))
+    parts = joined.split([len(WEIGHT_OI), len(other_OI)])
+    for own_OI, part in zip((WEIGHT_OI, other_OI), parts, strict=True):
+        alone = rounder.round(own_OI, Asymmetric(8), 3, statistics_of(X_NI))
+        assert part.codes_OI.shape == own_OI.shape
+        torch.testing.assert_close(part.weight(), alone.weight())
+        assert part.overhead_bits == alone.overhead_bits
+
+
+def test_overhead_of_a_whole_weight_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="cannot be split"):
+        Hqq().round(WEIGHT_OI, Asymmetric(8), 3, statistics_of(X_NI)).split([4, len(WEIGHT_OI) - 4])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

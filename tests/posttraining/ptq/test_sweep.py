@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from switchq.errors import UserError
@@ -22,6 +24,7 @@ from switchq.posttraining.ptq.folder import SweepFolder, read_sweep
 from switchq.posttraining.ptq.leaderboard import cross_table, entries, figures
 from switchq.posttraining.ptq.plan import pick_methods, plan
 from switchq.posttraining.ptq.results import RunRecord, read_run, unpack_items
+from switchq.posttraining.ptq.sweep import Sweep
 
 from .parts import METHODS, SETTING, make_sweep, open_sweep, silent, without_times, write_text
 
@@ -116,6 +119,40 @@ def test_seeds_count_where_a_method_depends_on_them(
     assert row.mean("text", "perplexity") == pytest.approx(mean)
     variance = sum((value - mean) ** 2 for value in by_name["fed"]) / 2
     assert row.spread("text", "perplexity") == pytest.approx(variance**0.5)
+
+
+def test_the_first_seed_comes_before_all_others(text: str) -> None:
+    runs = plan(pick_methods(["rtn", "fed"], METHODS), SETTING, [4, 2], [text], seeds=[5, 6], checkpoint=True)
+    assert [(run.name, run.bits, run.seed) for run in runs[1:]] == [
+        ("rtn", 4, 5), ("fed", 4, 5), ("switchq", 4, 0), ("rtn", 2, 5), ("fed", 2, 5), ("switchq", 2, 0),
+        ("fed", 4, 6), ("fed", 2, 6),
+    ]  # fmt: skip
+
+
+def test_the_leaderboard_has_what_other_processes_kept_so_far(
+    tiny_gpt2: Tiny, character_tokenizer: PreTrainedTokenizerFast, text: str, tmp_path: Path
+) -> None:
+    first, other = (make_sweep(tiny_gpt2(), character_tokenizer, text, tmp_path / name) for name in ("one", "other"))
+    runs = plan([METHODS["rtn"], METHODS["drawn"]], SETTING, [4])
+    other.run(runs[2:], silent)
+    for file in (tmp_path / "other/runs").iterdir():
+        (tmp_path / "one/runs").mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / "one/runs")
+    first.run(runs[:2], silent)
+    found = read_sweep(tmp_path / "one/sweep.json")["runs"]
+    assert [run["name"] for run in found] == ["full precision", "drawn", "rtn"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_sweep_that_stays_on_the_gpu_gives_the_same(
+    tiny_gpt2: Tiny, character_tokenizer: PreTrainedTokenizerFast, text: str, tmp_path: Path
+) -> None:
+    runs, figures = plan([METHODS["rtn"], METHODS["fed"]], SETTING, [3], [text]), []
+    for offload in (True, False):
+        sweep = make_sweep(tiny_gpt2(), character_tokenizer, text, tmp_path / str(offload))
+        sweep = Sweep(tiny_gpt2(), "tiny", sweep.suite, sweep.folder, torch.device("cuda"), offload=offload)
+        figures.append([record.figure("text", "perplexity") for record in sweep.run(runs, silent)])
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 
 
 def test_a_method_with_a_width_of_its_own_runs_once(text: str) -> None:

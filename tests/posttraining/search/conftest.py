@@ -74,6 +74,25 @@ class Divergence(Threshold):
         return Measurement({"KL": lost_Q.tolist()}, self.tokens_Q[chosen].tolist(), len(chosen), 0.5)
 
 
+class Crossing(Threshold):
+    """A question weighs each layer's damage by itself, often with the other sign: narrowing helps some, hurts more."""
+
+    def __init__(self, space: Space, questions: int, seed: int) -> None:
+        super().__init__(space, questions, seed)
+        rng = np.random.default_rng([seed, 2])
+        layers = len(space.names)
+        self.damage_LW /= self.damage_LW[:, -1].sum()
+        self.weight_QL = 1 + np.sqrt(layers) * rng.normal(size=(questions, layers))
+        self.strength_Q = rng.normal(2, 2, questions)
+
+    def __call__(self, bitmap: Bitmap, rows: Sequence[int]) -> Measurement:
+        self.calls.append((bitmap, tuple(rows)))
+        chosen, choices = list(rows), [self.space.choices.index(bits) for bits in bitmap]
+        damage_Q = self.weight_QL[chosen] @ self.damage_LW[np.arange(len(choices)), choices]
+        right = (self.strength_Q[chosen] > damage_Q).astype(float).tolist()
+        return Measurement({"F1": right, "EM": right}, [1.0] * len(right), len(right), 0.5)
+
+
 def make_study(
     space: Space,
     measure: Callable[[Bitmap, Sequence[int]], Measurement],

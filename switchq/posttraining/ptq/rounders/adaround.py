@@ -47,6 +47,7 @@ class AdaRound(Rounder):
     """
 
     sequential: ClassVar[bool] = True
+    row_by_row: ClassVar[bool] = True
 
     iterations: int = 300
     rate: float = 0.05
@@ -84,10 +85,11 @@ class AdaRound(Rounder):
 
     def _learned(self, above_OI: Tensor, step_OI: Tensor, gram_II: Tensor, least_O: Tensor) -> Tensor:
         """Whether to round up, given how far each weight lies above its lower level."""
+        above_OI, step_OI = above_OI.contiguous(), step_OI.contiguous()  # fused Adam reads V and its gradient alike
         share_OI = torch.where(step_OI > 0, above_OI / step_OI, 0).clamp(0, 1)
         value_OI = torch.logit((share_OI - GAMMA) / (ZETA - GAMMA))
         scale_O = torch.where(least_O > 0, above_OI.shape[1] / least_O, 0)
-        optimiser = torch.optim.Adam([value_OI], lr=self.rate)
+        optimiser = torch.optim.Adam([value_OI], lr=self.rate, fused=True)
         for iteration in range(self.iterations):
             value_OI.grad = self.gradient(value_OI, above_OI, step_OI, gram_II, scale_O, self._beta(iteration))
             optimiser.step()

@@ -41,6 +41,7 @@ class Gptq(Rounder):
     """
 
     sequential: ClassVar[bool] = True
+    row_by_row: ClassVar[bool] = True
 
     damp: float = 0.01
     block: int = 128

@@ -76,17 +76,17 @@ class ActivationScale(Transform):
         """The best alpha and its scale."""
         salience_I = linears[0].seen(site.statistics)[self.salience]
         grams = [self._gram(linear.seen(site.statistics)) for linear in linears]
-        best, least, best_scale_I = 0.0, torch.inf, torch.ones_like(salience_I)
-        for point in range(self.points):
-            alpha = point / 20
-            scale_I = site.tied(power_scale(salience_I, alpha)) if self.shared else power_scale(salience_I, alpha)
-            error = 0.0
+        alphas = [point / 20 for point in range(self.points)]
+        scales = [power_scale(salience_I, alpha) for alpha in alphas]
+        if self.shared:
+            scales = [site.tied(scale_I) for scale_I in scales]
+        errors = torch.zeros(self.points, dtype=torch.float64, device=salience_I.device)
+        for point, scale_I in enumerate(scales):
             for linear, gram_II in zip(linears, grams, strict=True):
                 off_OI = _scaled_error(linear, scale_I, site.statistics, target)
-                error += float(((off_OI @ gram_II) * off_OI).sum())
-            if error < least:
-                best, least, best_scale_I = alpha, error, scale_I
-        return best, best_scale_I
+                errors[point] += ((off_OI @ gram_II) * off_OI).sum()
+        best = int(errors.nan_to_num(nan=torch.inf).argmin())  # the only wait for the device; of equal ones the first
+        return alphas[best], scales[best]
 
     def _gram(self, seen: Statistics) -> Tensor:
         """E[x x^T] over what the error is taken over: for all alphas, cheaper than the inputs as long as I < N."""
@@ -106,7 +106,5 @@ def _scaled_error(linear: Linear, scale_I: Tensor, statistics: Statistics, targe
 def power_scale(salience_I: Tensor, alpha: float) -> Tensor:
     """salience^alpha, centred on 1 and as 16 bits hold it; 1 where there is no salience at all."""
     most = salience_I.amax()
-    if alpha == 0 or most <= 0:
-        return torch.ones_like(salience_I)
-    scale_I = (salience_I / most).clamp(min=FLOOR).pow(alpha)
+    scale_I = torch.where(most > 0, salience_I / most, 1).clamp(min=FLOOR).pow(alpha)
     return (scale_I / (scale_I.amax() * scale_I.amin()).sqrt()).half().float()

@@ -22,7 +22,7 @@ Models whose stream goes through a norm (OPT-350m) cannot be rotated.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -41,16 +41,12 @@ ROWS = 8192
 
 @dataclass(frozen=True)
 class QuaRot(Transform):
-    """The residual stream rotated, and all other inputs online.
+    """The residual stream rotated, and all other inputs online; the setting's seed draws the signs."""
 
-    Args:
-        seed: draws the signs.
-    """
-
-    seed: int = 0
+    random: ClassVar[bool] = True
 
     @torch.no_grad()
-    def prepare(self, model: PreTrainedModel) -> None:
+    def prepare(self, model: PreTrainedModel, seed: int = 0) -> None:
         """Fold the norms and rotate the residual stream.
 
         Raises:
@@ -71,7 +67,7 @@ class QuaRot(Transform):
         for norm, readers in folds:
             _check(norm, readers)
         _untie(model, stream)
-        rotation = Rotation.of(model.config.hidden_size, self.seed, keeps_mean=isinstance(last, nn.LayerNorm))
+        rotation = Rotation.of(model.config.hidden_size, seed, keeps_mean=isinstance(last, nn.LayerNorm))
         for name in stream.tables:
             _rotate(model.get_submodule(name).weight, rotation)
         writers: list[Any] = [model.get_submodule(name) for name in stream.writers]
@@ -88,7 +84,7 @@ class QuaRot(Transform):
         if site.input.norm is None:
             for linear in site.quantised:
                 inputs = linear.weight_OI.shape[1]
-                site.change_basis(linear, Rotation.of(inputs, self.seed))
+                site.change_basis(linear, Rotation.of(inputs, target.seed))
                 linear.notes["rotated_online"] = inputs
 
 
