@@ -102,7 +102,7 @@ def _product(
             for n in tl.static_range(BN):
                 for j in tl.static_range(T):
                     at = (first_N + n) * x_stride + column + (r + F * j) * S * 4
-                    x = x + (_four(x_ptr, at, in_W & (first_N + n < N)),)
+                    x = x + (_four(x_ptr, at, in_W & (first_N + n < N)),)  # type: ignore[assignment]
             for h in tl.static_range(4):
                 moved = turned(word, r + 8 * h - 22 + 8 - F)
                 for j in tl.static_range(T):
