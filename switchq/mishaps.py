@@ -19,6 +19,8 @@ LOST_DEVICE = re.compile(
 
 LOST_WORKER = re.compile(r"DataLoader worker.*(killed|exited|died)", re.DOTALL)
 
+LOST_PEER = re.compile(r"(reset|closed) by peer|NCCL.*remote|process \d+ terminated with signal", re.DOTALL)
+
 LOWER = {
     "fit": "--data.batch_size, --data.eval_batch_size or --data.max_length",
     "validate": "--data.eval_batch_size",
@@ -34,7 +36,7 @@ LOWER = {
 }
 """What takes less memory when it is lowered, by command."""
 
-GOES_ON = ("gendata", "search", "ptq", "transfer")
+GOES_ON = ("gendata", "sensitivity", "search", "ptq", "transfer")
 """The commands that go on where they were by themselves; `fit` says with `--ckpt_path last` how."""
 
 
@@ -50,6 +52,8 @@ def lost(error: BaseException) -> bool:
     if out_of_memory(error):
         return False
     if type(error).__name__ == "AcceleratorError" or _full(error):
+        return True
+    if _lost_peer(error):
         return True
     return isinstance(error, RuntimeError) and bool(LOST_DEVICE.search(str(error)) or LOST_WORKER.search(str(error)))
 
@@ -71,12 +75,21 @@ def explain_mishap(error: BaseException, command: str) -> MachineError | None:
         told = f"the disk is full ({_where(error)}): free some space; {again}"
     elif LOST_WORKER.search(str(error)):
         told = f"a loader process died ({_first_line(error)}): set --data.num_workers 0 or free some memory; {again}"
+    elif _lost_peer(error):
+        what = _first_line(error)
+        told = f"another process of this run died ({what}): free some memory or use fewer devices; {again}"
     else:
         told = f"the GPU was lost ({_first_line(error)}): see nvidia-smi whether it is there; {again}"
     explained = MachineError(told)
     for note in getattr(error, "__notes__", ()):
         explained.add_note(note)
     return explained
+
+
+def _lost_peer(error: BaseException) -> bool:
+    """Whether one of several processes that work together is gone, as the others or their parent are told."""
+    is_told = isinstance(error, RuntimeError) or type(error).__name__ == "ProcessExitedException"
+    return is_told and bool(LOST_PEER.search(str(error)))
 
 
 def _full(error: BaseException) -> bool:

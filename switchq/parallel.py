@@ -75,6 +75,15 @@ def split_map(
     return [found[number % count][number // count] for number in range(len(items))]
 
 
+def split_each(call: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """As `split_map`, but what is done comes at once: after each item of their own, all processes send theirs."""
+    count = size()
+    for start in range(0, len(items), count):
+        together = items[start : start + count]
+        own = call(together[rank()]) if rank() < len(together) else None
+        yield from gather(own)[: len(together)]  # type: ignore[misc]
+
+
 def split_sum(call: Callable[[Item], tuple[Any, ...]], items: Sequence[Item]) -> tuple[Any, ...]:
     """The sums, item after item, of what `call` gives for each: numbers or tensors, several at once."""
     return tuple(sum(values[1:], start=values[0]) for values in zip(*split_map(call, items), strict=True))

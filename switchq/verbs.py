@@ -177,6 +177,7 @@ def search(
     dev_points: int = 8,
     widths: list[int] | None = None,
     group: Literal["layer", "block"] = "layer",
+    greedy_share: float = 0.2,
     generations: int = 20,
     population: int = 16,
     batch_size: int = 32,
@@ -212,6 +213,7 @@ def search(
         dev_points: score so many bitmaps of the front on dev, beside the chosen, uniform and striped ones.
         widths: candidate widths; by default the trained ones, or 8, 4, 2.
         group: what gets a width of its own, each layer or each block.
+        greedy_share: greedy search spends at most this part of the question evaluations that greedy-plain would.
         generations: of evolution.
         population: offspring a generation.
         batch_size: questions a batch.

@@ -8,7 +8,7 @@
 set -euo pipefail
 export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1
 model=$1 train=$2 dev=$3 out=$4 seed=${5:-0} ckpt=${6:-}
-gpus=${GPUS:-1} questions=${QUESTIONS:-120} generations=${GENERATIONS:-6} population=${POPULATION:-9}
+gpus=${GPUS:-1} questions=${QUESTIONS:-120} generations=${GENERATIONS:-5} population=${POPULATION:-8}
 mkdir -p "$out"
 if [ -z "$ckpt" ]; then
   ckpt=$out/turns-even-seed$seed/lightning_logs/version_0/checkpoints/last.ckpt
@@ -28,7 +28,7 @@ search() { # name, then options of search; one that is finished already is left 
     > "$out/$name.log" 2>&1 &
 }
 search blocks --group block
-search layers
+search layers --greedy_share 0.05 # of 840 steps
 search plain --group block --method greedy-plain --dev none
 wait
 results=("$out/sensitivity.json" "$out/blocks.json" "$out/layers.json" "$out/plain.json")

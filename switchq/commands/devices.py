@@ -15,6 +15,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 from switchq import parallel
 from switchq.errors import UserError
+from switchq.mishaps import lost, out_of_memory
 
 
 def on_devices(command: Callable[..., None], arguments: dict[str, Any]) -> None:
@@ -23,7 +24,8 @@ def on_devices(command: Callable[..., None], arguments: dict[str, Any]) -> None:
     The command does not get these two; a command without the second has one process to a device.
 
     Raises:
-        UserError: fewer than one of them, or more than there are; or the first that one of the processes raised.
+        UserError: fewer than one device or process, or more devices than there are.
+        Exception: the first mistake of the user's or mishap of the machine that one of the processes came upon.
     """
     arguments = dict(arguments)
     places = _places(arguments.pop("devices"), arguments.pop("processes", 1), arguments["device"])
@@ -37,7 +39,7 @@ def on_devices(command: Callable[..., None], arguments: dict[str, Any]) -> None:
         except ProcessException:
             if told.empty():
                 raise
-            raise UserError(told.get()) from None
+            raise told.get() from None
 
 
 def _places(devices: int, processes: int, device: str) -> list[str]:
@@ -68,9 +70,11 @@ def _work(
         torch.cuda.set_device(places[number])
     if number:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
-    try:
-        with parallel.join(number, len(places), folder):
+    with parallel.join(number, len(places), folder):
+        try:
             command(**arguments | {"device": places[number]})
-    except UserError as error:
-        told.put(str(error))
-        sys.exit(2)
+        except Exception as error:
+            if not (isinstance(error, UserError) or out_of_memory(error) or lost(error)):
+                raise
+            told.put(error)  # before the others miss this process, and tell of that
+            sys.exit(1)

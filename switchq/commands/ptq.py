@@ -16,13 +16,13 @@ from switchq.commands.sweeping import check_setting, sweep_bar
 from switchq.errors import UserError
 from switchq.evaluation.tasks import Suite
 from switchq.models import architecture_of, context_window, load_config, load_model, load_tokenizer, pick_device
+from switchq.posttraining.journal import key_of
 from switchq.posttraining.ptq.folder import SweepFolder, slug_of
 from switchq.posttraining.ptq.leaderboard import entries
 from switchq.posttraining.ptq.plan import Run, plan
 from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, RunRecord
 from switchq.posttraining.ptq.saving import check_free, holds
 from switchq.posttraining.ptq.sweep import Sweep, Switchable
-from switchq.posttraining.search.journal import key_of
 from switchq.training.checkpoint import read_checkpoint, restore_module
 
 

@@ -21,9 +21,10 @@ from switchq.data.training_data import subset
 from switchq.errors import UserError
 from switchq.evaluation import check_writable, run_record, sha256, write_json
 from switchq.models import pick_device
+from switchq.posttraining.journal import key_of
 from switchq.posttraining.search.dev import score_dev
 from switchq.posttraining.search.evolution import Evolution
-from switchq.posttraining.search.journal import Journal, key_of
+from switchq.posttraining.search.journal import SearchJournal
 from switchq.posttraining.search.measure import ModelMeasure
 from switchq.posttraining.search.metric import Metric
 from switchq.posttraining.search.objective import Objective, Scored
@@ -110,7 +111,9 @@ def search_command(**arguments: Any) -> None:
                 for summed in (False, True)
             )
             evolution = Evolution(options.generations, options.population)
-            methods = run_methods(study, options.methods, ranking, additive, evolution, live.start)
+            methods = run_methods(
+                study, options.methods, ranking, additive, evolution, live.start, options.greedy_share
+            )
             chosen = _choose(study)
             shown = _shown(study, chosen, options.dev_points)
             scores = _score_dev(subject, study, shown, dev, options, journal, live)
@@ -127,16 +130,14 @@ def search_command(**arguments: Any) -> None:
     _show(study, methods, chosen, shown, scores, subject, files, dev)
 
 
-def _claim(files: SearchFiles, header: Mapping[str, Any], overwrite: bool) -> tuple[Journal, Trials]:
+def _claim(files: SearchFiles, header: Mapping[str, Any], overwrite: bool) -> tuple[SearchJournal, Trials]:
     """What the first process keeps on disk; the others have the same in memory, and so take the same course."""
     if parallel.is_first():
         journal, trials = files.claim(header, overwrite)
     else:
-        journal = Journal(None, header)
+        journal = SearchJournal(None, header)
         trials = Trials(None, journal)
-    journal.header, journal.entries, journal.resumed = parallel.from_first(
-        (journal.header, journal.entries, journal.resumed)
-    )
+    journal.share()
     return journal, trials
 
 
@@ -229,7 +230,7 @@ def _score_dev(
     shown: Sequence[Bitmap],
     source: str | None,
     options: Options,
-    journal: Journal,
+    journal: SearchJournal,
     live: Live,
 ) -> list[dict[str, Any]]:
     if source is None:

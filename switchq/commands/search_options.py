@@ -33,6 +33,7 @@ class Options:
     dev_points: int
     widths: list[int] | None
     group: Any
+    greedy_share: float
     generations: int
     population: int
     batch_size: int
@@ -61,6 +62,10 @@ class Options:
                 raise UserError(f"--{name} must be at least {value}, not {given}")
         if self.seed < 0:
             raise UserError(f"--seed must not be negative, not {self.seed}")
+        if not 0 < self.greedy_share <= 1:
+            raise UserError(
+                f"--greedy_share is a part of plain greedy's evaluations: above 0, at most 1, not {self.greedy_share:g}"
+            )
         Metric(self.metric).check_budget(self.budget)
         needs = [method for method in self.methods if method in RANKED]
         if needs and self.sensitivity is None:

@@ -1,5 +1,6 @@
 """`switchq sensitivity`: how much each layer suffers at each width, as a table, a JSON file and a heat map."""
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from switchq.models import context_window, pick_device
 from switchq.parallel import is_first
 from switchq.posttraining.calibration import Batch, question_batches, text_batches
 from switchq.posttraining.sensitivity import SCORES, Sensitivity, measure
+from switchq.posttraining.sensitivity.kept import claim, journal_of, measurement_key
 from switchq.posttraining.sensitivity.log import log_sensitivity
 from switchq.posttraining.sensitivity.tables import correlation_table, cost_table, sensitivity_tables
 
@@ -99,11 +101,21 @@ def sensitivity_command(
             },
         },
     )
-    result = measure(subject.model, batches, widths, scores or SCORES, run=record)  # type: ignore[arg-type]
-    if is_first():
-        events = log_sensitivity(result, logdir, subject.name)
-        result.write(output)  # last: it says that all is done
-        _show(result, subject, output, events)
+    key = measurement_key(record, {**subject.settings, "widths": sorted(widths)}, batches)
+    journal = claim(journal_of(output), {"key": key}, overwrite)
+    try:
+        result = measure(subject.model, batches, widths, scores or SCORES, run=record, journal=journal)  # type: ignore[arg-type]
+        if is_first():
+            events = log_sensitivity(result, logdir, subject.name)
+            result.write(output)  # it says that all is done
+            journal_of(output).unlink()
+            _show(result, subject, output, events)
+    except KeyboardInterrupt:
+        kept = len(journal.entries["batch"])
+        print(f"\n{kept:,} batches are kept in {journal.path}: run the same command to go on", file=sys.stderr)
+        raise
+    finally:
+        journal.close()
 
 
 def _calibration(subject: Subject, options: CalibrationOptions) -> tuple[list[Batch], str]:

@@ -11,7 +11,6 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
@@ -24,6 +23,7 @@ from switchq.nn import get_switch
 from switchq.quant import Grid
 from switchq.training.callbacks import BeforeAfter, LastCheckpoint, Schedule, SPNet, SwitchProgress, TensorBoardExtras
 from switchq.training.checkpoint import newest_checkpoint, read_checkpoint
+from switchq.training.logger import WholeLogger
 from switchq.training.module import SwitchableModule
 
 __all__ = ["SquadData", "SwitchqCLI", "TextData", "run"]
@@ -97,7 +97,7 @@ class SwitchqCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]["trainer"]
         if config.get("logger") in (None, True):
             root = config.get("default_root_dir") or str(Path.cwd())
-            kwargs["logger"] = TensorBoardLogger(root, name="lightning_logs", default_hp_metric=False)
+            kwargs["logger"] = WholeLogger(root, name="lightning_logs", default_hp_metric=False)
         for name in ("log_every_n_steps", "val_check_interval", "check_val_every_n_epoch"):
             if config.get(name) is not None and config[name] <= 0:
                 raise UserError(f"trainer.{name} must be above 0, not {config[name]}")

@@ -3,7 +3,7 @@
 | kernel | holds | multiplies |
 |---|---|---|
 | `Plain` | int8 codes | float32, decoded in every call: the numbers of training, by which the others are tested |
-| `Int8` | int8 codes, one scale a row | in integers; an activation is two 8-bit numbers, 15 bits together |
+| `Int8` | int8 codes, one scale a row | in integers (FBGEMM); an activation is two 8-bit numbers, 15 bits together |
 | `Int4` | four bits a weight, or two times four | activations, levels and results in bfloat16, sums in float32 |
 
 Every kernel gives x W^T without the bias. `Int8` leaves out the offset, too: it is constant along a row, so the caller
@@ -94,23 +94,26 @@ class Int8(Kernel):
 
     def product(self, x_NI: Tensor) -> Tensor:
         """See `Kernel.product`."""
-        unit_N1 = torch.linalg.vector_norm(x_NI, float("inf"), -1, keepdim=True).div_(_LARGEST).clamp_(min=_TINY)
-        return self._units(x_NI / unit_N1).mul_(unit_N1)
+        most_N1, parts_2NO = self._parts(x_NI)
+        high_NO, low_NO = parts_2NO.view(2, len(x_NI), -1)
+        return high_NO.add_(low_NO, alpha=0.5 / _LARGEST).mul_(most_N1 / _LARGEST)
 
     def layer(self, x_NI: Tensor, bias_O: Tensor | None, low_RI: Tensor | None, high_RO: Tensor | None) -> Tensor:
-        """See `Kernel.layer`; one token's unit is a number, which goes where the factors are added."""
+        """See `Kernel.layer`; of one token, both parts and the bias are added in one product."""
         if len(x_NI) > 1 or low_RI is None:
             return super().layer(x_NI, bias_O, low_RI, high_RO)
-        unit = max(float(torch.linalg.vector_norm(x_NI, float("inf"))) / _LARGEST, _TINY)
-        y_NO = torch.addmm(self._units(x_NI / unit), F.linear(x_NI, low_RI), high_RO, beta=unit)  # type: ignore[arg-type]
-        return y_NO if bias_O is None else y_NO.add_(bias_O)
+        most_11, parts_2O = self._parts(x_NI)
+        shares_12 = most_11 * _SHARES_2
+        y_1O = torch.mm(shares_12, parts_2O) if bias_O is None else torch.addmm(bias_O, shares_12, parts_2O)
+        return torch.addmm(y_1O, F.linear(x_NI, low_RI), high_RO)  # type: ignore[arg-type]
 
-    def _units(self, x_NI: Tensor) -> Tensor:
-        """The product of activations in -127 ... 127, which are overwritten."""
-        high_NI = x_NI.round()
-        rows = torch.cat([high_NI, x_NI.sub_(high_NI).mul_(2 * _LARGEST)])
-        high_NO, low_NO = _product(rows, self.packed).chunk(2)
-        return high_NO.add_(low_NO, alpha=0.5 / _LARGEST)
+    def _parts(self, x_NI: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest activation of each token, (N, 1), and the products of both parts, (2 N, O), in its units."""
+        most_N1 = x_NI.abs().amax(-1, keepdim=True).clamp_min_(_TINY)
+        rows_2NI = _STEPS_211 / most_N1 * x_NI
+        high_NI, low_NI = rows_2NI
+        low_NI.sub_(high_NI.round_(), alpha=2 * _LARGEST)  # FBGEMM rounds, too, but not always to the same side
+        return most_N1, _product(rows_2NI.view(-1, x_NI.shape[1]), self.packed)
 
     @property
     def resident_bytes(self) -> int:
@@ -123,7 +126,7 @@ def _packed(codes_OI: Tensor, scale_O: Tensor) -> Any:
     with warnings.catch_warnings():  # the type of tensor that the packing takes is to go some day
         warnings.simplefilter("ignore", UserWarning)
         zeros_O = torch.zeros(len(scale_O), dtype=torch.long)
-        quantised = torch._make_per_channel_quantized_tensor(codes_OI, scale_O.double(), zeros_O, 0)  # type: ignore[attr-defined]
+        quantised = torch._make_per_channel_quantized_tensor(codes_OI, scale_O.double(), zeros_O, 0)
         return torch.ops.quantized.linear_prepack(quantised, None)
 
 
@@ -215,4 +218,6 @@ KERNELS = 3
 
 _LARGEST = 127
 _TINY = 1e-30
+_STEPS_211 = torch.tensor([_LARGEST, 2.0 * _LARGEST**2]).view(2, 1, 1)  # of both parts, in the largest activation
+_SHARES_2 = 1 / _STEPS_211.flatten()
 _ROW_BYTES = 4 + 4 + 4  # a row's scale, zero point and sum of codes

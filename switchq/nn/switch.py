@@ -103,7 +103,8 @@ class SwitchLayer:
         if weight_OI is None:
             self.lora.__dict__.pop("forward", None)
         else:
-            self.lora.__dict__["forward"] = partial(F.linear, weight=weight_OI, bias=self.linear.bias)
+            bias_O = cast(Tensor | None, self.linear.bias)
+            self.lora.__dict__["forward"] = partial(F.linear, weight=weight_OI, bias=bias_O)
 
 
 _NONE: list[str] = []

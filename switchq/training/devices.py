@@ -14,6 +14,7 @@ Embeddings, the last norm and the head stay whole.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,21 @@ class Sharded(ModelParallelStrategy):
         """Shard over all devices: Lightning's own default is one shard a machine."""
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load weights and optimiser state, and nothing for what has taken no step yet.
+
+        PyTorch makes room for the state by a step of zeros, after which an adapter whose turn has not come would count
+        one step too many, and its next ones would be too long.
+        """
+        checkpoint: dict[str, Any] = super().load_checkpoint(checkpoint_path, weights_only)
+        assert self.model is not None
+        parameters = list(self.model.parameters())
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            stepped = {parameters[number] for number in saved["state"]}
+            for parameter in set(optimizer.state) - stepped:
+                del optimizer.state[parameter]
+        return checkpoint
 
 
 if FSDP2 not in StrategyRegistry:

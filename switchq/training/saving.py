@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
-
 from switchq.errors import UserError
+from switchq.training.devices import DevicesMixin
 from switchq.training.identity import BaseIdentity
 
 
-class SavingMixin(LightningModule):
+class SavingMixin(DevicesMixin):
     """Lightning's checkpoint hooks.
 
     Attributes:
@@ -22,6 +21,22 @@ class SavingMixin(LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
         checkpoint["base"] = self.identity.to_dict()
+        if not self.is_sharded:
+            self._number_as_sharded(checkpoint["optimizer_states"])
+
+    def _number_as_sharded(self, states: list[dict[str, Any]]) -> None:
+        """Number parameters in the optimisers' states as `parameters()` does, which a sharded run goes by.
+
+        Any other goes by their order alone, so that one file serves all.
+        """
+        places = {parameter: number for number, parameter in enumerate(self.parameters())}
+        for optimizer, state in zip(self.trainer.optimizers, states, strict=True):
+            numbers: dict[int, int] = {}
+            for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+                own = [places[parameter] for parameter in group["params"]]
+                numbers |= zip(saved["params"], own, strict=True)
+                saved["params"] = own
+            state["state"] = {numbers[number]: value for number, value in state["state"].items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint belongs to this base and these adapters, and fill in the frozen weights."""

@@ -33,7 +33,9 @@ SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 6400), (2304, 768), (7
 """(O, I): GPT-2 xl, a 4,096-wide model, GPT-2 small."""
 
 WIDTHS = (8, 4, 3, 2)
-TILES = tuple(itertools.product((4, 8, 16), (32, 64, 128, 256), (1, 2, 4, 8)))
+TILES = ((4, 4), (8, 4), (8, 8), (16, 8), (16, 16))
+"""Rows of a program, and words of a thread, that are tried."""
+
 COLD = 160e6
 """Bytes of weights that are gone through in turn, more than a cache holds."""
 
@@ -153,20 +155,17 @@ def relative_error(kernel: PlanesKernel, x_NI: Tensor) -> float:
 
 
 def sweep(rows: Rows, end: float) -> None:
-    """Tiles for each size and width."""
+    """Tiles of whole rows for each size and width."""
     found = products()
     assert found is not None
-    for size, bits in itertools.product(((4096, 4096), (1600, 6400), (4800, 1600), (2304, 768), (768, 3072)), (4, 2)):
+    for size, bits in itertools.product(((4096, 4096), (4800, 1600), (1600, 6400), (768, 3072)), (4, 2)):
         own = random_kernels(size, bits)
         x_NI = torch.randn(1, size[1], device="cuda").half()
-        words = size[1] // 32
-        for rows_of, wide, warps in TILES:
-            # a thread with 4 to 32 words, no tile much wider than a row
-            if not (2 <= rows_of * wide // (32 * warps) <= 16) or wide >= 2 * words * 1.4 or perf_counter() > end:
-                continue
-            tile = found.Tile(rows_of, wide, warps)
-            time = product_time(own, x_NI, tile, True)
-            rows.add(size=size, bits=bits, batch=1, tile=tile, us=time)
+        wide = 1 << (size[1] // 32 - 1).bit_length()
+        for rows_of, words in TILES:
+            if perf_counter() < end:
+                tile = found.Tile(rows_of, wide, max(1, rows_of * wide // (32 * words)))
+                rows.add(size=size, bits=bits, batch=1, tile=tile, us=product_time(own, x_NI, tile, True))
 
 
 def kernels(rows: Rows, end: float, batches: tuple[int, ...] = (1, 8, 32), widths: tuple[int, ...] = WIDTHS) -> None:

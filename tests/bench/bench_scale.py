@@ -9,6 +9,7 @@ row is written as soon as it is measured. `plan` reads such rows and extrapolate
 """
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -147,7 +148,8 @@ def measured(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
 def quality(options: list[str], seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """F1 by bitmap after the quickstart's training with these options and this seed.
 
-    Adapters start at nothing, so that F1 is what training made of it.
+    Adapters start at nothing, so that F1 is what training made of it. `weights` is a hash of the trained weights: rows
+    of the same seed tell whether a device gives the same bits twice.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -161,7 +163,12 @@ def quality(options: list[str], seed: int, arguments: argparse.Namespace) -> dic
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         (found,) = Path(folder).glob("lightning_logs/version_0/results.json")
         results = json.loads(found.read_text())
-    return {"seed": seed, "F1": {one["bitmap"]: one["F1"] for one in results}, "seconds": time.perf_counter() - began}
+        seconds = time.perf_counter() - began
+        last = found.with_name("checkpoints") / "last.ckpt"
+        trained = torch.load(last, weights_only=True, map_location="cpu")["state_dict"]
+    content = hashlib.sha256(b"".join(trained[name].numpy().tobytes() for name in sorted(trained)))
+    figures = {one["bitmap"]: one["F1"] for one in results}
+    return {"seed": seed, "F1": figures, "weights": content.hexdigest()[:16], "seconds": seconds}
 
 
 def plan(rows: Sequence[dict[str, Any]], weights: float = 7e9) -> dict[str, float]:

@@ -19,7 +19,7 @@ from switchq.data.scoring_set import ScoringSet
 from switchq.posttraining.search import Metric, Objective, Study, search_space
 from switchq.posttraining.search.front import covers, hypervolume
 from switchq.posttraining.search.greedy import fast, plain
-from switchq.posttraining.search.journal import Journal
+from switchq.posttraining.search.journal import SearchJournal
 from switchq.posttraining.search.measure import ModelMeasure
 from switchq.posttraining.search.report import reference_point
 from switchq.posttraining.search.scores import pick_score, unit_scores
@@ -97,7 +97,7 @@ def _run(method: Any, arguments: Any) -> Greedy:
     space = search_space(subject.model, subject.widths)
     metric = Metric(arguments.metric)
     measure = ModelMeasure(subject.model, subject.tokenizer, asked, metric)
-    journal = Journal(None, {"key": ""})
+    journal = SearchJournal(None, {"key": ""})
     objective = Objective(measure, len(space.names), len(drawn), metric, arguments.budget, journal)
     study = Study(space, objective, Trials(None, journal))
     sensitivity = Sensitivity.read(arguments.sensitivity)

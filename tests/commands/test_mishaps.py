@@ -19,6 +19,7 @@ from workshop import Workshop, questions, write_questions
 from switchq.errors import MachineError, UserError
 from switchq.files import new_file, new_folder, write_bytes
 from switchq.mishaps import explain_mishap
+from switchq.posttraining.calibration import Batch
 from switchq.training.checkpoint_io import WholeCheckpoints
 from switchq.training.module import SwitchableModule
 
@@ -63,6 +64,10 @@ MISHAPS = [
     (RuntimeError("CUDA error: unspecified launch failure\nCompile with"), "the GPU was lost (CUDA error: unspecified"),
     (torch.AcceleratorError("CUDA error: an illegal memory access", 700), "the GPU was lost"),
     (OSError(28, "No space left on device", "/x/events.out"), "the disk is full (/x/events.out): free some space"),
+    (
+        RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:5: Connection reset by peer. Or bugs."),
+        "another process of this run died ([gloo/transport",
+    ),
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "a loader process died", ),
 ]  # fmt: skip
 
@@ -234,6 +239,33 @@ def test_ctrl_c_twice(workshop: Workshop, tmp_path: Path, switchq: Switchq, monk
     assert done.code == 130
     assert done.err.splitlines()[-1] == "switchq: stopped"
     assert torch.load(last(tmp_path), weights_only=True)["global_step"] == 2
+
+
+def test_ctrl_c_in_sensitivity_keeps_what_is_measured(
+    run: Run, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"sensitivity --ckpt {run.checkpoint} --logdir {tmp_path}/log --batch_size 1 --output"
+    assert switchq(*line.split(), tmp_path / "whole.json").code == 0
+    to, seen = Batch.to, list[int]()
+
+    def pressed(self: Batch, device: torch.device) -> Batch:
+        seen.append(len(self))
+        if len(seen) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return to(self, device)
+
+    monkeypatch.setattr(Batch, "to", pressed)
+    stopped = switchq(*line.split(), tmp_path / "s.json")
+    assert stopped.code == 130
+    assert "5 batches are kept in" in stopped.err
+    other = switchq(*line.split(), tmp_path / "s.json", "--limit", 3)
+    assert other.code == 2
+    assert "unfinished measurement of another model or with other settings" in other.err
+    assert switchq(*line.split(), tmp_path / "s.json").code == 0
+    assert len(seen) == 3 * 4 + 1  # three parts of four questions, and the one that was cut short
+    whole, resumed = (json.loads((tmp_path / name).read_text())["scores"] for name in ("whole.json", "s.json"))
+    assert whole == resumed
+    assert not (tmp_path / "s.journal.jsonl").exists()
 
 
 class TestSameSeed:

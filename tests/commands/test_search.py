@@ -258,6 +258,7 @@ BAD = [
     ("--population 0", "--population must be at least 1"),
     ("--generations -1", "--generations must be at least 0"),
     ("--dev_points 0", "--dev_points must be at least 1"),
+    ("--greedy_share 0", "above 0, at most 1"),
     ("--seed -1", "--seed must not be negative"),
     ("--widths [9]", "no bit-width 9"),
     ("--widths [8,8]", "each width once"),

@@ -91,10 +91,15 @@ def search_numbers(out: Path) -> Numbers:
     return {"rows": [plain(row) for row in rows]} | json_numbers("s.json", "s.bitmap.json")(out)
 
 
-def search_saved(out: Path) -> int:
-    journal = out / "s.journal.jsonl"
-    lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
-    return sum(line.startswith(b'{"eval"') for line in lines)
+def journal_saved(kind: str) -> Callable[[Path], int]:
+    """Whole entries of that kind in the journal."""
+
+    def saved(out: Path) -> int:
+        journal = out / "s.journal.jsonl"
+        lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
+        return sum(line.startswith(f'{{"{kind}"'.encode()) for line in lines)
+
+    return saved
 
 
 def ptq_saved(out: Path) -> int:
@@ -134,15 +139,16 @@ VERBS = {
     ),
     "sensitivity": Verb(
         "sensitivity --model {base} --data {train} --limit 16 --batch_size 2 --output {out}/s.json --logdir {out}/log",
-        "switchq.posttraining.sensitivity.measure._parts",
+        "switchq.posttraining.calibration.Batch.to",
         json_numbers("s.json"),
+        journal_saved("batch"),
     ),
     "search": Verb(
         "search --model {base} --data {train} --dev {dev} --sensitivity {sensitivity} --metric perplexity --budget 2 "
         "--questions 12 --generations 2 --population 4 --dev_points 2 --output {out}/s.csv",
         "switchq.posttraining.search.measure.ModelMeasure.__call__",
         search_numbers,
-        search_saved,
+        journal_saved("eval"),
     ),
     "ptq": Verb(
         "ptq --config {tasks} --model {base} --methods rtn --methods gptq --methods awq --bits 4 --bits 3 --samples 8 "

@@ -67,6 +67,17 @@ def test_int8_rounds_activations_to_15_bits(bits: int, seed: int, tokens: int, o
     assert (error_NO <= 0.5 * step_N1 * codes_O * 1.01 + 1e-5 * exact_NO.abs().max()).all()
 
 
+def test_int8_loses_no_more_than_rounding_does() -> None:
+    """Over a million activations, errors are those of a 15-bit number's last place, evenly spread: step / sqrt(12)."""
+    grid, codes_OI, params = coded(8, None)
+    x_NI = torch.randn(4096, INPUTS)
+    exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
+    step_N1 = x_NI.double().abs().amax(-1, keepdim=True) / (127 * 254)
+    spread_O = (codes_OI.double() * params["scale"]).square().sum(-1).sqrt() / 12**0.5
+    relative_NO = (full(Int8(codes_OI, params), x_NI) - exact_NO) / (step_N1 * spread_O)
+    assert 0.9 < relative_NO.square().mean().sqrt() < 1.1
+
+
 def test_a_token_does_not_notice_the_others() -> None:
     for bits, kind in ((8, Int8), (4, Int4)):
         grid, codes_OI, params = coded(bits, None)

@@ -19,7 +19,7 @@ SCENARIOS: dict[str, Scenario] = {
     "spnet, clipped": (lambda: SPNet(distill=1.0), {"max_grad_norm": 0.05}, {}, 3),
     "spnet, sandwich": (lambda: SPNet(sampler="sandwich", mixed=2), {}, {}, 2),
     "spnet, accumulated": (lambda: SPNet(["8", "2"]), {"accumulate": 2}, {}, 2),
-    "spnet, all trained": (lambda: SPNet(["4", "2"]), {"train_base": True, "learn_scales": True}, {}, 2),
+    "spnet, all trained": (lambda: SPNet(["4", "2"]), {"train_base": True, "learn_scales": True}, {}, 3),
     "cyclic, each": (lambda: Cyclic(), {}, {}, 7),
     "cyclic, turns": (lambda: Cyclic("turns", ["8", "mixed", "2"]), {"shared_rank": 3}, {}, 4),
     "instantnet, bare teacher": (lambda: InstantNet(bare_teacher=True), {}, {}, 2),
@@ -63,9 +63,13 @@ def work(number: int, workshop: Workshop, folder: str, accelerator: str, port: i
             found[strategy, name] = train(workshop, name, place, strategy=strategy, **shared)
     name = "spnet, clipped"
     found["again", name] = train(workshop, name, Path(folder) / "again", strategy="ddp", **shared)
-    place, shared["strategy"] = Path(folder) / "first part", "fsdp2"
-    train(workshop, name, place, less=1, **shared)
-    shared["resume"] = place / "checkpoints/last.ckpt"
-    found["resumed", name] = train(workshop, name, Path(folder) / "second part", **shared)
+    # A run of two steps less has not come to the adapter of the last turn.
+    parts = [(("resumed", name), ("fsdp2", "fsdp2")) for name in SHARDED]
+    parts += [(("to fsdp2", name), ("ddp", "fsdp2")), (("to ddp", name), ("fsdp2", "ddp"))]
+    for (what, name), (first, then) in parts:
+        place, rest = Path(folder) / f"{what} {name}", Path(folder) / f"{what} {name}, rest"
+        train(workshop, name, place, less=2, strategy=first, **shared)
+        last = place / "checkpoints/last.ckpt"
+        found[what, name] = train(workshop, name, rest, strategy=then, resume=last, **shared)
     torch.save(found, f"{folder}/{number}.pt")
     dist.destroy_process_group()

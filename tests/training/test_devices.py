@@ -86,11 +86,19 @@ def test_the_same_seed_gives_the_same_bits(found: list[Found]) -> None:
             assert torch.equal(value, one["again", name]["trained"][key]), key
 
 
-def test_a_sharded_run_goes_on(found: list[Found]) -> None:
-    name = "spnet, clipped"
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_sharded_run_goes_on(found: list[Found], name: str) -> None:
     for one in found:
         for key, value in one["fsdp2", name]["trained"].items():
             assert torch.equal(value, one["resumed", name]["trained"][key]), key
+
+
+@pytest.mark.parametrize("what", ["to fsdp2", "to ddp"])
+def test_a_run_goes_on_by_the_other_strategy(found: list[Found], what: str) -> None:
+    name = "spnet, clipped"
+    for one in found:
+        for key, value in one["ddp", name]["trained"].items():
+            torch.testing.assert_close(one[what, name]["trained"][key], value, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("run", [("ddp", "cyclic, turns"), ("fsdp2", "cyclic, turns")], ids=" ".join)

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
+import yaml
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from workshop import Workshop
 
 from switchq.training.callbacks import BeforeAfter, InstantNet, SwitchProgress, TensorBoardExtras
+from switchq.training.logger import WholeLogger
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def run(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
             callbacks=[TensorBoardExtras(), BeforeAfter(), progress],
             validate=True,
             enable_progress_bar=True,
-            logger=TensorBoardLogger(folder, name="lightning_logs", default_hp_metric=False),
+            logger=WholeLogger(folder, name="lightning_logs", default_hp_metric=False),
         )
     return folder / "lightning_logs" / "version_0", shown.getvalue()
 
@@ -80,6 +81,23 @@ def test_hyperparameters_are_readable(run: tuple[Path, str]) -> None:
     text = (run[0] / "hparams.yaml").read_text()
     assert "lr: 0.01" in text
     assert "bits:" in text
+
+
+def test_hyperparameters_are_whole_or_not_there(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in the middle of writing, which nothing has a chance to clear away after."""
+    logger = WholeLogger(str(tmp_path))
+    logger.log_hyperparams(dict(workshop.module().hparams))
+    place = Path(logger.log_dir, "hparams.yaml")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with monkeypatch.context() as killed:
+        killed.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            logger.save()
+    assert not place.exists()
+    logger.save()
+    assert yaml.safe_load(place.read_text())["lr"] == 0.01
 
 
 def test_scores_are_taken_where_the_model_was_trained(workshop: Workshop, tmp_path: Path) -> None:

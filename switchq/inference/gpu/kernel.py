@@ -92,6 +92,6 @@ class PlaneStore:
     def planes(self, layer: str, stored: Sequence[Tensor], shape: tuple[int, int], stride: int) -> list[Tensor]:
         """The words of the planes `stored` of a layer, made for those that are new."""
         held = self._planes.setdefault(layer, [])
-        for plane in stored[len(held) :]:
-            held.append(to_words(plane.to(self.device), shape, stride))
+        for number in range(len(held), len(stored)):
+            held.append(to_words(stored[number].to(self.device), number, shape, stride))
         return held[: len(stored)]

@@ -1,10 +1,12 @@
 """Products of activations with b bit-planes in Triton, see `switchq.inference.gpu.decoding`.
 
-Few rows are multiplied on the spot: x 2^-s with `value` is one multiply-add a weight. What `start` adds is the same for
-all outputs and is taken away once; it is at most 2^8 times the codes' range, and sums are float32, so that costs 8 of
-24 bits. A group's or a row's scale and offset come last:
+Few rows are multiplied on the spot: one multiply-add of x with `value` a weight, in a sum of its own for each of the T
+places that a field is read from. The 1 under the codes and the sign's 2^(b-1) are constant; sums of x take them away:
 
-    y = sum over groups of  scale x sum(code x)  +  offset x sum(x)          then + bias + B u, activation, + residual
+    sum(u x) = sum over places of  2^(23-s) (sum(value x) - sum(x))         at most 2^8 times the codes' range
+    y = sum over groups of  scale x sum(u x)  +  (offset - 2^(b-1) scale) x sum(x)
+
+Sums are float32, so that costs 8 of 24 bits. Then + bias + B u, activation, + residual.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from switchq.inference.gpu.decoding import MAGIC, code_word, decode, eight, field, load_words, weight
+from switchq.inference.gpu.decoding import ONE, code_word, field, load_words, turned, unit, value, weight
 
 __all__ = ["MOST", "Tile", "product", "tile_for", "weight"]
 
@@ -29,38 +31,60 @@ def _gelu(y):
 
 
 @triton.jit
-def _add(sums, totals, part, total, scale, offset, GROUPED: tl.constexpr):
-    """What a tile gave, added: at once with its groups' levels, or to be scaled at the end."""
-    if GROUPED:
-        return sums + (part * scale + total * offset), totals
+def _four(x_ptr, at, mask):
+    """Four neighbours from `at` on, float32; those of two bytes come in one load."""
+    if x_ptr.dtype.element_ty.primitive_bitwidth == 16:
+        together = tl.load((x_ptr + at).to(tl.pointer_type(tl.int64)), mask=mask, other=0)
+        low, high = together.to(tl.int32), (together >> 32).to(tl.int32)
+        halves = (low.to(tl.int16), (low >> 16).to(tl.int16), high.to(tl.int16), (high >> 16).to(tl.int16))
+        dtype: tl.constexpr = x_ptr.dtype.element_ty
+        return (
+            halves[0].to(dtype, bitcast=True).to(tl.float32),
+            halves[1].to(dtype, bitcast=True).to(tl.float32),
+            halves[2].to(dtype, bitcast=True).to(tl.float32),
+            halves[3].to(dtype, bitcast=True).to(tl.float32),
+        )
     else:
-        return sums + part, totals + total
+        return (
+            tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32),
+            tl.load(x_ptr + at + 1, mask=mask, other=0.0).to(tl.float32),
+            tl.load(x_ptr + at + 2, mask=mask, other=0.0).to(tl.float32),
+            tl.load(x_ptr + at + 3, mask=mask, other=0.0).to(tl.float32),
+        )
 
 
-@triton.jit(do_not_specialize=["word_stride", "magic", "zero"])
+@triton.jit
+def _plus(sums, INDEX: tl.constexpr, item):
+    """The tuple with `item` added at INDEX."""
+    return sums[:INDEX] + (sums[INDEX] + item,) + sums[INDEX + 1 :]
+
+
+@triton.jit(do_not_specialize=["one", "zero"])
 def _product(
-    x_ptr, p0, p1, p2, p3, p4, p5, p6, p7, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
-    N, OUT, x_stride, word_stride, RANK, magic, zero,
-    WORDS: tl.constexpr, S: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, GROUPED: tl.constexpr,
+    x_ptr, planes, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
+    N, OUT, x_stride, RANK, one, zero,
+    WORDS: tl.constexpr, S: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     BN: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O)."""
+    BITS: tl.constexpr = len(planes)
+    T: tl.constexpr = 8 // F
+    GROUPED: tl.constexpr = S != WORDS
     rows_O = tl.program_id(0) * BO + tl.arange(0, BO)
     first_N = tl.program_id(1) * BN
     in_O = rows_O < OUT
-    sums0 = tl.zeros((BO, BW), tl.float32)
-    totals0 = tl.zeros((1, BW), tl.float32)
-    sums1, sums2, sums3 = sums0, sums0, sums0
-    totals1, totals2, totals3 = totals0, totals0, totals0
+    empty = tl.zeros((BO, BW), tl.float32)
+    empty_x = tl.zeros((1, BW), tl.float32)
+    sums = (empty,) * BN
+    totals = (empty_x,) * BN
     if PDL:
         gdc_launch_dependents()
     for first in range(0, WORDS, BW):
         words_W = (first + tl.arange(0, BW))[None, :]
         in_W = words_W < WORDS
         mask = in_O[:, None] & in_W
-        at = rows_O[:, None] * word_stride + words_W
-        w0, w1, w2, w3, w4, w5, w6, w7 = load_words(p0, p1, p2, p3, p4, p5, p6, p7, at, mask, BITS)
+        words = load_words(planes, zero + rows_O[:, None] * WORDS + words_W, mask)
         scale = tl.full((1, 1), 1.0, tl.float32)
         offset = scale
         if GROUPED:
@@ -69,47 +93,38 @@ def _product(
             offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
         if PDL:
             gdc_wait()  # all that came before is weights, which no kernel writes
-        x_at = x_ptr + zero + first_N * x_stride + (words_W // S) * (32 * S) + words_W % S
-        part0 = tl.zeros((BO, BW), tl.float32)
-        total0 = tl.zeros((1, BW), tl.float32)
-        part1, part2, part3 = part0, part0, part0
-        total1, total2, total3 = total0, total0, total0
-        start0, start1, start2, start3 = total0, total0, total0, total0
+        column = zero + (words_W // S) * (32 * S) + (words_W % S) * 4
+        parts = (empty,) * (BN * T)
+        xs = (empty_x,) * (BN * T)
         for r in tl.static_range(F):
-            word = code_word(w0, w1, w2, w3, w4, w5, w6, w7, r, BITS, F)
-            for i in tl.static_range(32 // F):
-                value, unit, start = decode(word, magic, i, BITS, F)
-                column = x_at + (i * F + r) * S
-                x = tl.load(column, mask=in_W, other=0.0).to(tl.float32)
-                total0 += x
-                start0 += x * start
-                part0 += value * (x * unit)
-                if BN > 1:
-                    x = tl.load(column + x_stride, mask=in_W & (first_N + 1 < N), other=0.0).to(tl.float32)
-                    total1 += x
-                    start1 += x * start
-                    part1 += value * (x * unit)
-                if BN > 2:
-                    x = tl.load(column + 2 * x_stride, mask=in_W & (first_N + 2 < N), other=0.0).to(tl.float32)
-                    total2 += x
-                    start2 += x * start
-                    part2 += value * (x * unit)
-                    x = tl.load(column + 3 * x_stride, mask=in_W & (first_N + 3 < N), other=0.0).to(tl.float32)
-                    total3 += x
-                    start3 += x * start
-                    part3 += value * (x * unit)
-        sums0, totals0 = _add(sums0, totals0, part0 - start0, total0, scale, offset, GROUPED)
-        if BN > 1:
-            sums1, totals1 = _add(sums1, totals1, part1 - start1, total1, scale, offset, GROUPED)
-        if BN > 2:
-            sums2, totals2 = _add(sums2, totals2, part2 - start2, total2, scale, offset, GROUPED)
-            sums3, totals3 = _add(sums3, totals3, part3 - start3, total3, scale, offset, GROUPED)
+            word = code_word(words, r, F)
+            x = ()
+            for n in tl.static_range(BN):
+                for j in tl.static_range(T):
+                    at = (first_N + n) * x_stride + column + (r + F * j) * S * 4
+                    x = x + (_four(x_ptr, at, in_W & (first_N + n < N)),)  # type: ignore[assignment]
+            for h in tl.static_range(4):
+                moved = turned(word, r + 8 * h - 22 + 8 - F)
+                for j in tl.static_range(T):
+                    weights = value(moved, one, j, BITS, F)
+                    for n in tl.static_range(BN):
+                        xs = _plus(xs, n * T + j, x[n * T + j][h])
+                        parts = _plus(parts, n * T + j, weights * x[n * T + j][h])
+        for n in tl.static_range(BN):
+            part, total = empty, empty_x
+            for j in tl.static_range(T):
+                part += (parts[n * T + j] - xs[n * T + j]) * unit(j, BITS, F)
+                total += xs[n * T + j]
+            part -= total * float(1 << (BITS - 1))
+            if GROUPED:
+                part = part * scale + total * offset
+            sums = _plus(sums, n, part)
+            totals = _plus(totals, n, total)
     row = tl.zeros((BO,), tl.float32)
-    scale, offset = row, row
+    scale, offset, bias = row, row, row
     if not GROUPED:
         scale = tl.load(scale_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
         offset = tl.load(offset_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
-    bias = row
     if BIAS:
         bias = tl.load(bias_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
     rows_R = tl.arange(0, BR)
@@ -119,12 +134,10 @@ def _product(
         high_at = high_ptr + rows_O[:, None] * RANK + rows_R[None, :]
         high = tl.load(high_at, mask=in_O[:, None] & in_R[None, :], other=0.0).to(tl.float32)
     for n in tl.static_range(BN):
-        sums = sums0 if n == 0 else (sums1 if n == 1 else (sums2 if n == 2 else sums3))
-        totals = totals0 if n == 0 else (totals1 if n == 1 else (totals2 if n == 2 else totals3))
         row_N = first_N + n
-        y = tl.sum(sums, 1)
+        y = tl.sum(sums[n], 1)
         if not GROUPED:
-            y = y * scale + tl.sum(totals) * offset
+            y = y * scale + tl.sum(totals[n]) * offset
         y += bias
         if LOW:
             u = tl.load(u_ptr + row_N * RANK + rows_R, mask=in_R & (row_N < N), other=0.0).to(tl.float32)
@@ -202,19 +215,19 @@ def product(
         out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
     u, high = low if low is not None else (x_NI, x_NI)
     arguments = (
-        x_NI, *eight(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
+        x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
         residual_NO if residual_NO is not None else x_NI, out_NO,
-        tokens, outputs, x_NI.stride(0), words, u.shape[1], MAGIC, 0,
+        tokens, outputs, x_NI.stride(0), u.shape[1], ONE, 0,
     )  # fmt: skip
     options = {
-        "WORDS": words, "S": stride, "BITS": bits, "F": field(bits), "BIAS": bias_O is not None,
-        "LOW": low is not None, "GELU": gelu, "RESIDUAL": residual_NO is not None,
+        "WORDS": words, "S": stride, "F": field(bits), "BIAS": bias_O is not None, "LOW": low is not None,
+        "GELU": gelu, "RESIDUAL": residual_NO is not None,
         "BR": triton.next_power_of_2(u.shape[1]) if low is not None else 1,
     }  # fmt: skip
     tile = tile or tile_for(outputs, words, bits, tokens)
     block_N = min(4, triton.next_power_of_2(tokens))
     _product[(triton.cdiv(outputs, tile.rows), triton.cdiv(tokens, block_N))](
-        *arguments, **options, GROUPED=stride != words, BN=block_N, BO=tile.rows, BW=tile.words, PDL=pdl,
+        *arguments, **options, BN=block_N, BO=tile.rows, BW=tile.words, PDL=pdl,
         num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
     )  # fmt: skip
     return out_NO

@@ -23,6 +23,7 @@ from switchq.mishaps import explain_mishap, lost
 from switchq.models import content_hash
 from switchq.nn import at, switch_layers
 from switchq.posttraining.calibration import Batch
+from switchq.posttraining.journal import key_of
 from switchq.posttraining.ptq.folder import SweepFolder
 from switchq.posttraining.ptq.plan import Run
 from switchq.posttraining.ptq.quantise import quantise
@@ -30,7 +31,6 @@ from switchq.posttraining.ptq.record import Quantised
 from switchq.posttraining.ptq.results import FULL_PRECISION, RunRecord, pack_items
 from switchq.posttraining.ptq.saving import holds, save_model
 from switchq.posttraining.ptq.setting import Setting, calibration_batches
-from switchq.posttraining.search.journal import key_of
 
 Start = Callable[[Run], Advance]
 """Called when a run begins; gives what to call with the number of examples done."""

@@ -1,9 +1,10 @@
 """Does a bitmap keep the budget? Judged by what is known of wider and narrower bitmaps, where narrowing never helps.
 
 If the metric is monotone, each question's margin lies between a ceiling, its least margin at any wider bitmap, and a
-floor, its largest at any narrower one. Where the two agree the question need not be asked. The others are asked until
-those left cannot change the sign of the sum, first those whose bounds are furthest apart, of equals those that bitmaps
-have lost most on so far: a refusal needs only as many questions as it takes to lose more than the budget allows.
+floor, its largest at any narrower one. Where the two agree the question need not be asked. The others are asked in a
+few helpings, because a model answers many at once, until those left cannot change the sign of the sum: first those
+whose bounds are furthest apart, of equals those that bitmaps have lost most on so far. A refusal needs only as many
+questions as it takes to lose more than the budget allows.
 
 A real model is only nearly monotone: a question that has once been better at a bitmap than at a wider one has its
 bounds moved apart by as much.
@@ -16,21 +17,31 @@ from switchq.bitmap import FULL, Bitmap
 from switchq.posttraining.search.metric import Array
 from switchq.posttraining.search.objective import Objective, keeps
 
-FIRST = 2
-"""Questions of the first helping; each one after it is half as large as all before."""
+FIRST = 4
+"""What part of the open questions the first helping is, as a denominator; later ones are as large as all before."""
 
 
-def bracket(objective: Objective, bitmap: Bitmap) -> tuple[bool, list[int]]:
-    """Whether `bitmap` keeps the budget, and the questions at it that this rests on, which may be none."""
+def bracket(objective: Objective, bitmap: Bitmap, allowance: int) -> tuple[bool | None, list[int]]:
+    """Whether `bitmap` keeps the budget, and the questions at it that this rests on, which may be none.
+
+    Args:
+        objective: what is known, and who to ask.
+        bitmap: the one in question.
+        allowance: most question evaluations; None is the answer if they do not tell.
+    """
     low_Q, high_Q, asked_Q, lost_Q = _known(objective, bitmap)
     asked = [int(row) for row in np.flatnonzero(asked_Q)]
     open_ = [int(row) for row in np.lexsort((-lost_Q, low_Q - high_Q)) if low_Q[row] < high_Q[row]]
+    first = -(-len(open_) // FIRST)
     while True:
         if keeps(low_Q):
             return True, sorted(asked)
         if not keeps(high_Q):
             return False, sorted(asked)
-        size = max(FIRST, len(asked) // 2)
+        size = min(max(first, len(asked)), allowance)
+        if size <= 0:
+            return None, sorted(asked)
+        allowance -= size
         helping, open_ = open_[:size], open_[size:]
         low_Q[helping] = high_Q[helping] = objective.margins(bitmap, helping)
         asked += helping
@@ -38,8 +49,8 @@ def bracket(objective: Objective, bitmap: Bitmap) -> tuple[bool, list[int]]:
 
 def _known(objective: Objective, bitmap: Bitmap) -> tuple[Array, Array, NDArray[np.bool_], Array]:
     """For each question: least and largest margin, whether it was asked, and the mean loss of all bitmaps on it."""
-    bitmaps_BL, margins_BQ = objective.used()
     full_Q, own_L = objective.margins(Bitmap.stripe([FULL], objective.layers)), np.array(bitmap)
+    bitmaps_BL, margins_BQ = objective.used()
     wider_B, narrower_B = (bitmaps_BL >= own_L).all(1), (bitmaps_BL <= own_L).all(1)
     asked_BQ = ~np.isnan(margins_BQ)
     ceiling_Q = np.where(asked_BQ, margins_BQ, np.inf)[wider_B].min(0)

@@ -9,7 +9,7 @@ from switchq.bitmap import FULL, Bitmap
 from switchq.data.scoring_set import ScoringSet
 from switchq.evaluation import evaluate
 from switchq.posttraining.bootstrap import difference_interval, interval
-from switchq.posttraining.search.journal import Journal
+from switchq.posttraining.search.journal import SearchJournal
 from switchq.posttraining.search.measure import ModelMeasure
 from switchq.posttraining.search.metric import Metric
 
@@ -20,7 +20,7 @@ def score_dev(
     dev: ScoringSet,
     bitmaps: Sequence[Bitmap],
     metric: Metric,
-    journal: Journal,
+    journal: SearchJournal,
     *,
     seed: int = 0,
     advance: Callable[[int], object] = lambda done: None,

@@ -1,19 +1,20 @@
 """Greedy search: from full precision, narrow one unit after the other, least sensitive first, while the budget holds.
 
-`plain` evaluates every step on all questions. `fast` takes the same steps with few evaluations. The order of the steps
-is known beforehand, so it takes a run of steps together: if that keeps the budget, so does every part of it. If not,
-bisection finds the first step that breaks the budget; that one is refused, and the next run starts with a single step
-and doubles while it succeeds (Bentley and Yao, 1976). A test asks only what is not clear from wider and narrower
-bitmaps (`switchq.posttraining.search.bracket`); the narrowest one of all is evaluated first.
+`plain` evaluates every step on all questions. `fast` takes the same steps for a fixed share of those evaluations, which
+are known beforehand: steps times questions. The order of the steps is known, too, so it takes a run of them together:
+if that keeps the budget, so does every part of it. If not, bisection finds the first step that breaks the budget; that
+one is refused, and the next run starts with a single step and doubles while it succeeds (Bentley and Yao, 1976). A test
+asks only what is not clear from wider and narrower bitmaps (`switchq.posttraining.search.bracket`); the narrowest one
+of all is evaluated first. What the share no longer pays for is refused.
 
-Both end at the same bitmap if narrowing never helps any question (the metric is monotone). A real model is not quite
-monotone, and the two may part. Therefore the end of the path is checked on all questions. Where it breaks the budget,
-what that has told goes into walking the path's steps again; and while there are evaluations left, the steps that were
-refused are tried once more from the end.
+Both end at the same bitmap if narrowing never helps any question (the metric is monotone) and the share suffices. A
+real model is not quite monotone, and the two may part. Therefore the end of the path is checked on all questions. Where
+it breaks the budget, bisection goes back along the path; and the steps that were refused are tried once more from the
+end, until none is accepted. What is left then goes into points along the path.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from switchq.bitmap import Bitmap
 from switchq.posttraining.search.metric import Array
@@ -23,11 +24,14 @@ from switchq.posttraining.search.study import Study
 Step = tuple[int, int]
 """A unit, and the width it is narrowed to."""
 
-ALLOWANCE = 5
-"""`fast` spends no more on what its end does not need than what is left of a fifth of plain greedy's evaluations."""
+SHARE = 0.2
+"""What part of plain greedy's question evaluations `fast` may spend."""
 
-RETRY = 3
-"""Trying refused steps again has to leave room for so many evaluations on all questions."""
+LEAST = 8
+"""Evaluations on all questions that it may spend on a model of few steps, whatever their share."""
+
+FILL = 0.3
+"""The part of them that is kept for points along the path."""
 
 NEGLIGIBLE = 1e-3
 """Share of the area between the path's ends below which a gap between two points is left alone."""
@@ -45,25 +49,32 @@ def plain(study: Study, scores: Array) -> Bitmap:
     return study.space.bitmap(genome)
 
 
-def fast(study: Study, scores: Array) -> Bitmap:
-    """The same search with few evaluations, and points along its path for the front."""
+def fast(study: Study, scores: Array, share: float = SHARE) -> Bitmap:
+    """The same search for `share` of the evaluations at most, and points along its path for the front."""
     before = study.objective.evaluated[study.method]
     steps = _steps(study, scores)
+    # the uniform bitmaps that plain greedy comes through may be known already
+    evaluations = max(share * (len(steps) - len(study.space.widths)), LEAST)
+    allowance = int(evaluations * study.objective.questions)
+    reserve = int(FILL * allowance)
 
     def left() -> int:
-        return len(steps) * study.objective.questions // ALLOWANCE - (study.objective.evaluated[study.method] - before)
+        return allowance - (study.objective.evaluated[study.method] - before)
 
-    study.score(Bitmap.stripe([study.space.widths[-1]], len(study.space.names)))
-    path = _checked(study, study.space.full, steps)
-    while left() >= RETRY * study.objective.questions:
-        refused = [step for step in steps if path[-1][step[0]] > step[1]]
-        more = _checked(study, path[-1], refused)
-        if len(more) == 1:
-            break
+    narrowest = Bitmap.stripe([study.space.widths[-1]], len(study.space.names))
+    if study.objective.missing(narrowest) <= left():
+        study.score(narrowest)
+    path = [study.space.full]
+    while len(more := _checked(study, path[-1], _ahead(path[-1], steps), left, reserve)) > 1:
         path += more[1:]
     study.path = [study.space.bitmap(genome) for genome in path]
     fill_in(study, left())
     return study.path[-1]
+
+
+def _ahead(genome: Genome, steps: Sequence[Step]) -> list[Step]:
+    """Those of `steps` that would narrow `genome`."""
+    return [step for step in steps if genome[step[0]] > step[1]]
 
 
 def _steps(study: Study, scores: Array) -> list[Step]:
@@ -80,25 +91,33 @@ def _narrow(genome: Genome, steps: Sequence[Step]) -> Genome:
     return tuple(widths.values())
 
 
-def _checked(study: Study, start: Genome, steps: Sequence[Step]) -> list[Genome]:
-    """The path from `start` by those of `steps` that keep the budget; the end does so on all questions."""
-    while True:
-        steps = _accepted(study, start, steps)
-        path = [start]
-        for step in steps:
-            path.append(_narrow(path[-1], [step]))
-        end = study.space.bitmap(path[-1])
-        study.score(end)
-        if study.verdicts[end] or not steps:
-            return path
+def _checked(study: Study, start: Genome, steps: Sequence[Step], left: Callable[[], int], reserve: int) -> list[Genome]:
+    """The path from `start` by those of `steps` that keep the budget; its end does so on all questions.
+
+    If it does not where inference says so, bisection goes back to a place on the path that does.
+    """
+    questions = study.objective.questions
+    path = [start]
+    for step in _accepted(study, start, steps, lambda: left() - reserve - questions):
+        path.append(_narrow(path[-1], [step]))
+    bitmaps = [study.space.bitmap(genome) for genome in path]
+    passes, probe, fails = 0, len(path) - 1, len(path)
+    while fails - passes > 1 and study.objective.missing(bitmaps[probe]) <= left():
+        study.score(bitmaps[probe])
+        passes, fails = (probe, fails) if study.verdicts[bitmaps[probe]] else (passes, probe)
+        probe = (passes + fails) // 2
+    return path[: passes + 1]
 
 
-def _accepted(study: Study, start: Genome, steps: Sequence[Step]) -> list[Step]:
-    """The steps that plain greedy would accept, one after the other, from `start` on."""
+def _accepted(study: Study, start: Genome, steps: Sequence[Step], left: Callable[[], int]) -> list[Step]:
+    """The steps that plain greedy would accept, one after the other, from `start` on.
+
+    A step is refused, too, if there are not enough evaluations left to tell.
+    """
     accepted: list[Step] = []
 
     def keeps(count: int) -> bool:
-        return study.bracket(study.space.bitmap(_narrow(start, [*accepted, *steps[:count]])))
+        return study.bracket(study.space.bitmap(_narrow(start, [*accepted, *steps[:count]])), left())
 
     run = len(steps)
     while steps:

@@ -1,123 +1,19 @@
-"""The journal of a search: one JSON object a line, flushed to disk before the search goes on.
+"""The journal of a search.
 
-    {"header": {"version": 2, "key": ..., "run": {...}, "settings": {...}}}   first, once
     {"eval": {"bits": [...], "rows": [...], ...}}   one bitmap's values on some of the questions
     {"row": {...}}                                  one row of the table, in the order tried
     {"dev": {...}}                                  one bitmap on the dev set
 
 A search is a deterministic function of these values, so a killed one is repeated from its journal at no cost up to
-where it was and ends with the same table, timings included. The line that a kill cut short has no line end and is
-dropped; any other line that cannot be read is an error. A lock keeps a second process from writing to it.
+where it was and ends with the same table, timings included.
 """
 
-import contextlib
-import fcntl
-import hashlib
-import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from switchq.errors import UserError
-from switchq.files import unwritable
-
-VERSION = 2
-
-KINDS = ("eval", "row", "dev")
+from switchq.posttraining.journal import Journal
 
 
-class Busy(UserError):
-    """Another process is writing the journal."""
+class SearchJournal(Journal):
+    """What a search has evaluated."""
 
-
-class Journal:
-    """What is known already, and a place to add to it.
-
-    Args:
-        path: the file; None keeps everything in memory.
-        header: `key` decides whether a journal found at `path` is of the same search.
-
-    Attributes:
-        header: the header in force: that of the first run, after a resume.
-        resumed: whether the file was there.
-
-    Raises:
-        UserError: the file is another search's or damaged, or cannot be written; `Busy` if another process writes it.
-    """
-
-    def __init__(self, path: Path | None, header: Mapping[str, Any]) -> None:
-        self.path = path
-        self.header: dict[str, Any] = {"version": VERSION, **header}
-        self.entries: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-        self.resumed = False
-        self._file = None
-        if path is None:
-            return
-        try:
-            self._file = open(path, "a+b")  # noqa: SIM115  open as long as the search
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise Busy(f"another search is writing {path}: wait for it, or choose another --output") from None
-        except OSError as error:
-            raise UserError(f"cannot write {path} ({error.strerror}): give --output a place to write to") from None
-        self._file.seek(0)
-        text = self._file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        try:
-            self._read(whole)
-        except UserError:
-            self.close()
-            raise
-        if len(whole) < len(text):
-            self._file.truncate(len(whole))
-        self.resumed = bool(whole)
-        if not self.resumed:
-            self._write({"header": self.header})
-
-    def add(self, kind: str, entry: dict[str, Any]) -> None:
-        """Keep an entry; on return it is on the disk."""
-        self.entries[kind].append(entry)
-        self._write({kind: entry})
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, line: dict[str, Any]) -> None:
-        if self._file is not None:
-            try:
-                self._file.write(json.dumps(line).encode() + b"\n")
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                with contextlib.suppress(OSError):  # what did not fit is still to be written
-                    self._file.close()
-                raise unwritable(Path(self._file.name), error) from None
-
-    def _read(self, text: bytes) -> None:
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                ((kind, entry),) = json.loads(line).items()
-                if (number == 1) != (kind == "header") or (number > 1 and kind not in KINDS):
-                    raise ValueError
-            except (ValueError, AttributeError, RecursionError):
-                raise UserError(
-                    f"{self.path} is damaged at line {number}: start the search anew with --overwrite"
-                ) from None
-            if kind != "header":
-                self.entries[kind].append(entry)
-            elif (entry.get("version"), entry.get("key")) != (VERSION, self.header["key"]):
-                raise UserError(
-                    f"{self.path} belongs to an unfinished search of another model or with other settings: repeat its "
-                    f"settings to go on with it, choose another --output, or give --overwrite"
-                )
-            else:
-                self.header = entry
-
-
-def key_of(content: Mapping[str, Any]) -> str:
-    """A hash of plain values that does not depend on their order in the mapping."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    version = 2
+    kinds = ("eval", "row", "dev")
+    work = "search"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchq.bitmap import FULL, Bitmap
-from switchq.posttraining.search.journal import Journal
+from switchq.posttraining.search.journal import SearchJournal
 from switchq.posttraining.search.metric import Array, Metric
 
 SMALLEST_LOOK = 12
@@ -118,12 +118,12 @@ class Objective:
         questions: int,
         metric: Metric,
         budget: float,
-        journal: Journal | None = None,
+        journal: SearchJournal | None = None,
         advance: Callable[[int], object] = lambda done: None,
     ) -> None:
         self.measure, self.metric, self.budget = measure, metric, budget
         self.layers, self.questions = layers, questions
-        self.journal = journal or Journal(None, {"key": ""})
+        self.journal = journal or SearchJournal(None, {"key": ""})
         self.advance = advance
         self.evaluated: Counter[str] = Counter()
         self.seconds: dict[str, float] = defaultdict(float)

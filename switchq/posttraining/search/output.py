@@ -14,7 +14,8 @@ from typing import Any
 
 from switchq.errors import UserError
 from switchq.parallel import is_first
-from switchq.posttraining.search.journal import Busy, Journal
+from switchq.posttraining.journal import Busy
+from switchq.posttraining.search.journal import SearchJournal
 from switchq.posttraining.search.trials import Trials
 
 
@@ -64,7 +65,7 @@ class SearchFiles:
                     f"--overwrite"
                 )
 
-    def claim(self, header: Mapping[str, Any], overwrite: bool) -> tuple[Journal, Trials]:
+    def claim(self, header: Mapping[str, Any], overwrite: bool) -> tuple[SearchJournal, Trials]:
         """Go on with the unfinished search of the same key, or begin one.
 
         Args:
@@ -93,8 +94,8 @@ class SearchFiles:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 
-    def _open(self, header: Mapping[str, Any]) -> tuple[Journal, Trials]:
-        journal = Journal(self.journal, header)
+    def _open(self, header: Mapping[str, Any]) -> tuple[SearchJournal, Trials]:
+        journal = SearchJournal(self.journal, header)
         try:
             return journal, Trials(self.csv, journal)
         except UserError:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from switchq.errors import UserError
 from switchq.posttraining.search.evolution import Evolution
-from switchq.posttraining.search.greedy import fast, plain
+from switchq.posttraining.search.greedy import SHARE, fast, plain
 from switchq.posttraining.search.ilp import ilp
 from switchq.posttraining.search.metric import Array
 from switchq.posttraining.search.objective import Objective, Scored
@@ -26,6 +26,7 @@ def run_methods(
     additive: Array | None,
     evolution: Evolution,
     started: Callable[[str], object] = lambda method: None,
+    greedy_share: float = SHARE,
 ) -> dict[str, dict[str, Any]]:
     """Run `methods` in the order given, after the reference bitmaps.
 
@@ -36,6 +37,7 @@ def run_methods(
         additive: (units, choices), to add up; needed for integer programming.
         evolution: the settings of evolutionary search.
         started: called with the name of each method, and `references` first.
+        greedy_share: what part of plain greedy's evaluations greedy search may spend.
 
     Returns:
         For each, what it took and what it found: `question_evaluations`, `cache_hits`, `seconds` of evaluating,
@@ -58,8 +60,10 @@ def run_methods(
             raise UserError(f"--method {method} needs --sensitivity FILE (`switchq sensitivity` writes it)")
         elif method == "ilp":
             ilp(study, additive)
+        elif method == "greedy":
+            fast(study, ranking, greedy_share)
         else:
-            (fast if method == "greedy" else plain)(study, ranking)
+            plain(study, ranking)
         records[method] = _record(study, method)
     return records
 

@@ -77,12 +77,17 @@ class Study:
             self._judged(bitmap, *race(self.objective, bitmap))
         return self.verdicts[bitmap]
 
-    def bracket(self, bitmap: Bitmap) -> bool:
-        """The same from what is known of wider and narrower bitmaps; the answer may change as more is known."""
-        accepted, rows = bracket(self.objective, bitmap)
-        if rows:
+    def bracket(self, bitmap: Bitmap, allowance: int) -> bool:
+        """The same from what is known of wider and narrower bitmaps; the answer may change as more is known.
+
+        A bitmap for which `allowance` question evaluations are too few is refused.
+        """
+        accepted, rows = bracket(self.objective, bitmap, allowance)
+        if accepted is not None and rows:
             self._judged(bitmap, accepted, rows)
-        return accepted
+        elif rows:
+            self.row(self.objective.score(bitmap, rows), False)
+        return bool(accepted)
 
     def _judged(self, bitmap: Bitmap, accepted: bool, rows: Sequence[int]) -> None:
         if len(rows) == self.objective.questions:

@@ -12,7 +12,7 @@ from typing import Any
 
 from switchq.errors import UserError
 from switchq.evaluation import write_text
-from switchq.posttraining.search.journal import Journal
+from switchq.posttraining.search.journal import SearchJournal
 
 COLUMNS = (
     "bitmap", "F1", "EM", "perplexity", "KL", "drop", "average_bits", "weight_mb", "tokens_per_s", "accepted", "method",
@@ -34,7 +34,7 @@ class Trials:
         UserError: the CSV at `path` is not what the journal says it should be.
     """
 
-    def __init__(self, path: Path | None, journal: Journal) -> None:
+    def __init__(self, path: Path | None, journal: SearchJournal) -> None:
         self.path, self.journal = path, journal
         self.rows: list[dict[str, Any]] = []
         known = journal.entries["row"]

@@ -20,6 +20,7 @@ from switchq.nn import at, switch_layers
 from switchq.parallel import split_sum
 from switchq.posttraining.blocks import block_index, resumed, run_blocks
 from switchq.posttraining.calibration import Batch
+from switchq.posttraining.sensitivity.kept import Summed
 from switchq.posttraining.sensitivity.one_layer import layer_at
 
 POSITIONS = 256
@@ -35,6 +36,7 @@ def divergences(
     adapters: bool = True,
     positions: int = POSITIONS,
     advance: Callable[[int], object] = lambda done: None,
+    summed: Summed = split_sum,
 ) -> Tensor:
     """Mean KL(full precision || one layer quantised) of every layer at every width.
 
@@ -45,6 +47,7 @@ def divergences(
         adapters: whether adapters take part, on both sides.
         positions: most scored positions of a batch that are looked at; if there are more, so many spread evenly.
         advance: called after each forward with the number of blocks that it ran.
+        summed: adds up over batches what each gives.
 
     Returns:
         (L, W) float64, in nats per position. What is not finite is inf.
@@ -74,7 +77,7 @@ def divergences(
         return sums_LW.cpu(), len(where_N)
 
     with eval_mode(model), at(model, FULL, adapters):
-        sums_LW, count = split_sum(of_batch, list(batches))
+        sums_LW, count = summed(of_batch, list(batches))
     return (sums_LW / max(count, 1)).nan_to_num(nan=torch.inf, posinf=torch.inf).clamp(min=0)
 
 

@@ -33,6 +33,7 @@ from switchq.nn import SwitchLayer, at, switch_layers
 from switchq.parallel import split_sum
 from switchq.posttraining.blocks import Forward, block_index, wrapped_blocks
 from switchq.posttraining.calibration import Batch
+from switchq.posttraining.sensitivity.kept import Summed
 from switchq.posttraining.sensitivity.one_layer import layer_at
 
 Record = Callable[[Tensor, Tensor], None]
@@ -49,6 +50,7 @@ def fisher_scores(
     *,
     adapters: bool = True,
     advance: Callable[[int], object] = lambda done: None,
+    summed: Summed = split_sum,
 ) -> Tensor:
     """sum(F * (W - Q_b(W))^2) of every layer at every width, F the empirical Fisher information at 16 bits.
 
@@ -58,6 +60,7 @@ def fisher_scores(
         bits: W widths.
         adapters: whether adapters take part in the full-precision model.
         advance: called after each batch with the number of block forwards that it was worth.
+        summed: adds up over batches what each gives.
 
     Returns:
         (L, W) float64, in nats per sample. What is not finite is inf.
@@ -107,7 +110,7 @@ def fisher_scores(
         return sums_LW.cpu(), len(batch)
 
     with eval_mode(model), at(model, FULL, adapters):
-        sums_LW, count = split_sum(of_batch, list(batches))
+        sums_LW, count = summed(of_batch, list(batches))
     return (sums_LW / max(count, 1)).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 

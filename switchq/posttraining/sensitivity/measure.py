@@ -1,22 +1,24 @@
 """All scores of a model as one record, with a progress bar over the whole and what each score cost."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
+from rich.progress import Progress, TaskID
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from switchq.bitmap import check_width
 from switchq.errors import UserError
-from switchq.evaluation import peak_memory, reset_peak_memory, run_record
+from switchq.evaluation import run_record
 from switchq.models import blocks_of
 from switchq.nn import switch_layers
 from switchq.parallel import size
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.sensitivity.divergence import POSITIONS, divergences, resumed_blocks
 from switchq.posttraining.sensitivity.fisher import PASSES, fisher_scores
+from switchq.posttraining.sensitivity.kept import KeptSums, SensitivityJournal, Summed
 from switchq.posttraining.sensitivity.outputs import output_errors
 from switchq.posttraining.sensitivity.ranking import correlations
 from switchq.posttraining.sensitivity.result import Sensitivity
@@ -39,6 +41,7 @@ def measure(
     positions: int = POSITIONS,
     progress: bool = True,
     run: Mapping[str, Any] | None = None,
+    journal: SensitivityJournal | None = None,
 ) -> Sensitivity:
     """Score every quantised layer of `model` at every width.
 
@@ -52,6 +55,7 @@ def measure(
         positions: for `kl`: most positions of a batch that are looked at.
         progress: show a progress bar with the time left, on stderr.
         run: what `run_record` says of this run.
+        journal: where what each batch gives is kept; by default in memory.
 
     Raises:
         UserError: an unknown score, a width out of range, no batches, no scores, no widths.
@@ -66,19 +70,20 @@ def measure(
     parts = [part for part in _parts(model, batches, widths, adapters, positions) if set(part.scores) & set(scores)]
     found: dict[str, Tensor] = {}
     cost: dict[str, dict[str, float]] = {}
-    share = len(batches) / len(batches[:: size()])  # batches done anywhere for one done here
+    kept = journal or SensitivityJournal(None, {"key": ""})
     with progress_bar(progress) as bar:
         task = bar.add_task("sensitivity", total=sum(part.blocks for part in parts) * len(batches))
         for part in parts:
             bar.update(task, description=f"sensitivity {' '.join(part.scores)}")
-            reset_peak_memory(model.device)
-            began = time.perf_counter()
-            found |= zip(part.scores, part.call(lambda done: bar.advance(task, done * share)), strict=True)
-            own = {"seconds": time.perf_counter() - began, "forwards": part.forwards}
+            sums = KeptSums(kept, part.scores[0], model.device)
+            bar.advance(task, part.blocks * len(sums.known))
+            missing = range(len(batches) - len(sums.known))
+            share = len(missing) / max(1, len(missing[:: size()]))  # batches done anywhere for one done here
+            advance = partial(_advance, bar, task, share)
+            found |= zip(part.scores, part.call(advance, sums), strict=True)
+            own = {**sums.cost(), "forwards": part.forwards}
             if part.naive is not None:
                 own["forwards_naive"] = part.naive
-            if model.device.type == "cuda":
-                own["peak_memory_mb"] = peak_memory(model.device)[0]
             cost |= {name: own for name in part.scores if name in scores}
     values: dict[str, dict[int, tuple[float, ...]]] = {
         name: {width: tuple(found[name][:, place].tolist()) for place, width in enumerate(widths)}
@@ -96,6 +101,10 @@ def measure(
     )
 
 
+def _advance(bar: Progress, task: TaskID, share: float, done: int) -> None:
+    bar.advance(task, done * share)
+
+
 @dataclass(frozen=True)
 class _Part:
     """What gives one score or two.
@@ -109,7 +118,7 @@ class _Part:
     """
 
     scores: tuple[Score, ...]
-    call: Callable[[Advance], Sequence[Tensor]]
+    call: Callable[[Advance, Summed], Sequence[Tensor]]
     blocks: int
     forwards: float
     naive: float | None
@@ -121,14 +130,16 @@ def _parts(
     depth, resumed = len(blocks_of(model)), resumed_blocks(model, bits)
     pairs = len(switch_layers(model)) * len(bits)
 
-    def outputs(advance: Advance) -> Sequence[Tensor]:
-        return output_errors(model, batches, bits, adapters=adapters, advance=advance)
+    options: dict[str, Any] = {"model": model, "batches": batches, "bits": bits, "adapters": adapters}
 
-    def divergence(advance: Advance) -> Sequence[Tensor]:
-        return [divergences(model, batches, bits, adapters=adapters, positions=positions, advance=advance)]
+    def outputs(advance: Advance, summed: Summed) -> Sequence[Tensor]:
+        return output_errors(**options, advance=advance, summed=summed)
 
-    def fisher(advance: Advance) -> Sequence[Tensor]:
-        return [fisher_scores(model, batches, bits, adapters=adapters, advance=advance)]
+    def divergence(advance: Advance, summed: Summed) -> Sequence[Tensor]:
+        return [divergences(**options, positions=positions, advance=advance, summed=summed)]
+
+    def fisher(advance: Advance, summed: Summed) -> Sequence[Tensor]:
+        return [fisher_scores(**options, advance=advance, summed=summed)]
 
     return [
         _Part(("mse", "mae"), outputs, depth * (1 + len(bits)), 1.0, pairs + 1.0),

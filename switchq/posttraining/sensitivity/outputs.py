@@ -25,6 +25,7 @@ from switchq.nn import SwitchLayer, at, switch_layers
 from switchq.parallel import split_sum
 from switchq.posttraining.blocks import block_index
 from switchq.posttraining.calibration import Batch
+from switchq.posttraining.sensitivity.kept import Summed
 from switchq.posttraining.sensitivity.one_layer import layer_at
 
 
@@ -36,6 +37,7 @@ def output_errors(
     *,
     adapters: bool = True,
     advance: Callable[[int], object] = lambda done: None,
+    summed: Summed = split_sum,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared and mean absolute error of every layer's output at every width.
 
@@ -45,6 +47,7 @@ def output_errors(
         bits: W widths.
         adapters: whether adapters take part, on both sides.
         advance: called after each batch with the number of block forwards that it was worth.
+        summed: adds up over batches what each gives.
 
     Returns:
         MSE and MAE, (L, W) float64 each, means over real tokens and output features. A quantised head is compared at
@@ -85,7 +88,7 @@ def output_errors(
         for index, layer in enumerate(layers):
             module = cast(nn.Module, layer.lora or layer.linear)
             hooks.callback(module.register_forward_hook(hook_of(index, layer)).remove)
-        sums_LW2, counts_L = split_sum(of_batch, list(batches))
+        sums_LW2, counts_L = summed(of_batch, list(batches))
     means_LW2 = sums_LW2 / counts_L[:, None, None]
     means_LW2 = means_LW2.nan_to_num(nan=torch.inf, posinf=torch.inf)
     return means_LW2[..., 0], means_LW2[..., 1]

@@ -20,11 +20,11 @@ from switchq.evaluation.tasks import Suite, Task
 from switchq.models import architecture_of, context_window, load_model, load_tokenizer
 from switchq.models.load import Dtype
 from switchq.posttraining.calibration import Batch
+from switchq.posttraining.journal import key_of
 from switchq.posttraining.ptq.folder import SweepFolder
 from switchq.posttraining.ptq.plan import Run
 from switchq.posttraining.ptq.setting import Setting, calibration_batches
 from switchq.posttraining.ptq.sweep import Sweep
-from switchq.posttraining.search.journal import key_of
 from switchq.posttraining.transfer.channels import Portrait, portrait
 from switchq.posttraining.transfer.extract import extract
 from switchq.posttraining.transfer.folder import TransferFolder

@@ -22,7 +22,8 @@ def packed(bits: int, group_size: int | None, device: torch.device, dtype: torch
     params = grid.fit(weight_OI, bits)
     codes_OI = grid.encode(weight_OI, grid.fit(weight_OI, 8), 8).to(torch.int8)
     stride = words_per_scale(INPUTS, params["scale"].shape[1])
-    planes = [to_words(plane, (OUTPUTS, INPUTS), stride).to(device) for plane in pack_planes(codes_OI)[:bits]]
+    stored = pack_planes(codes_OI)[:bits]
+    planes = [to_words(plane, k, (OUTPUTS, INPUTS), stride).to(device) for k, plane in enumerate(stored)]
     halves = {name: params[name].half().to(device) for name in ("scale", "offset")}
     return PlanesKernel(planes, halves, dtype), grid.decode(codes_OI >> (8 - bits), params).double()
 

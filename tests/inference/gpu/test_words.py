@@ -24,21 +24,25 @@ def test_codes_come_back(outputs: int, groups: int, words: int, bits: int, seed:
     planes = pack_planes(codes_OI)
     stride = words_per_scale(shape[1], groups)
     assert stride == words
-    held = [to_words(plane, shape, stride) for plane in planes]
+    held = [to_words(plane, k, shape, stride) for k, plane in enumerate(planes)]
     assert {(one.dtype, one.shape) for one in held} == {(torch.int32, (outputs, groups * words))}
     assert torch.equal(from_words(held[:bits], shape, stride), unpack_planes(planes[:bits], shape))
 
 
-def test_a_bit_lies_where_it_is_said_to() -> None:
-    """Two rows of two groups of 3 words: one code is negative, and so is one bit of the sign plane."""
+@pytest.mark.parametrize("plane", [0, 1, 7])
+def test_a_bit_lies_where_it_is_said_to(plane: int) -> None:
+    """Two rows of two groups of 3 words: one code has one bit; the sign plane is turned over."""
     shape, stride = (2, 192), 3
     for column in (0, 1, 95, 96, 130, 191):
-        codes_OI = torch.zeros(shape, dtype=torch.int8)
-        codes_OI[1, column] = -128
-        words_OW = to_words(pack_planes(codes_OI)[0], shape, stride)
+        codes_OI = torch.zeros(shape, dtype=torch.uint8)
+        codes_OI[1, column] = 128 >> plane
+        words_OW = to_words(pack_planes(codes_OI.view(torch.int8))[plane], plane, shape, stride)
+        words_OW = ~words_OW if plane == 0 else words_OW
         ((row, word),) = words_OW.nonzero().tolist()
-        (place,) = [n for n in range(32) if words_OW[row, word] >> n & 1]
-        assert (row, 32 * stride * (word // stride) + place * stride + word % stride) == (1, column)
+        (bit,) = [n for n in range(32) if words_OW[row, word] >> n & 1]
+        h, m = divmod((bit + plane) % 32, 8)
+        in_group = 4 * (m * stride + word % stride) + h
+        assert (row, 32 * stride * (word // stride) + in_group) == (1, column)
 
 
 def test_groups_of_half_a_word() -> None:

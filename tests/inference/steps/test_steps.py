@@ -92,8 +92,9 @@ def test_a_cache_is_used_again(load: Load) -> None:
     assert lm.decoder.cache is not held
 
 
-def test_packed_steps_are_packed_forwards(load: Load) -> None:
-    lm = load("gpt2", "8/4", packed=True)
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_packed_steps_are_packed_forwards(architecture: str, load: Load) -> None:
+    lm = load(architecture, "8/4", packed=True)
     ids_1T = torch.randint(2, 97, (1, 9))
     new_1T = said(lm, ids_1T, new_tokens=4)
     with torch.no_grad():

@@ -29,7 +29,7 @@ class Fed(Rounder):
         return Needs.of("mean_abs")
 
     def round(self, weight_OI: Tensor, grid: Grid, bits: int, statistics: Statistics, seed: int = 0) -> Rounded:
-        noise_OI = torch.randn(weight_OI.shape, generator=torch.Generator().manual_seed(seed))
+        noise_OI = torch.randn(weight_OI.shape, generator=torch.Generator().manual_seed(seed)).to(weight_OI.device)
         return Nearest().round(weight_OI + 0.01 * noise_OI * statistics["mean_abs"], grid, bits, statistics)
 
 
@@ -40,7 +40,7 @@ class Drawn(Rounder):
     random: ClassVar[bool] = True
 
     def round(self, weight_OI: Tensor, grid: Grid, bits: int, statistics: Statistics, seed: int = 0) -> Rounded:
-        noise_OI = torch.randn(weight_OI.shape, generator=torch.Generator().manual_seed(seed))
+        noise_OI = torch.randn(weight_OI.shape, generator=torch.Generator().manual_seed(seed)).to(weight_OI.device)
         return Nearest().round(weight_OI + 0.01 * noise_OI, grid, bits, statistics)
 
 

@@ -12,7 +12,7 @@ from workshop import make_workshop, workshop
 from switchq.bitmap import FULL, Bitmap
 from switchq.errors import UserError
 from switchq.posttraining.search import Measurement, Metric, Objective, Space, Study
-from switchq.posttraining.search.journal import Journal
+from switchq.posttraining.search.journal import SearchJournal
 from switchq.posttraining.search.trials import Trials
 
 __all__ = ["make_workshop", "workshop"]
@@ -74,6 +74,25 @@ class Divergence(Threshold):
         return Measurement({"KL": lost_Q.tolist()}, self.tokens_Q[chosen].tolist(), len(chosen), 0.5)
 
 
+class Crossing(Threshold):
+    """A question weighs each layer's damage by itself, often with the other sign: narrowing helps some, hurts more."""
+
+    def __init__(self, space: Space, questions: int, seed: int) -> None:
+        super().__init__(space, questions, seed)
+        rng = np.random.default_rng([seed, 2])
+        layers = len(space.names)
+        self.damage_LW /= self.damage_LW[:, -1].sum()
+        self.weight_QL = 1 + np.sqrt(layers) * rng.normal(size=(questions, layers))
+        self.strength_Q = rng.normal(2, 2, questions)
+
+    def __call__(self, bitmap: Bitmap, rows: Sequence[int]) -> Measurement:
+        self.calls.append((bitmap, tuple(rows)))
+        chosen, choices = list(rows), [self.space.choices.index(bits) for bits in bitmap]
+        damage_Q = self.weight_QL[chosen] @ self.damage_LW[np.arange(len(choices)), choices]
+        right = (self.strength_Q[chosen] > damage_Q).astype(float).tolist()
+        return Measurement({"F1": right, "EM": right}, [1.0] * len(right), len(right), 0.5)
+
+
 def make_study(
     space: Space,
     measure: Callable[[Bitmap, Sequence[int]], Measurement],
@@ -85,7 +104,7 @@ def make_study(
     **options: Any,
 ) -> Study:
     """A study over any measure."""
-    journal = Journal(None if path is None else path.with_suffix(".journal.jsonl"), {"key": key})
+    journal = SearchJournal(None if path is None else path.with_suffix(".journal.jsonl"), {"key": key})
     objective = Objective(measure, len(space.names), questions, Metric(metric), budget, journal)  # type: ignore[arg-type]
     try:
         return Study(space, objective, Trials(path, journal), **options)

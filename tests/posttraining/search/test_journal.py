@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from switchq.errors import UserError
-from switchq.posttraining.search.journal import Busy, Journal, key_of
+from switchq.posttraining.journal import Busy, key_of
+from switchq.posttraining.search.journal import SearchJournal
 from switchq.posttraining.search.output import SearchFiles
 
 HEADER = {"key": "mine", "run": {"time": "then"}}
 
 
 def write(path: Path) -> list[dict[str, int]]:
-    journal = Journal(path, HEADER)
+    journal = SearchJournal(path, HEADER)
     entries = [{"number": number} for number in range(3)]
     for entry in entries:
         journal.add("eval", entry)
@@ -28,7 +29,7 @@ def test_a_line_cut_anywhere_is_dropped(tmp_path: Path) -> None:
     last = text.rstrip(b"\n").rfind(b"\n") + 1
     for cut in range(last, len(text)):
         path.write_bytes(text[:cut])
-        journal = Journal(path, HEADER)
+        journal = SearchJournal(path, HEADER)
         assert journal.entries["eval"] == entries[:2]
         journal.add("eval", entries[2])
         journal.close()
@@ -37,7 +38,7 @@ def test_a_line_cut_anywhere_is_dropped(tmp_path: Path) -> None:
 
 def test_the_first_header_stays(tmp_path: Path) -> None:
     write(tmp_path / "journal")
-    again = Journal(tmp_path / "journal", {"key": "mine", "run": {"time": "now"}})
+    again = SearchJournal(tmp_path / "journal", {"key": "mine", "run": {"time": "now"}})
     assert again.resumed
     assert again.header["run"] == {"time": "then"}
     again.close()
@@ -45,7 +46,7 @@ def test_the_first_header_stays(tmp_path: Path) -> None:
 
 def test_a_header_cut_short_is_no_search_yet(tmp_path: Path) -> None:
     (tmp_path / "journal").write_text('{"header": {"ver')
-    journal = Journal(tmp_path / "journal", HEADER)
+    journal = SearchJournal(tmp_path / "journal", HEADER)
     assert not journal.resumed
     journal.close()
     assert json.loads((tmp_path / "journal").read_text())["header"]["key"] == "mine"
@@ -70,7 +71,7 @@ def test_what_is_refused(old: str, new: str, says: str, tmp_path: Path) -> None:
     before = path.read_bytes()
     for _ in range(2):  # the lock is let go of
         with pytest.raises(UserError, match=says) as caught:
-            Journal(path, HEADER)
+            SearchJournal(path, HEADER)
         assert not isinstance(caught.value, Busy)
     assert path.read_bytes() == before
 

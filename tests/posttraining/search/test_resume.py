@@ -12,7 +12,7 @@ import pytest
 from switchq.bitmap import Bitmap
 from switchq.errors import UserError
 from switchq.posttraining.search import Evolution, Measurement, Study, run_methods
-from switchq.posttraining.search.journal import Journal
+from switchq.posttraining.search.journal import SearchJournal
 
 from .conftest import Threshold, make_space, make_study
 
@@ -47,9 +47,9 @@ def killed(path: Path, writes: int, torn: bool) -> None:
         child = os.fork()
     if child == 0:
         left = [writes]
-        write = Journal._write
+        write = SearchJournal._write
 
-        def deadly(self: Journal, line: dict[str, Any]) -> None:
+        def deadly(self: SearchJournal, line: dict[str, Any]) -> None:
             left[0] -= 1
             if left[0] == 0:
                 if torn and self._file is not None:
@@ -59,7 +59,7 @@ def killed(path: Path, writes: int, torn: bool) -> None:
             write(self, line)
 
         try:
-            Journal._write = deadly  # type: ignore[method-assign]
+            SearchJournal._write = deadly  # type: ignore[method-assign]
             search(path)
         finally:
             os._exit(1)
@@ -78,7 +78,7 @@ def test_killed_and_repeated(writes: int, torn: bool, tmp_path: Path) -> None:
     unbroken, whole, records = search(tmp_path / "unbroken.csv")
     path = tmp_path / "s.csv"
     killed(path, writes, torn)
-    known = Journal(path.with_suffix(".journal.jsonl"), {"key": ""})
+    known = SearchJournal(path.with_suffix(".journal.jsonl"), {"key": ""})
     known.close()
     study, measure, again = search(path)
     assert without_seconds(study.trials.rows) == without_seconds(unbroken.trials.rows)
