@@ -11,7 +11,9 @@ The zero point is a real number, stored in 16 bits. On grids without one, and wi
 (too): s = <l, w - e> / <l, l>, with l the level at scale 1. All is as in the authors' package, hqq 0.2.8: beta stays as
 it is (the text lets it grow by 1 % an iteration); the first zero point is an integer at 4 bits and -min(w) / s at other
 widths; it ends after the iteration whose codes no longer lower the mean |w - s (q - z)| of the whole matrix. Only
-scales and zero points of 16 bits set the results apart, where the package's are as wide as its arithmetic.
+scales and zero points of 16 bits set the results apart, where the package's are as wide as its arithmetic. The last
+zero point makes the mean error of its group all but zero, so it is kept as its distance to the middle code, which is
+small and loses little in 16 bits; the point itself would lose enough to shift whole groups.
 """
 
 import math
@@ -72,7 +74,8 @@ class Hqq(Rounder):
             least = mean
         params |= {"scale": stored_scale(params["scale"])}
         if zeroed:
-            params |= {"zero": params["zero"].half().float()}
+            middle = 2 ** (bits - 1)
+            params |= {"zero": middle + (params["zero"] - middle).half().float()}
         codes_OI = _encode(weight_OGS, params, grid, bits).reshape(weight_OI.shape).to(torch.int16)
         overhead = outputs * groups * 32 if zeroed else None  # a 16-bit scale and a 16-bit zero point
         return Rounded(codes_OI, {name: value.squeeze(-1) for name, value in params.items()}, grid, bits, overhead)
