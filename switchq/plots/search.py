@@ -1,7 +1,5 @@
 """What a search tried: every bitmap by size and score, and the path that a greedy search took through them."""
 
-from typing import Any
-
 import altair as alt
 
 from switchq.plots.palette import MUTED
@@ -60,7 +58,7 @@ def path_chart(rows: Rows, metric: str, higher_is_better: bool = True, height: i
     return alt.layer(*layers).properties(width="container", height=height)
 
 
-def asked_most(rows: Rows) -> list[dict[str, Any]]:
+def asked_most(rows: Rows) -> Rows:
     """The rows whose scores are from as many questions as any: only they can be compared."""
     most = max((row["questions"] for row in rows if row["questions"] is not None), default=None)
     return [row for row in rows if row["questions"] == most]

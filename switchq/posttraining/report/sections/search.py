@@ -102,8 +102,8 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
         on_front = {(row["shown"], row["weight_mb"], row["value"]) for row in rows if row["front"]}
         title = f"{name} tried {len(rows):,} bitmaps; {len(on_front)} are on the front"
         blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher, cost(one)), made))
-    path = [row for row in asked_most(rows) if row["path"] and row["verdict"] != "tried"]
-    path.sort(key=lambda row: -row["average_bits"])  # stable: of equals the one tried first comes first
+    narrowing = sorted(asked_most(rows), key=lambda row: -row["average_bits"])  # of equals the first tried comes first
+    path = [row for row in narrowing if row["path"] and row["verdict"] != "tried"]
     for method in dict.fromkeys(row["method"] for row in path):
         own = [{**row, "step": step} for step, row in enumerate((r for r in path if r["method"] == method), 1)]
         accepted = sum(row["verdict"] == "accepted" for row in own)
