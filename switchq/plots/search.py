@@ -14,12 +14,12 @@ _CROSS = "M-.7,-.7L.7,.7M-.7,.7L.7,-.7"
 def search_chart(
     rows: Rows, metric: str, higher_is_better: bool = True, cost: str = "weight_mb", height: int = 340
 ) -> AnyChart:
-    """Tried bitmaps and the path of the accepted ones, in the order in which they were tried.
+    """Tried bitmaps, and the path of the accepted ones from wide to narrow.
 
     Args:
         rows: in order: `step` (from 1), `method`, `shown` (the bitmap, short), `average_bits`, `weight_mb`,
             `value`, `verdict` (one of `VERDICTS`), `front` (whether nothing beats it), `path` (whether it belongs to a
-            greedy path), `questions` (how many the score is from, or None).
+            greedy path), `questions` (how many the score is from, or None; the path runs through those with most).
         metric: what the score is, with its unit.
         higher_is_better: false for a perplexity or a divergence, whose axis points down.
         cost: what lies across, `weight_mb` or `average_bits`.
@@ -27,25 +27,27 @@ def search_chart(
     """
     size, score = size_axis(cost), _score(rows, metric, higher_is_better)
     layers = front_line(rows, size, score, cost)
-    path = [row for row in rows if row["path"] and row["verdict"] == "accepted"]
+    path = [row for row in asked_most(rows) if row["path"] and row["verdict"] == "accepted"]
     if len(path) > 1:
         line = alt.Chart(data(path)).mark_line(color=MUTED, strokeWidth=1.2, strokeDash=[4, 3])
-        layers.append(line.encode(x=size, y=score, order=alt.Order("step:Q"), detail="method:N"))
+        layers.append(
+            line.encode(x=size, y=score, order=alt.Order("average_bits:Q", sort="descending"), detail="method:N")
+        )
     return alt.layer(*layers, *_marks(rows, size, score, metric)).properties(width="container", height=height)
 
 
 def path_chart(rows: Rows, metric: str, higher_is_better: bool = True, height: int = 220) -> AnyChart:
-    """A greedy search step by step: the score of each trial in order, the accepted ones joined.
+    """A greedy search step by step: the score of each bitmap from wide to narrow, the accepted ones joined.
 
     Args:
-        rows: as for `search_chart`, of one method.
+        rows: as for `search_chart`, of one method, with `step` counted from wide to narrow.
         metric: what the score is, with its unit.
         higher_is_better: as for `search_chart`.
         height: of the plot, pixels.
     """
     step = alt.X(
         "step:Q",
-        title="Trial, in the order made",
+        title="Bitmap, from wide to narrow",
         scale=alt.Scale(nice=False, padding=12),
         axis=alt.Axis(tickMinStep=1, format="d"),
     )
@@ -54,6 +56,12 @@ def path_chart(rows: Rows, metric: str, higher_is_better: bool = True, height: i
     line = alt.Chart(data(accepted)).mark_line(color=MUTED, strokeWidth=1.5, interpolate="step-after")
     layers = [line.encode(x=step, y=score), *_marks(rows, step, score, metric)]
     return alt.layer(*layers).properties(width="container", height=height)
+
+
+def asked_most(rows: Rows) -> Rows:
+    """The rows whose scores are from as many questions as any: only they can be compared."""
+    most = max((row["questions"] for row in rows if row["questions"] is not None), default=None)
+    return [row for row in rows if row["questions"] == most]
 
 
 def _score(rows: Rows, metric: str, higher_is_better: bool) -> alt.Y:

@@ -23,7 +23,7 @@ POINTS = [
 ]  # fmt: skip
 TRIALS = [
     {"step": i, "method": "greedy", "shown": "x", "average_bits": 8 - i, "weight_mb": 9.0 - i, "value": 90.0 - i,
-     "verdict": ("accepted", "rejected", "tried")[i % 3], "front": i < 2, "path": True}
+     "verdict": ("accepted", "rejected", "tried")[i % 3], "front": i < 2, "path": True, "questions": 64}
     for i in range(6)
 ]  # fmt: skip
 CELLS = [{"layer": name, "bits": bits, "score": 0.1 * bits} for bits in (8, 2) for name in NAMES]

@@ -5,7 +5,7 @@ from typing import Any
 
 from switchq.plots.front import pareto
 from switchq.plots.quality import COSTS
-from switchq.plots.search import path_chart, search_chart
+from switchq.plots.search import asked_most, path_chart, search_chart
 from switchq.plots.strip import bit_strip
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
 from switchq.posttraining.report.reading import number
@@ -60,8 +60,7 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
                 "path": method in greedy if greedy else accepted is not None,
             }
         )
-    most = max((row["questions"] for row in rows if row["questions"] is not None), default=None)
-    full = [row for row in rows if row["questions"] == most]
+    full = asked_most(rows)
     fronts = pareto([(row[cost(one)], row["value"]) for row in full], metric in ("F1", "EM"))
     on_front = {row["step"] for row, front in zip(full, fronts) if front}
     return metric, [{**row, "front": row["step"] in on_front} for row in rows]
@@ -96,20 +95,21 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
             words += " Filled marks were accepted, crosses rejected."
         words += " Colour is the mean width. The solid line is the front."
         if any(row["path"] and row["verdict"] == "accepted" for row in rows):
-            words += " The dashed line follows the accepted steps of greedy in their order."
+            words += " The dashed line follows the accepted steps of greedy from wide to narrow."
         words += " These are the search's own scores, on its own questions."
         if len({row["questions"] for row in rows}) > 1:
             words += " Some were given up after fewer questions than the others; they are not on the front."
         on_front = {(row["shown"], row["weight_mb"], row["value"]) for row in rows if row["front"]}
         title = f"{name} tried {len(rows):,} bitmaps; {len(on_front)} are on the front"
         blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher, cost(one)), made))
-    path = [row for row in rows if row["path"] and row["verdict"] != "tried"]
+    narrowing = sorted(asked_most(rows), key=lambda row: -row["average_bits"])  # of equals the first tried comes first
+    path = [row for row in narrowing if row["path"] and row["verdict"] != "tried"]
     for method in dict.fromkeys(row["method"] for row in path):
         own = [{**row, "step": step} for step, row in enumerate((r for r in path if r["method"] == method), 1)]
         accepted = sum(row["verdict"] == "accepted" for row in own)
         if accepted and len(own) > 1:
-            title = f"{method or 'The search'} accepted {accepted:,} of {len(own):,} steps"
-            words = "Its trials in the order made; the line runs through those that it accepted."
+            title = f"{method or 'The search'} accepted {accepted:,} of {len(own):,} bitmaps"
+            words = "Its bitmaps on all questions, from wide to narrow; the line runs through those that it accepted."
             blocks.append(Figure(f"path-{slug(method)}-{tag}", title, words, path_chart(own, what, higher), made))
     blocks += _strips(one, sources, made, tag)
     blocks += _tables(one, made, tag)
