@@ -51,8 +51,8 @@ OPTIONS = {
     "search": [
         "ckpt", "model", "grid", "group_size", "scale", "sensitivity", "method", "budget", "metric", "score", "cost",
         "average_bits", "weight_mb", "data", "questions", "dev", "dev_limit", "dev_points", "widths", "group",
-        "generations", "population", "batch_size", "max_new_tokens", "base", "seed", "device", "devices", "output",
-        "overwrite",
+        "greedy_share", "generations", "population", "batch_size", "max_new_tokens", "base", "seed", "device",
+        "devices", "output", "overwrite",
     ],
     "ptq": [
         "model", "methods", "define", "bits", "group_size", "symmetric", "skip", "calibration", "samples", "length",

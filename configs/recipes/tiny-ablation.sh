@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# What each piece of the recipe does on the embedded tiny GPT-2, offline, on a CPU: a run a row and seed, then a table.
+#   bash configs/recipes/tiny-ablation.sh OUTPUT_FOLDER [SEEDS...]
+# Adapters are small (rank 4, 4, 4 and 8 at 8, 4, 3 and 2 bits), or they would undo rounding all by themselves; every row has the same
+# data and compute (PASSES passes, 150, of 16 questions). ROWS="turns qera" runs some of them; what is there is not repeated.
+set -euo pipefail
+out=$1
+seeds=("${@:2}")
+passes=${PASSES:-150}
+mkdir -p "$out"
+one() { # name, passes an optimiser step, then options of fit
+  local name=$1-seed$seed steps=$((passes / $2))
+  shift 2
+  [ -f "$out/$name/lightning_logs/version_0/results.json" ] && return
+  switchq fit --config configs/quickstart.yaml --seed_everything "$seed" --data.seed "$seed" --trainer.max_steps "$steps" \
+    --trainer.default_root_dir "$out/$name" --trainer.limit_val_batches 0 --trainer.enable_progress_bar false --summary.compare false \
+    --model.bits '[8, 4, 3, 2]' --model.rank '{8: 4, 4: 4, 3: 4, 2: 8}' --model.lr 1e-3 \
+    --model.bitmaps '["16", "8", "8/4", "4", "3", "4/2", "2"]' "$@" > "$out/$name.log" 2>&1
+}
+groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale mse)
+turns=(--schedule Cyclic --schedule.mode turns --schedule.bitmaps '["8", "3", "2", "4", "3", "2"]')
+rung=(--schedule.bitmaps '["8", "4", "3", "2"]')
+recipe=("${groups[@]}" "${turns[@]}" --model.shared_rank 4 --model.adapter_start qera)
+row() {
+  case $1 in
+    lora16) one lora16 1 --model.bits '[16]' --model.rank '{16: 4}' --schedule.bitmaps '["16"]' --model.adapter_start zero ;;
+    spnet) one spnet 4 "${rung[@]}" --model.adapter_start zero ;;
+    groups) one groups 4 "${groups[@]}" "${rung[@]}" --model.adapter_start zero ;;
+    loftq) one loftq 4 "${groups[@]}" "${rung[@]}" --model.adapter_start loftq ;;
+    qera) one qera 4 "${groups[@]}" "${rung[@]}" --model.adapter_start qera ;;
+    turns) one turns 1 "${groups[@]}" "${turns[@]}" --model.adapter_start qera ;;
+    recipe) one recipe 1 "${recipe[@]}" ;;
+    scales) one scales 1 "${recipe[@]}" --model.learn_scales true ;;
+    base) one base 1 "${recipe[@]}" --model.train_base true --model.base_lr 1e-4 ;;
+    distill) one distill 1 "${recipe[@]}" --schedule.distill 1 ;;
+    instantnet) one instantnet 4 "${groups[@]}" --schedule InstantNet "${rung[@]}" --model.adapter_start qera ;;
+    *) echo "no row $1" >&2; return 2 ;;
+  esac
+}
+for seed in "${seeds[@]:-0}"; do
+  for name in ${ROWS:-lora16 spnet groups loftq qera instantnet turns recipe scales base distill}; do row "$name"; done
+done
+python - "$out" <<'PY'
+import json, statistics, sys
+from pathlib import Path
+
+found: dict[str, dict[str, list[float]]] = {}
+for path in sorted(Path(sys.argv[1]).glob("*-seed*/lightning_logs/version_0/results.json"), key=lambda one: one.stat().st_mtime):
+    row = found.setdefault(path.parts[-4].rsplit("-seed", 1)[0], {})
+    for record in json.loads(path.read_text()):
+        row.setdefault(record["label"], []).append(record["F1"])
+labels = list(next(iter(found.values())))
+print("| |", " | ".join(labels), "|")
+print("|---" * (len(labels) + 1) + "|")
+for name, row in found.items():
+    cells = [f"{statistics.mean(row[label]):.1f} ± {statistics.pstdev(row[label]):.1f}" for label in labels]
+    print(f"| {name} |", " | ".join(cells), "|")
+PY
