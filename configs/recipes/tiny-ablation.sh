@@ -18,7 +18,7 @@ one() { # name, passes an optimiser step, then options of fit
     --model.bitmaps '["16", "8", "8/4", "4", "3", "4/2", "2"]' "$@" > "$out/$name.log" 2>&1
 }
 groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale mse)
-turns=(--schedule Cyclic --schedule.mode turns --schedule.bitmaps '["8", "3", "2", "4", "3", "2"]')
+turns=(--schedule Cyclic --schedule.mode turns --schedule.bitmaps '["8", "3", "2", "4", "3", "2"]' --schedule.distill 1)
 rung=(--schedule.bitmaps '["8", "4", "3", "2"]')
 recipe=("${groups[@]}" "${turns[@]}" --model.shared_rank 4 --model.adapter_start qera)
 row() {
@@ -32,13 +32,13 @@ row() {
     recipe) one recipe 1 "${recipe[@]}" ;;
     scales) one scales 1 "${recipe[@]}" --model.learn_scales true ;;
     base) one base 1 "${recipe[@]}" --model.train_base true --model.base_lr 1e-4 ;;
-    distill) one distill 1 "${recipe[@]}" --schedule.distill 1 ;;
+    hard) one hard 1 "${recipe[@]}" --schedule.distill 0 ;;
     instantnet) one instantnet 4 "${groups[@]}" --schedule InstantNet "${rung[@]}" --model.adapter_start qera ;;
     *) echo "no row $1" >&2; return 2 ;;
   esac
 }
 for seed in "${seeds[@]:-0}"; do
-  for name in ${ROWS:-lora16 spnet groups loftq qera instantnet turns recipe scales base distill}; do row "$name"; done
+  for name in ${ROWS:-lora16 spnet groups loftq qera instantnet turns recipe scales base hard}; do row "$name"; done
 done
 python - "$out" <<'PY'
 import json, statistics, sys
