@@ -24,5 +24,12 @@ def pick_device(wanted: str = "auto") -> torch.device:
 
 
 def own_gpu() -> torch.device | None:
-    """The GPU of this process among those of a run on several devices; None if there is none."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
+    """The GPU of this process among those of a run on several devices; None if there is none.
+
+    That is the current one, or, in a run of Lightning's whose GPU is yet to be set, the one of its rank; processes that
+    are more than the GPUs, as on CPUs, share them.
+    """
+    if not torch.cuda.is_available():
+        return None
+    number = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
+    return torch.device("cuda", number % torch.cuda.device_count())
