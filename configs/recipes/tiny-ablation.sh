@@ -20,6 +20,7 @@ one() { # name, passes an optimiser step, then options of fit
 groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale mse)
 turns=(--schedule Cyclic --schedule.mode turns --schedule.bitmaps '["8", "3", "2", "4", "3", "2"]' --schedule.distill 1)
 rung=(--schedule.bitmaps '["8", "4", "3", "2"]')
+qera=("${groups[@]}" "${rung[@]}" --model.adapter_start qera)
 recipe=("${groups[@]}" "${turns[@]}" --model.shared_rank 4 --model.adapter_start qera)
 row() {
   case $1 in
@@ -27,13 +28,21 @@ row() {
     spnet) one spnet 4 "${rung[@]}" --model.adapter_start zero ;;
     groups) one groups 4 "${groups[@]}" "${rung[@]}" --model.adapter_start zero ;;
     loftq) one loftq 4 "${groups[@]}" "${rung[@]}" --model.adapter_start loftq ;;
-    qera) one qera 4 "${groups[@]}" "${rung[@]}" --model.adapter_start qera ;;
+    qera) one qera 4 "${qera[@]}" ;;
+    ternary) one ternary 4 "${qera[@]}" --model.grid Symmetric --model.grid.group_size 64 --model.grid.scale mse ;;
+    nested) one nested 4 "${qera[@]}" --model.grid Nested --model.grid.group_size 64 --model.grid.scale mse ;;
+    g128) one g128 4 "${qera[@]}" --model.grid.group_size 128 ;;
+    sandwich) one sandwich 4 "${qera[@]}" --schedule.sampler sandwich --schedule.mixed 2 ;;
     turns) one turns 1 "${groups[@]}" "${turns[@]}" --model.adapter_start qera ;;
     recipe) one recipe 1 "${recipe[@]}" ;;
     scales) one scales 1 "${recipe[@]}" --model.learn_scales true ;;
     base) one base 1 "${recipe[@]}" --model.train_base true --model.base_lr 1e-4 ;;
     hard) one hard 1 "${recipe[@]}" --schedule.distill 0 ;;
+    rank0) one rank0 1 "${recipe[@]}" --model.rank '{8: 0, 4: 4, 3: 4, 2: 8}' ;; # 8 bits without an adapter of its own
+    mixed) one mixed 1 "${recipe[@]}" --schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]' ;;
+    scales-fast) one scales-fast 1 "${recipe[@]}" --model.learn_scales true --model.scale_lr 1e-2 ;;
     instantnet) one instantnet 4 "${groups[@]}" --schedule InstantNet "${rung[@]}" --model.adapter_start qera ;;
+    bare) one bare 4 "${groups[@]}" --schedule InstantNet "${rung[@]}" --model.adapter_start qera --schedule.bare_teacher true ;;
     *) echo "no row $1" >&2; return 2 ;;
   esac
 }
