@@ -7,6 +7,7 @@ arguments.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Literal
 
@@ -24,9 +25,10 @@ from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.calibrated_start import start_from_inputs
-from switchq.training.devices import check_strategy, whole
+from switchq.training.devices import check_strategy
 from switchq.training.identity import BaseIdentity
 from switchq.training.optimisation import OptimisationMixin
+from switchq.training.pass_gradients import PassGradients
 from switchq.training.passes import LossFunctions, Plan, StoredTeacher, pass_loss, shares, targets
 from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
@@ -61,6 +63,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         warmup_steps: optimiser steps over which the learning rate rises.
         max_grad_norm: the joint gradient norm is clipped to this; 0 turns clipping off.
         accumulate: batches per optimiser step, counted on from one epoch to the next.
+        balance: give all passes of a step gradients of the same norm on what they all train (`shared_rank`,
+            `train_base`).
         stored_kd: weight of the distillation from teacher predictions stored with the training data, if there are any.
         gradient_checkpointing: keep only the inputs of blocks, and run each block again in the backward pass: less
             memory for a third more compute.
@@ -97,6 +101,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         warmup_steps: int = 20,
         max_grad_norm: float = 1.0,
         accumulate: int = 1,
+        balance: bool = False,
         stored_kd: float = 1.0,
         gradient_checkpointing: bool = False,
         compile: bool = False,
@@ -201,6 +206,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         losses: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         due = (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        balance = self.hparams["balance"]
+        collected = PassGradients(self.trained_parameters(), self.add_up) if due or balance else None
         inputs, where_N, targets_N = targets(batch)
         count = self.joint_count(targets_N)
         stored = StoredTeacher.of(batch, where_N, self.hparams["stored_kd"])
@@ -214,14 +221,14 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
                 predictions[index] = logits_NV.detach()
             if one.learns:
                 loss, own = pass_loss(one, logits_NV, targets_N, predictions, stored, self._losses, count)
-                before = self._gradients() if due else None
-                with self.unsynchronised():
+                with self.unsynchronised(), collected.of(one.label, weights[index]) if collected else nullcontext():
                     self.manual_backward(loss * (weights[index] / accumulate))
-                if before is not None:
-                    logs[f"gradient norm/{one.label}"] = self._added_norm(before) / weights[index]
                 parts |= {f"{part}/{one.label}": value for part, value in own.items()}
                 losses.append(loss.detach())
-            if one.step or (index == len(plan) - 1 and steps_now):
+            ends = one.step or index == len(plan) - 1
+            if ends and collected:
+                logs |= collected.merge(balance)
+            if ends and steps_now:
                 self.take_step(batch_idx, [one.label for one in plan[: index + 1] if one.learns], losses, logs)
         parts["loss"] = torch.stack(losses).mean()
         self.add_up(list(parts.values()))
@@ -229,21 +236,6 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         self.latest = logs
         if due:  # Lightning's bookkeeping costs more than a small step, and only these reach the logger
             self.log_dict(logs, batch_size=len(inputs["input_ids"]))
-
-    def _gradients(self) -> list[Tensor | None]:
-        return [None if parameter.grad is None else parameter.grad.clone() for parameter in self.trained_parameters()]
-
-    def _added_norm(self, before: list[Tensor | None]) -> Tensor:
-        """Norm of what one backward added to the gradients."""
-        added = [
-            parameter.grad if old is None else parameter.grad - old
-            for parameter, old in zip(self.trained_parameters(), before)
-            if parameter.grad is not None
-        ]
-        if self.devices > 1:
-            added = [one.clone() for one in added]
-            self.add_up(added)
-        return whole(torch.nn.utils.get_total_norm(added))
 
 
 def _generator(device: torch.device) -> torch.Generator:
