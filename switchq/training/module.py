@@ -58,6 +58,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         lr: peak learning rate of the adapters (AdamW).
         base_lr: peak learning rate of the base weights, if they are trained.
         scale_lr: peak learning rate of the logarithms of the scales, if they are trained.
+        width_lr: width -> factor on the learning rates of what is trained for that width alone; 1 by default.
         weight_decay: AdamW's, of all but the scales.
         decay: what the learning rate does after the warm-up.
         warmup_steps: optimiser steps over which the learning rate rises.
@@ -96,6 +97,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         lr: float = 5e-4,
         base_lr: float = 2e-5,
         scale_lr: float = 1e-3,
+        width_lr: dict[int, float] | None = None,
         weight_decay: float = 0.0,
         decay: Decay = "cosine",
         warmup_steps: int = 20,
@@ -122,6 +124,11 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         ):
             if not value >= least:
                 raise UserError(f"model.{name} must be at least {least}, not {value}")
+        for width, factor in (width_lr or {}).items():
+            if width not in bits or not factor > 0:
+                raise UserError(
+                    f"model.width_lr gives {width} bits the factor {factor}: name trained widths, and use above 0"
+                )
         self.save_hyperparameters(_plain(settings))
         self.automatic_optimization = False
         self.model = load_model(base, dtype)

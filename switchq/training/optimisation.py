@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, get_scheduler
 
 from switchq.errors import UserError
-from switchq.nn.adapters import is_adapter
+from switchq.nn.adapters import is_adapter, width_of
 from switchq.nn.weight import is_scale
 from switchq.training.devices import DevicesMixin, whole
 from switchq.training.passes import Plan, non_finite
@@ -31,15 +31,18 @@ class OptimisationMixin(DevicesMixin):
 
     def configure_optimizers(self) -> Any:
         """AdamW over everything that is trainable, with a `transformers` learning-rate schedule per optimiser step."""
-        groups: dict[str, list[Tensor]] = {"lr": [], "scale_lr": [], "base_lr": []}
+        factors = self.hparams["width_lr"] or {}
+        groups: dict[tuple[str, float], list[Tensor]] = {("lr", 1.0): [], ("scale_lr", 1.0): [], ("base_lr", 1.0): []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 rate = "lr" if is_adapter(name) else "scale_lr" if is_scale(name) else "base_lr"
-                groups[rate].append(parameter)
+                factor = factors.get(width_of(name), 1.0)
+                groups.setdefault((rate, factor), []).append(parameter)
         optimizer = torch.optim.AdamW(
             [
-                {"params": parameters, "lr": self.hparams[rate]} | ({"weight_decay": 0.0} if rate == "scale_lr" else {})
-                for rate, parameters in groups.items()
+                {"params": parameters, "lr": self.hparams[rate] * factor}
+                | ({"weight_decay": 0.0} if rate == "scale_lr" else {})
+                for (rate, factor), parameters in groups.items()
                 if parameters
             ],
             weight_decay=self.hparams["weight_decay"],

@@ -339,6 +339,20 @@ def test_training_lowers_the_loss_at_every_bitmap(
         assert logged.rows[-1][f"ce/{bitmap}"] < 0.8 * logged.rows[0][f"ce/{bitmap}"]
 
 
+def test_a_width_can_learn_faster_than_the_others(workshop: Workshop, tmp_path: Path) -> None:
+    module = workshop.module(shared_rank=3, learn_scales=True, width_lr={2: 3.0, 8: 0.5}, warmup_steps=0)
+    before, after, *_ = step_once(workshop, SPNet(["8", "4", "2"]), tmp_path, module)
+    old, new = trained(before), trained(after)
+    # Adam's first step is the learning rate, up or down
+    steps = {name: float((new[name] - old[name]).abs().max()) for name in old}
+    for kind, rate in (("lora_A.bits_{}.", 1e-2), ("log_scale_{}bit", 1e-3)):
+        for bits, factor in ((8, 0.5), (4, 1.0), (2, 3.0)):
+            found = [step for name, step in steps.items() if kind.format(bits) in name]
+            assert found
+            assert found == pytest.approx([rate * factor] * len(found), rel=1e-2), (kind, bits)
+    assert max(step for name, step in steps.items() if ".shared." in name) == pytest.approx(1e-2, rel=1e-2)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -349,6 +363,8 @@ def test_training_lowers_the_loss_at_every_bitmap(
         ({"bits": (8, 8)}, "each width once"),
         ({"bits": (9,)}, "no bit-width 9"),
         ({"bitmaps": ["8,8"]}, "8 quantised layers"),
+        ({"width_lr": {3: 2.0}}, "width_lr gives 3 bits"),
+        ({"width_lr": {2: 0.0}}, "width_lr gives 2 bits"),
         ({"rank": {8: 0}}, "rank of the 8-bit adapter"),
     ],
     ids=str,
