@@ -29,9 +29,10 @@ from switchq.training.devices import check_strategy
 from switchq.training.identity import BaseIdentity
 from switchq.training.optimisation import OptimisationMixin
 from switchq.training.pass_gradients import PassGradients
-from switchq.training.passes import LossFunctions, Plan, StoredTeacher, pass_loss, shares, targets
+from switchq.training.passes import LossFunctions, Pass, Plan, StoredTeacher, pass_loss, shares, targets
 from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
+from switchq.training.switch_dropout import switch_some
 
 Decay = Literal["constant_with_warmup", "linear", "cosine"]
 
@@ -48,14 +49,17 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         alpha: width -> LoRA alpha (twice the rank by default).
         shared_rank: rank of one more adapter that runs at every width; 0 for none.
         adapter_dropout: LoRA dropout.
+        switch_dropout: share of a pass's layers that run at another of `bits` than its bitmap says, drawn anew for
+            every pass that learns; what is logged goes by the bitmap.
         adapter_start: `zero`; `loftq`: the SVD of what rounding to that width took away; `qera`: what is best for the
             layers' outputs on the first training batches.
         start_batches: training batches that `qera` looks at.
         extra: also quantise the `head` and the `embeddings`.
         train_base: train the block linears' own weights too (straight-through), shared by all widths.
         learn_scales: train the grid's scales too, those of each width for itself.
+        own_norms: give every width its own trained norms, started from the base's; such a model is not exported.
         dtype: of the frozen weights; adapters are float32.
-        lr: peak learning rate of the adapters (AdamW).
+        lr: peak learning rate of the adapters and of norms (AdamW).
         base_lr: peak learning rate of the base weights, if they are trained.
         scale_lr: peak learning rate of the logarithms of the scales, if they are trained.
         width_lr: width -> factor on the learning rates of what is trained for that width alone; 1 by default.
@@ -88,11 +92,13 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         alpha: dict[int, int] | None = None,
         shared_rank: int = 0,
         adapter_dropout: float = 0.0,
+        switch_dropout: float = 0.0,
         adapter_start: Start = "zero",
         start_batches: int = 8,
         extra: Sequence[Extra] = (),
         train_base: bool = False,
         learn_scales: bool = False,
+        own_norms: bool = False,
         dtype: Dtype = "float32",
         lr: float = 5e-4,
         base_lr: float = 2e-5,
@@ -116,6 +122,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             ("start_batches", start_batches, 1),
             ("lr", lr, 0),
             ("base_lr", base_lr, 0),
+            ("switch_dropout", switch_dropout, 0),
             ("scale_lr", scale_lr, 0),
             ("shared_rank", shared_rank, 0),
             ("weight_decay", weight_decay, 0),
@@ -146,6 +153,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             extra=extra,
             train_base=train_base,
             learn_scales=learn_scales,
+            own_norms=own_norms,
             fit_on=own_gpu(),
         )
         if gradient_checkpointing:
@@ -220,7 +228,13 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         stored = StoredTeacher.of(batch, where_N, self.hparams["stored_kd"])
         seed = self.global_step * 1_000_003 + self.waiting + self.global_rank * 1_000_000_007
         for index, one in enumerate(plan):
-            set_bitmap(self.model, one.bitmap, one.adapters)
+            bitmap = one.bitmap
+            if one.learns and self.hparams["switch_dropout"]:
+                draw = (
+                    f"{self.global_step}/{self.waiting}/{index}"  # the same on all devices, which must train the same
+                )
+                bitmap = switch_some(bitmap, self.hparams["bits"], self.hparams["switch_dropout"], draw)
+            set_bitmap(self.model, bitmap, one.adapters)
             _generator(self.device).manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
             with torch.set_grad_enabled(one.learns):
                 logits_NV = logits_at(self.model, inputs, where_N)
@@ -243,6 +257,13 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         self.latest = logs
         if due:  # Lightning's bookkeeping costs more than a small step, and only these reach the logger
             self.log_dict(logs, batch_size=len(inputs["input_ids"]))
+
+    def _bitmap(self, one: Pass, index: int) -> Bitmap:
+        """What pass `index` of the plan runs at, on all devices alike: they must train the same adapters."""
+        share = self.hparams["switch_dropout"]
+        if not (one.learns and share):
+            return one.bitmap
+        return switch_some(one.bitmap, self.hparams["bits"], share, f"{self.global_step}/{self.waiting}/{index}")
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from switchq.errors import UserError
 from switchq.nn.adapters import is_adapter, width_of
+from switchq.nn.norm import is_own_norm
 from switchq.nn.weight import is_scale
 from switchq.training.devices import DevicesMixin, whole
 from switchq.training.passes import Plan, non_finite
@@ -35,7 +36,8 @@ class OptimisationMixin(DevicesMixin):
         groups: dict[tuple[str, float], list[Tensor]] = {("lr", 1.0): [], ("scale_lr", 1.0): [], ("base_lr", 1.0): []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                rate = "lr" if is_adapter(name) else "scale_lr" if is_scale(name) else "base_lr"
+                own = is_adapter(name) or is_own_norm(name)
+                rate = "lr" if own else "scale_lr" if is_scale(name) else "base_lr"
                 factor = factors.get(width_of(name), 1.0)
                 groups.setdefault((rate, factor), []).append(parameter)
         optimizer = torch.optim.AdamW(

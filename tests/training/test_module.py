@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from workshop import Gradients, Workshop, assert_same, questions, trained
 
+from switchq.bitmap import Bitmap
 from switchq.data.batches import TrainingCollator, answer_example
 from switchq.data.modules import SquadData
 from switchq.errors import UserError
-from switchq.nn import at, set_bitmap
+from switchq.nn import at, get_switch, set_bitmap
 from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
 from switchq.training.module import SwitchableModule
 from switchq.training.passes import LossFunctions
@@ -339,6 +340,23 @@ def test_training_lowers_the_loss_at_every_bitmap(
         assert logged.rows[-1][f"ce/{bitmap}"] < 0.8 * logged.rows[0][f"ce/{bitmap}"]
 
 
+def test_switch_dropout_runs_some_layers_at_another_width(workshop: Workshop, tmp_path: Path) -> None:
+    ran: list[Bitmap] = []
+
+    class Watch(Callback):
+        def on_before_backward(self, trainer: Any, pl_module: SwitchableModule, loss: Tensor) -> None:
+            ran.append(get_switch(pl_module.model).bitmap)
+
+    schedule = Cyclic("turns", bitmaps=["8", "2"], distill=1.0)
+    workshop.fit(schedule, tmp_path, 100, workshop.module(switch_dropout=0.25), callbacks=[Watch()])
+    assert len(ran) == 100
+    for bits, others, turns in ((8, {4, 2}, ran[::2]), (2, {8, 4}, ran[1::2])):
+        switched = [width for bitmap in turns for width in bitmap if width != bits]
+        assert set(switched) == others
+        assert len(switched) / sum(map(len, turns)) == pytest.approx(0.25, abs=0.06)
+    assert len(set(ran)) > 50
+
+
 def test_a_width_can_learn_faster_than_the_others(workshop: Workshop, tmp_path: Path) -> None:
     module = workshop.module(shared_rank=3, learn_scales=True, width_lr={2: 3.0, 8: 0.5}, warmup_steps=0)
     before, after, *_ = step_once(workshop, SPNet(["8", "4", "2"]), tmp_path, module)
@@ -357,6 +375,7 @@ def test_a_width_can_learn_faster_than_the_others(workshop: Workshop, tmp_path: 
     ("options", "says"),
     [
         ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"switch_dropout": -0.1}, "switch_dropout must be at least 0"),
         ({"lr": -1.0}, "lr must be at least 0"),
         ({"lr": float("nan")}, "lr must be at least 0"),
         ({"warmup_steps": -1}, "warmup_steps"),

@@ -64,11 +64,3 @@ def test_balanced_passes_have_the_same_norm_on_what_they_share(workshop: Worksho
 def test_nothing_to_balance_is_said(workshop: Workshop, tmp_path: Path, schedule: SPNet, options: dict) -> None:
     with pytest.raises(UserError, match="nothing to balance"):
         workshop.fit(schedule, tmp_path, 1, workshop.module(balance=True, **options))
-
-
-def test_a_balanced_run_goes_on_as_it_would_have(workshop: Workshop, tmp_path: Path) -> None:
-    options = {**SHARED, "balance": True}
-    whole = workshop.fit(SPNet(PAIR), tmp_path / "whole", 4, workshop.module(**options))
-    workshop.fit(SPNet(PAIR), tmp_path / "part", 2, workshop.module(**options))
-    rest = workshop.fit(SPNet(PAIR), tmp_path / "part", 4, workshop.module(**options), resume=True)
-    assert_same(dict(whole.named_parameters()), dict(rest.named_parameters()))
