@@ -21,6 +21,7 @@ groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale ms
 turns=(--schedule Cyclic --schedule.mode turns --schedule.bitmaps '["8", "3", "2", "4", "3", "2"]' --schedule.distill 1)
 rung=(--schedule.bitmaps '["8", "4", "3", "2"]')
 qera=("${groups[@]}" "${rung[@]}" --model.adapter_start qera)
+cascade=("${groups[@]}" --schedule InstantNet "${rung[@]}" --model.adapter_start qera)
 recipe=("${groups[@]}" "${turns[@]}" --model.shared_rank 4 --model.adapter_start qera)
 row() {
   case $1 in
@@ -41,8 +42,17 @@ row() {
     rank0) one rank0 1 "${recipe[@]}" --model.rank '{8: 0, 4: 4, 3: 4, 2: 8}' ;; # 8 bits without an adapter of its own
     mixed) one mixed 1 "${recipe[@]}" --schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]' ;;
     scales-fast) one scales-fast 1 "${recipe[@]}" --model.learn_scales true --model.scale_lr 1e-2 ;;
-    instantnet) one instantnet 4 "${groups[@]}" --schedule InstantNet "${rung[@]}" --model.adapter_start qera ;;
-    bare) one bare 4 "${groups[@]}" --schedule InstantNet "${rung[@]}" --model.adapter_start qera --schedule.bare_teacher true ;;
+    instantnet) one instantnet 4 "${cascade[@]}" ;;
+    next) one next 4 "${cascade[@]}" --schedule.teachers next ;;
+    bare) one bare 4 "${cascade[@]}" --schedule.bare_teacher true ;;
+    shared) one shared 4 "${qera[@]}" --model.shared_rank 4 ;;
+    balance) one balance 4 "${qera[@]}" --model.shared_rank 4 --model.balance true ;;
+    norms) one norms 1 "${recipe[@]}" --model.own_norms true ;;
+    switch-dropout) one switch-dropout 1 "${recipe[@]}" --model.switch_dropout 0.1 ;;
+    lr-2bit) one lr-2bit 1 "${recipe[@]}" --model.width_lr '{2: 2.0}' ;;
+    kd-all) one kd-all 1 "${recipe[@]}" --model.kd_tokens all ;;
+    kd-top8) one kd-top8 1 "${recipe[@]}" --model.kd_top_k 8 ;;
+    kd-hidden) one kd-hidden 1 "${recipe[@]}" --model.kd_hidden 1.0 ;;
     *) echo "no row $1" >&2; return 2 ;;
   esac
 }

@@ -121,11 +121,11 @@ class DevicesMixin(LightningModule):
         """For scoring: where the model is spread over devices, all must run every forward; nothing is split."""
         return parallel.alone() if self.is_sharded else nullcontext()
 
-    def joint_count(self, targets_N: Tensor) -> Tensor | None:
-        """The labels of the batch on all devices; None where there is one device."""
+    def joint_count(self, where_N: Tensor) -> Tensor | None:
+        """The positions in the batch on all devices; None where there is one device."""
         if self.devices == 1:
             return None
-        return self.joint_sum(torch.tensor(float(len(targets_N)), device=self.device))
+        return self.joint_sum(torch.tensor(float(len(where_N)), device=self.device))
 
     def align_adapters(self) -> None:
         """Give every device the adapters of the first: a randomised start may differ."""

@@ -12,12 +12,12 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from switchq.bitmap import Bitmap, ladder
 from switchq.errors import UserError
-from switchq.models import load_model, load_tokenizer, logits_at, make_switchable
+from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.models.device import own_gpu
 from switchq.models.load import Dtype, blocks_of
 from switchq.models.switchable import Extra
@@ -25,14 +25,15 @@ from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.calibrated_start import start_from_inputs
-from switchq.training.devices import check_strategy
 from switchq.training.identity import BaseIdentity
+from switchq.training.losses import LossFunctions
 from switchq.training.optimisation import OptimisationMixin
 from switchq.training.pass_gradients import PassGradients
-from switchq.training.passes import LossFunctions, Pass, Plan, StoredTeacher, pass_loss, shares, targets
+from switchq.training.passes import Pass, Plan, shares, targets
 from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
 from switchq.training.switch_dropout import switch_some
+from switchq.training.teaching import Places, Seen, StoredTeacher, Teaching, Tokens, pass_loss
 
 Decay = Literal["constant_with_warmup", "linear", "cosine"]
 
@@ -70,6 +71,9 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         accumulate: batches per optimiser step, counted on from one epoch to the next.
         balance: give all passes of a step gradients of the same norm on what they all train (`shared_rank`,
             `train_base`).
+        kd_tokens: where passes learn from others: at the `answers` only, which have labels, or at `all` tokens.
+        kd_top_k: of how many of the teacher's likeliest tokens (the others count as one more); 0 for all.
+        kd_hidden: weight of matching the teacher's hidden states after every block, too, against 1 for its predictions.
         stored_kd: weight of the distillation from teacher predictions stored with the training data, if there are any.
         gradient_checkpointing: keep only the inputs of blocks, and run each block again in the backward pass: less
             memory for a third more compute.
@@ -110,6 +114,9 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         max_grad_norm: float = 1.0,
         accumulate: int = 1,
         balance: bool = False,
+        kd_tokens: Tokens = "answers",
+        kd_top_k: int = 0,
+        kd_hidden: float = 0.0,
         stored_kd: float = 1.0,
         gradient_checkpointing: bool = False,
         compile: bool = False,
@@ -123,6 +130,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             ("lr", lr, 0),
             ("base_lr", base_lr, 0),
             ("switch_dropout", switch_dropout, 0),
+            ("kd_top_k", kd_top_k, 0),
+            ("kd_hidden", kd_hidden, 0),
             ("scale_lr", scale_lr, 0),
             ("shared_rank", shared_rank, 0),
             ("weight_decay", weight_decay, 0),
@@ -167,22 +176,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         self.waiting = 0
         self.latest: dict[str, Tensor] = {}
         self._losses = LossFunctions()
-
-    def check_trainer(self, trainer: Trainer) -> None:
-        """Refuse what manual optimisation over several passes cannot honour.
-
-        Raises:
-            UserError: see above; the message names what to use instead.
-        """
-        check_strategy(trainer)
-        if str(trainer.precision) == "16-mixed":
-            raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
-        if trainer.gradient_clip_val:
-            raise UserError(
-                "clipping is up to the model here: use --model.max_grad_norm, not trainer.gradient_clip_val"
-            )
-        if trainer.accumulate_grad_batches != 1:
-            raise UserError("accumulation is up to the model here: use --model.accumulate, not the trainer's own")
+        self._teaching = Teaching(kd_tokens, kd_top_k, kd_hidden)
 
     def setup(self, stage: str) -> None:
         """Start the adapters from data, if that was asked for and the run is a new one."""
@@ -216,7 +210,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         self.waiting += 1
         steps_now = self.waiting == accumulate
         taught = {teacher for one in plan for teacher in one.teachers}
-        predictions: dict[int, Tensor] = {}
+        teachers: dict[int, Seen] = {}
         logs: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         parts: dict[str, Tensor] = {}
@@ -224,7 +218,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         balance = self.hparams["balance"]
         collected = PassGradients(self.trained_parameters(), self.add_up) if due or balance else None
         inputs, where_N, targets_N = targets(batch)
-        count = self.joint_count(targets_N)
+        places = Places.of(batch, where_N, self._teaching.tokens, self.joint_count)
         stored = StoredTeacher.of(batch, where_N, self.hparams["stored_kd"])
         seed = self.global_step * 1_000_003 + self.waiting + self.global_rank * 1_000_000_007
         for index, one in enumerate(plan):
@@ -237,11 +231,11 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             set_bitmap(self.model, bitmap, one.adapters)
             _generator(self.device).manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
             with torch.set_grad_enabled(one.learns):
-                logits_NV = logits_at(self.model, inputs, where_N)
+                seen = self._teaching.look(self.model, inputs, places)
             if index in taught:
-                predictions[index] = logits_NV.detach()
+                teachers[index] = seen.detached()
             if one.learns:
-                loss, own = pass_loss(one, logits_NV, targets_N, predictions, stored, self._losses, count)
+                loss, own = pass_loss(one, seen, targets_N, teachers, places, self._teaching, stored, self._losses)
                 with self.unsynchronised(), collected.of(one.label, weights[index]) if collected else nullcontext():
                     self.manual_backward(loss * (weights[index] / accumulate))
                 parts |= {f"{part}/{one.label}": value for part, value in own.items()}

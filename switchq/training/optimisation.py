@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from transformers import PreTrainedModel, get_scheduler
 
@@ -14,8 +15,9 @@ from switchq.errors import UserError
 from switchq.nn.adapters import is_adapter, width_of
 from switchq.nn.norm import is_own_norm
 from switchq.nn.weight import is_scale
-from switchq.training.devices import DevicesMixin, whole
-from switchq.training.passes import Plan, non_finite
+from switchq.training.devices import DevicesMixin, check_strategy, whole
+from switchq.training.losses import non_finite
+from switchq.training.passes import Plan
 
 
 class OptimisationMixin(DevicesMixin):
@@ -29,6 +31,22 @@ class OptimisationMixin(DevicesMixin):
     model: PreTrainedModel
     plan: Plan
     waiting: int
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Refuse what manual optimisation over several passes cannot honour.
+
+        Raises:
+            UserError: see above; the message names what to use instead.
+        """
+        check_strategy(trainer)
+        if str(trainer.precision) == "16-mixed":
+            raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
+        if trainer.gradient_clip_val:
+            raise UserError(
+                "clipping is up to the model here: use --model.max_grad_norm, not trainer.gradient_clip_val"
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise UserError("accumulation is up to the model here: use --model.accumulate, not the trainer's own")
 
     def configure_optimizers(self) -> Any:
         """AdamW over everything that is trainable, with a `transformers` learning-rate schedule per optimiser step."""

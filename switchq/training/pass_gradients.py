@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -73,7 +74,6 @@ class PassGradients:
             UserError: there is nothing to balance.
         """
         parts, self._parts = self._parts, []
-        logs, joint = {}, []
         shared = [
             index for index in range(len(self.parameters)) if all(part.gradients[index] is not None for part in parts)
         ]
@@ -82,22 +82,23 @@ class PassGradients:
                 "nothing to balance: that takes several passes an optimiser step (SPNet, InstantNet) that train "
                 "something in common (model.shared_rank or model.train_base); or use --model.balance false"
             )
+        logs: dict[str, Tensor] = {}
+        rows: list[Tensor] = []
         for part in parts:
-            own = [None if gradient is None else gradient.clone() for gradient in part.gradients]
-            there = [gradient for gradient in own if gradient is not None]
-            self.add_up(there)
-            logs[f"gradient norm/{part.label}"] = whole(torch.nn.utils.get_total_norm(there)) / part.weight
-            joint.append([whole(own[index]).flatten() for index in shared])
+            own = {index: gradient.clone() for index, gradient in enumerate(part.gradients) if gradient is not None}
+            self.add_up(list(own.values()))
+            logs[f"gradient norm/{part.label}"] = whole(torch.nn.utils.get_total_norm(own.values())) / part.weight
+            rows.append(torch.cat([whole(own[index]).flatten() for index in shared]) if shared else torch.empty(0))
         if shared and len(parts) > 1:
-            rows = torch.stack([torch.cat(row) for row in joint])
-            norms = rows.norm(dim=1).clamp(min=torch.finfo(rows.dtype).tiny)
-            cosines = (rows / norms[:, None]) @ (rows / norms[:, None]).T
+            common = torch.stack(rows)
+            norms = common.norm(dim=1).clamp(min=torch.finfo(common.dtype).tiny)
+            directions = common / norms[:, None]
+            cosines = directions @ directions.T
             for one, other in combinations(range(len(parts)), 2):
                 logs[f"gradient cosine/{parts[one].label} and {parts[other].label}"] = cosines[one, other]
-            if balance:
-                for part, factor in zip(parts, norms.mean() / norms):
-                    for index in shared:
-                        part.gradients[index].mul_(factor)
+            for part, factor in zip(parts, norms.mean() / norms) if balance else ():
+                for index in shared:
+                    cast(Tensor, part.gradients[index]).mul_(factor)
         for part in parts:
             self._add(part.gradients)
         return logs

@@ -21,8 +21,8 @@ from switchq.data.modules import SquadData
 from switchq.errors import UserError
 from switchq.nn import at, get_switch, set_bitmap
 from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
+from switchq.training.losses import LossFunctions
 from switchq.training.module import SwitchableModule
-from switchq.training.passes import LossFunctions
 
 LADDER = ("8", "8/4", "4", "4/2", "2")
 

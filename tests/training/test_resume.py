@@ -85,6 +85,7 @@ def test_a_run_that_reached_its_steps_can_be_prolonged(workshop: Workshop, tmp_p
 LEVERS: dict[str, dict[str, Any]] = {
     "balance": {"balance": True, "shared_rank": 2},
     "switch dropout": {"switch_dropout": 0.5},
+    "all tokens and states": {"kd_tokens": "all", "kd_top_k": 5, "kd_hidden": 0.5},
     "own norms": {"own_norms": True, "width_lr": {2: 2.0}},
 }
 
@@ -92,7 +93,9 @@ LEVERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", LEVERS)
 def test_levers_outlive_a_checkpoint(workshop: Workshop, tmp_path: Path, name: str) -> None:
     def fit(place: str, steps: int, **options: Any) -> SwitchableModule:
-        return workshop.fit(SPNet(["8", "2"]), tmp_path / place, steps, workshop.module(**LEVERS[name]), **options)
+        return workshop.fit(
+            SPNet(["8", "2"], distill=1.0), tmp_path / place, steps, workshop.module(**LEVERS[name]), **options
+        )
 
     unbroken = trained(fit("a", 6))
     fit("b", 3)
