@@ -17,6 +17,10 @@ one() { # name, passes an optimiser step, then options of fit
     --model.bits '[8, 4, 3, 2]' --model.rank '{8: 4, 4: 4, 3: 4, 2: 8}' --model.lr 1e-3 \
     --model.bitmaps '["16", "8", "8/4", "4", "3", "4/2", "2"]' "$@" > "$out/$name.log" 2>&1
 }
+written() { # the model's own answers to as many prompts as all passes take
+  switchq gendata --model data/tiny-gpt2 --source data/reading/train.json --count $((passes * 16)) --max_new_tokens 10 \
+    --greedy_tokens 10 --output "$out/written" > "$out/written.log" 2>&1
+}
 groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale mse)
 turns=(--schedule Cyclic --schedule.mode turns --schedule.bitmaps '["8", "3", "2", "4", "3", "2"]' --schedule.distill 1)
 rung=(--schedule.bitmaps '["8", "4", "3", "2"]')
@@ -47,6 +51,8 @@ row() {
     bare) one bare 4 "${cascade[@]}" --schedule.bare_teacher true ;;
     shared) one shared 4 "${qera[@]}" --model.shared_rank 4 ;;
     balance) one balance 4 "${qera[@]}" --model.shared_rank 4 --model.balance true ;;
+    own-answers) written && one own-answers 1 "${recipe[@]}" --data.train "$out/written" ;;
+    both-answers) written && one both-answers 1 "${recipe[@]}" --data.generated "$out/written" ;;
     norms) one norms 1 "${recipe[@]}" --model.own_norms true ;;
     switch-dropout) one switch-dropout 1 "${recipe[@]}" --model.switch_dropout 0.1 ;;
     lr-2bit) one lr-2bit 1 "${recipe[@]}" --model.width_lr '{2: 2.0}' ;;
