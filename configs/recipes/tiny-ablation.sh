@@ -17,6 +17,7 @@ one() { # name, passes an optimiser step, then options of fit
     --model.bits '[8, 4, 3, 2]' --model.rank '{8: 4, 4: 4, 3: 4, 2: 8}' --model.lr 1e-3 \
     --model.bitmaps '["16", "8", "8/4", "4", "3", "4/2", "2"]' "$@" > "$out/$name.log" 2>&1
 }
+source "$(dirname "$0")/levers.sh"
 written() { # the model's own answers to as many prompts as all passes take
   switchq gendata --model data/tiny-gpt2 --source data/reading/train.json --count $((passes * 16)) --max_new_tokens 10 \
     --greedy_tokens 10 --output "$out/written" > "$out/written.log" 2>&1
@@ -34,36 +35,23 @@ row() {
     groups) one groups 4 "${groups[@]}" "${rung[@]}" --model.adapter_start zero ;;
     loftq) one loftq 4 "${groups[@]}" "${rung[@]}" --model.adapter_start loftq ;;
     qera) one qera 4 "${qera[@]}" ;;
-    ternary) one ternary 4 "${qera[@]}" --model.grid Symmetric --model.grid.group_size 64 --model.grid.scale mse ;;
-    nested) one nested 4 "${qera[@]}" --model.grid Nested --model.grid.group_size 64 --model.grid.scale mse ;;
-    g128) one g128 4 "${qera[@]}" --model.grid.group_size 128 ;;
-    sandwich) one sandwich 4 "${qera[@]}" --schedule.sampler sandwich --schedule.mixed 2 ;;
+    ternary | nested | g128 | sandwich) lever "$1" && one "$1" 4 "${qera[@]}" "${with[@]}" ;;
+    instantnet) one instantnet 4 "${cascade[@]}" ;;
+    next | bare) lever "$1" && one "$1" 4 "${cascade[@]}" "${with[@]}" ;;
+    shared) one shared 4 "${qera[@]}" --model.shared_rank 4 ;;
+    balance) lever balance && one balance 4 "${qera[@]}" --model.shared_rank 4 "${with[@]}" ;;
     turns) one turns 1 "${groups[@]}" "${turns[@]}" --model.adapter_start qera ;;
     recipe) one recipe 1 "${recipe[@]}" ;;
-    scales) one scales 1 "${recipe[@]}" --model.learn_scales true ;;
-    base) one base 1 "${recipe[@]}" --model.train_base true --model.base_lr 1e-4 ;;
-    hard) one hard 1 "${recipe[@]}" --schedule.distill 0 ;;
     rank0) one rank0 1 "${recipe[@]}" --model.rank '{8: 0, 4: 4, 3: 4, 2: 8}' ;; # 8 bits without an adapter of its own
-    mixed) one mixed 1 "${recipe[@]}" --schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]' ;;
-    scales-fast) one scales-fast 1 "${recipe[@]}" --model.learn_scales true --model.scale_lr 1e-2 ;;
-    instantnet) one instantnet 4 "${cascade[@]}" ;;
-    next) one next 4 "${cascade[@]}" --schedule.teachers next ;;
-    bare) one bare 4 "${cascade[@]}" --schedule.bare_teacher true ;;
-    shared) one shared 4 "${qera[@]}" --model.shared_rank 4 ;;
-    balance) one balance 4 "${qera[@]}" --model.shared_rank 4 --model.balance true ;;
     own-answers) written && one own-answers 1 "${recipe[@]}" --data.train "$out/written" ;;
     both-answers) written && one both-answers 1 "${recipe[@]}" --data.generated "$out/written" ;;
-    norms) one norms 1 "${recipe[@]}" --model.own_norms true ;;
-    switch-dropout) one switch-dropout 1 "${recipe[@]}" --model.switch_dropout 0.1 ;;
-    lr-2bit) one lr-2bit 1 "${recipe[@]}" --model.width_lr '{2: 2.0}' ;;
-    kd-all) one kd-all 1 "${recipe[@]}" --model.kd_tokens all ;;
-    kd-top8) one kd-top8 1 "${recipe[@]}" --model.kd_top_k 8 ;;
-    kd-hidden) one kd-hidden 1 "${recipe[@]}" --model.kd_hidden 1.0 ;;
-    *) echo "no row $1" >&2; return 2 ;;
+    *) lever "$1" && one "$1" 1 "${recipe[@]}" "${with[@]}" ;;
   esac
 }
+all="lora16 spnet groups loftq qera ternary nested g128 sandwich instantnet next bare shared balance turns recipe hard rank0 mixed
+  scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
 for seed in "${seeds[@]:-0}"; do
-  for name in ${ROWS:-lora16 spnet groups loftq qera instantnet turns recipe scales base hard}; do row "$name"; done
+  for name in ${ROWS:-$all}; do row "$name"; done
 done
 python - "$out" <<'PY'
 import json, statistics, sys
