@@ -148,6 +148,14 @@ class DevicesMixin(LightningModule):
         parts = whole.split([tensor.numel() for tensor in mine])
         torch._foreach_copy_(mine, [part.view_as(tensor) for part, tensor in zip(parts, mine)])
 
+    def sums(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The sum of each tensor over all devices, in copies; the tensors themselves where there is one device."""
+        if self.devices == 1:
+            return tensors
+        copies = [tensor.clone() for tensor in tensors]
+        self.add_up(copies)
+        return copies
+
     def joint_sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all devices."""
         return self.trainer.strategy.reduce(tensor, reduce_op="sum")

@@ -216,7 +216,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         parts: dict[str, Tensor] = {}
         due = (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         balance = self.hparams["balance"]
-        collected = PassGradients(self.trained_parameters(), self.add_up) if due or balance else None
+        collected = PassGradients(self.trained_parameters(), self.sums) if due or balance else None
         inputs, where_N, targets_N = targets(batch)
         places = Places.of(batch, where_N, self._teaching.tokens, self.joint_count)
         stored = StoredTeacher.of(batch, where_N, self.hparams["stored_kd"])

@@ -11,7 +11,7 @@ so that none drowns the others: rounding to few bits makes for large losses and 
 aim (Chen et al. 2018, arXiv:1711.02257) without its learned weights. What a pass trains alone keeps its gradient.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -38,12 +38,12 @@ class PassGradients:
 
     Args:
         parameters: what is trained.
-        add_up: replaces tensors by their sums over all devices.
+        joint: gives the sums of tensors over all devices, and leaves the tensors as they are.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], add_up: Callable[[Sequence[Tensor]], None]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], joint: Callable[[Sequence[Tensor]], Sequence[Tensor]]) -> None:
         self.parameters = parameters
-        self.add_up = add_up
+        self.joint = joint
         self._parts: list[_Part] = []
 
     @contextmanager
@@ -83,19 +83,17 @@ class PassGradients:
                 "something in common (model.shared_rank or model.train_base); or use --model.balance false"
             )
         logs: dict[str, Tensor] = {}
-        rows: list[Tensor] = []
+        owned: list[dict[int, Tensor]] = []
         for part in parts:
-            own = {index: gradient.clone() for index, gradient in enumerate(part.gradients) if gradient is not None}
-            self.add_up(list(own.values()))
-            logs[f"gradient norm/{part.label}"] = whole(torch.nn.utils.get_total_norm(own.values())) / part.weight
-            rows.append(torch.cat([whole(own[index]).flatten() for index in shared]) if shared else torch.empty(0))
+            there = {index: gradient for index, gradient in enumerate(part.gradients) if gradient is not None}
+            owned.append(dict(zip(there, self.joint(list(there.values())), strict=True)))
+            logs[f"gradient norm/{part.label}"] = whole(torch.nn.utils.get_total_norm(owned[-1].values())) / part.weight
         if shared and len(parts) > 1:
-            common = torch.stack(rows)
-            norms = common.norm(dim=1).clamp(min=torch.finfo(common.dtype).tiny)
-            directions = common / norms[:, None]
-            cosines = directions @ directions.T
+            products = _products(owned, shared)
+            norms = products.diagonal().sqrt().clamp(min=torch.finfo(products.dtype).tiny)
             for one, other in combinations(range(len(parts)), 2):
-                logs[f"gradient cosine/{parts[one].label} and {parts[other].label}"] = cosines[one, other]
+                cosine = products[one, other] / (norms[one] * norms[other])
+                logs[f"gradient cosine/{parts[one].label} and {parts[other].label}"] = cosine
             for part, factor in zip(parts, norms.mean() / norms) if balance else ():
                 for index in shared:
                     cast(Tensor, part.gradients[index]).mul_(factor)
@@ -113,3 +111,9 @@ class PassGradients:
         for parameter, gradient in zip(self.parameters, gradients):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+def _products(gradients: Sequence[Mapping[int, Tensor]], shared: Sequence[int]) -> Tensor:
+    """Inner products (P, P) of the gradients of P passes over the parameters in `shared`, one of these at a time."""
+    rows = (torch.stack([whole(own[index]).flatten() for own in gradients]) for index in shared)
+    return torch.stack([one @ one.T for one in rows]).sum(0)
