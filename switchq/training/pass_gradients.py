@@ -116,4 +116,5 @@ class PassGradients:
 def _products(gradients: Sequence[Mapping[int, Tensor]], shared: Sequence[int]) -> Tensor:
     """Inner products (P, P) of the gradients of P passes over the parameters in `shared`, one of these at a time."""
     rows = (torch.stack([whole(own[index]).flatten() for own in gradients]) for index in shared)
-    return torch.stack([one @ one.T for one in rows]).sum(0)
+    with torch.autocast(gradients[0][shared[0]].device.type, enabled=False):  # which would multiply in 16 bits
+        return torch.stack([one @ one.T for one in rows]).sum(0)

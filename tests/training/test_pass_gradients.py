@@ -12,6 +12,7 @@ from switchq.errors import UserError
 from switchq.nn import set_bitmap
 from switchq.training.callbacks import Cyclic, SPNet
 from switchq.training.module import SwitchableModule
+from switchq.training.pass_gradients import PassGradients
 
 from .test_module import autograd, step_once
 
@@ -54,6 +55,23 @@ def test_balanced_passes_have_the_same_norm_on_what_they_share(workshop: Worksho
     assert logged.rows[0]["gradient cosine/8 and 2"] == pytest.approx(
         float(F.cosine_similarity(flat(wide), flat(narrow), dim=0)), rel=1e-4
     )
+
+
+def test_mixed_precision_leaves_products_of_gradients_in_float32() -> None:
+    parameters = [torch.zeros(30, 20), torch.zeros(7)]
+    gradients = [[scale * torch.randn_like(one) for one in parameters] for scale in (1.0, 5.0)]
+    collected = PassGradients(parameters, lambda tensors: tensors)
+    with torch.autocast("cpu", torch.bfloat16):
+        for label, own in zip(PAIR, gradients):
+            with collected.of(label, 0.5):
+                for parameter, gradient in zip(parameters, own):
+                    parameter.grad = gradient.clone()
+        logs = collected.merge(balance=True)
+    wide, narrow = (torch.cat([one.flatten() for one in own]) for own in gradients)
+    torch.testing.assert_close(logs["gradient cosine/8 and 2"], F.cosine_similarity(wide, narrow, dim=0))
+    mean = (wide.norm() + narrow.norm()) / 2
+    expected = mean * (wide / wide.norm() + narrow / narrow.norm())
+    torch.testing.assert_close(torch.cat([one.grad.flatten() for one in parameters]), expected)
 
 
 @pytest.mark.parametrize(
