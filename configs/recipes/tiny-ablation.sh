@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# What each piece of the recipe does on the embedded tiny GPT-2, offline, on a CPU: a run a row and seed, then a table.
+# What each piece of the recipe does on the embedded tiny GPT-2, offline, on a CPU: a run a row and seed, then two tables.
 #   bash configs/recipes/tiny-ablation.sh OUTPUT_FOLDER [SEEDS...]
 # Adapters are small (rank 4, 4, 4 and 8 at 8, 4, 3 and 2 bits), or they would undo rounding all by themselves; every row has the same
-# data and compute (PASSES passes, 150, of 16 questions). ROWS="turns qera" runs some of them; what is there is not repeated.
+# data and compute (PASSES passes, 150, of 16 questions). ROWS="turns qera" runs some of them, JOBS=8 so many at a time; what is there is
+# not repeated.
 set -euo pipefail
 out=$1
 seeds=("${@:2}")
@@ -43,29 +44,36 @@ row() {
     turns) one turns 1 "${groups[@]}" "${turns[@]}" --model.adapter_start qera ;;
     recipe) one recipe 1 "${recipe[@]}" ;;
     rank0) one rank0 1 "${recipe[@]}" --model.rank '{8: 0, 4: 4, 3: 4, 2: 8}' ;; # 8 bits without an adapter of its own
-    own-answers) written && one own-answers 1 "${recipe[@]}" --data.train "$out/written" ;;
-    both-answers) written && one both-answers 1 "${recipe[@]}" --data.generated "$out/written" ;;
+    own-answers) one own-answers 1 "${recipe[@]}" --data.train "$out/written" ;;
+    both-answers) one both-answers 1 "${recipe[@]}" --data.generated "$out/written" ;;
     *) lever "$1" && one "$1" 1 "${recipe[@]}" "${with[@]}" ;;
   esac
 }
 all="lora16 spnet groups loftq qera ternary stretched nested g128 sandwich instantnet next bare shared balance turns recipe hard rank0 mixed
   scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
+rows=${ROWS:-$all}
+[[ $rows != *-answers* ]] || written
 for seed in "${seeds[@]:-0}"; do
-  for name in ${ROWS:-$all}; do row "$name"; done
+  for name in $rows; do
+    row "$name" || echo "row $name failed: see $out/$name-seed$seed.log" >&2 &
+    while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-1}" ]; do wait -n; done
+  done
 done
-python - "$out" <<'PY'
+wait
+python - "$out" $all <<'PY'
 import json, statistics, sys
 from pathlib import Path
 
-found: dict[str, dict[str, list[float]]] = {}
-for path in sorted(Path(sys.argv[1]).glob("*-seed*/lightning_logs/version_0/results.json"), key=lambda one: one.stat().st_mtime):
-    row = found.setdefault(path.parts[-4].rsplit("-seed", 1)[0], {})
-    for record in json.loads(path.read_text()):
-        row.setdefault(record["label"], []).append(record["F1"])
-labels = list(next(iter(found.values())))
-print("| |", " | ".join(labels), "|")
-print("|---" * (len(labels) + 1) + "|")
-for name, row in found.items():
-    cells = [f"{statistics.mean(row[label]):.1f} ± {statistics.pstdev(row[label]):.1f}" for label in labels]
-    print(f"| {name} |", " | ".join(cells), "|")
+for figure, digits in (("F1", 1), ("answer_perplexity", 3)):
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in sys.argv[2:]:
+        for path in sorted(Path(sys.argv[1]).glob(f"{name}-seed*/lightning_logs/version_0/results.json")):
+            for record in json.loads(path.read_text()):
+                found.setdefault(name, {}).setdefault(record["label"], []).append(record[figure])
+    labels = list(next(iter(found.values())))
+    print(f"| {figure} |", " | ".join(labels), "|")
+    print("|---" * (len(labels) + 1) + "|")
+    for name, row in found.items():
+        cells = [f"{statistics.mean(row[label]):.{digits}f} ± {statistics.pstdev(row[label]):.{digits}f}" for label in labels]
+        print(f"| {name} |", " | ".join(cells), "|")
 PY
