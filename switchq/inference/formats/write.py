@@ -32,6 +32,7 @@ from switchq.inference.formats.gptq import Gptq
 from switchq.inference.formats.packer import Packer
 from switchq.models import architecture_of, save_adapters, weight_view
 from switchq.nn import at, get_switch, switch_layers
+from switchq.nn.norm import check_common_norms
 
 Adapters = Literal["merged", "peft", "off"]
 FloatBits = Literal[16, 32]
@@ -116,6 +117,7 @@ def export_fixed(
     """
     if format not in FORMATS:
         raise UserError(f"no format {format!r}: there are {', '.join(FORMATS)}")
+    check_common_norms(model)
     parsed = Bitmap.parse(bitmap, get_switch(model).names)
     if adapters == "peft" and len(set(parsed)) > 1:
         raise UserError("peft lays one adapter over all layers: give one width, or --adapters merged")
