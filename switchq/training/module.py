@@ -175,6 +175,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         self.plan: Plan = ()
         self.waiting = 0
         self.latest: dict[str, Tensor] = {}
+        self._unlogged: dict[str, Tensor] = {}  # the last of each, as turns may miss the batches that are logged
         self._losses = LossFunctions()
         self._teaching = Teaching(kd_tokens, kd_top_k, kd_hidden)
 
@@ -216,19 +217,14 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         parts: dict[str, Tensor] = {}
         due = (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         balance = self.hparams["balance"]
-        collected = PassGradients(self.trained_parameters(), self.sums) if due or balance else None
+        measured = due or any(f"gradient norm/{one.label}" not in self._unlogged for one in plan if one.learns)
+        collected = PassGradients(self.trained_parameters(), self.sums) if measured or balance else None
         inputs, where_N, targets_N = targets(batch)
         places = Places.of(batch, where_N, self._teaching.tokens, self.joint_count)
         stored = StoredTeacher.of(batch, where_N, self.hparams["stored_kd"])
         seed = self.global_step * 1_000_003 + self.waiting + self.global_rank * 1_000_000_007
         for index, one in enumerate(plan):
-            bitmap = one.bitmap
-            if one.learns and self.hparams["switch_dropout"]:
-                draw = (
-                    f"{self.global_step}/{self.waiting}/{index}"  # the same on all devices, which must train the same
-                )
-                bitmap = switch_some(bitmap, self.hparams["bits"], self.hparams["switch_dropout"], draw)
-            set_bitmap(self.model, bitmap, one.adapters)
+            set_bitmap(self.model, self._bitmap(one, index), one.adapters)
             _generator(self.device).manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
             with torch.set_grad_enabled(one.learns):
                 seen = self._teaching.look(self.model, inputs, places)
@@ -249,8 +245,10 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         self.add_up(list(parts.values()))
         logs |= parts
         self.latest = logs
+        self._unlogged |= logs
         if due:  # Lightning's bookkeeping costs more than a small step, and only these reach the logger
-            self.log_dict(logs, batch_size=len(inputs["input_ids"]))
+            self.log_dict(self._unlogged, batch_size=len(inputs["input_ids"]))
+            self._unlogged = {}
 
     def _bitmap(self, one: Pass, index: int) -> Bitmap:
         """What pass `index` of the plan runs at, on all devices alike: they must train the same adapters."""
