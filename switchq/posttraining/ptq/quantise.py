@@ -135,20 +135,26 @@ class _Work:
         in_turn = method.rounder.sequential and len(blocks) == 1 and not one_shot
         own = Needs(samples=ERROR_TOKENS) if calibrator.batches else Needs()
         needs = method.needs() | own
-        if needs and touched and (method.transforms or not in_turn):
-            calibrator.collect(touched, needs, first, last, advance=one_shot)
+        at_once = method.transform_needs() if in_turn else needs
+        if at_once and touched:
+            calibrator.collect(touched, at_once, first, last, advance=one_shot)
         for transform in method.transforms:
             for site in touched:
                 transform.apply(site, self._target())
         layers: dict[str, QuantisedLayer] = {}
-        for site in touched:
-            if in_turn:
-                calibrator.collect([site], needs, first, last)
+
+        def visit(site: Site) -> None:
             for linears in self._together(site):
-                layers |= {layer.name: layer for layer in self._round(linears, site.statistics)}
+                layers.update((layer.name, layer) for layer in self._round(linears, site.statistics))
             site.statistics = Statistics({})
-        if calibrator.batches and not (one_shot and touched) and last + 1 < self._depth:
-            calibrator.advance(first, last)
+
+        if in_turn and touched:
+            calibrator.walk(touched, needs, first, visit)
+        else:
+            for site in touched:
+                visit(site)
+            if calibrator.batches and not (one_shot and touched) and last + 1 < self._depth:
+                calibrator.advance(first, last)
         return [layers[linear.name] for site in touched for linear in site.quantised]
 
     def _together(self, site: Site) -> list[tuple[Linear, ...]]:

@@ -21,7 +21,7 @@ def quantise(model: nn.Module, ids_NT: Tensor, arguments: argparse.Namespace) ->
         seqlen=ids_NT.shape[1],
         nsamples=len(ids_NT),
         dataset=list(ids_NT[:, None]),
-        device_map="cpu",
+        device_map=arguments.device,
     )
     rounder.quantize()
     return lambda: {f"{name}.weight": linear.weight for name, linear in block_linears(rounder.model).items()}
