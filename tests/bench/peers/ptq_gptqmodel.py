@@ -23,6 +23,7 @@ def quantise(model: nn.Module, ids_NT: Tensor, arguments: argparse.Namespace) ->
         bits=arguments.bits,
         group_size=arguments.group,
         sym=False,
+        format="gptq_v2",
         desc_act=True,
         static_groups=True,
         damp_percent=0.01,
