@@ -44,7 +44,7 @@ def quantise(
     batches: Sequence[Batch] = (),
     *,
     device: torch.device | None = None,
-    on_layer: OnLayer = lambda linear, rounded: None,
+    on_layer: OnLayer | None = None,
     progress: bool = True,
 ) -> Quantised:
     """Quantise `model` in place.
@@ -124,7 +124,7 @@ class _Work:
     setting: Setting
     grid: Grid
     calibrator: Calibrator
-    on_layer: OnLayer
+    on_layer: OnLayer | None
 
     def bunch(self, blocks: Sequence[Sequence[Site]], first: int) -> list[QuantisedLayer]:
         """Quantise the blocks from `first` on, given their sites."""
@@ -188,7 +188,8 @@ class _Work:
         if self.method.activations is not None:
             install(linear.module, self.method.activations.fit(seen), linear.bases)
             linear.notes["widths"] = f"W{rounded.bits}A{self.method.activations.bits}"
-        self.on_layer(linear, rounded)
+        if self.on_layer is not None:
+            self.on_layer(linear, rounded)
         outputs, inputs = weight_OI.shape
         return QuantisedLayer(
             name=linear.name,
