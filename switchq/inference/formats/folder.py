@@ -83,7 +83,7 @@ def read_folder(folder: Path, packer: Packer, bits: int, symmetric: bool) -> Pre
         for name in [key.removesuffix(first) for key in tensors if key.endswith(first)]:
             parts = {part: tensors.pop(f"{name}.{part}") for part in packer.parts}
             weight_view(model.get_submodule(name)).copy_(packer.read(parts, bits, symmetric).weight())
-            tensors[f"{name}.weight"] = model.get_submodule(name).weight
+            tensors[f"{name}.weight"] = model.get_parameter(f"{name}.weight")
         missing, strange = model.load_state_dict(tensors, strict=False)
     except (OSError, SafetensorError, KeyError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"the weights in {folder} are damaged: {' '.join(str(error).split())}") from None

@@ -126,7 +126,7 @@ class Calibrator:
         with wrapped_blocks(self.model, stand_in), closing(steps):
             for site in sites:
                 gatherer = Accumulator(needs, self.tokens, self.seed)
-                with _stop_at(site.linears[0].module, lambda x, one=gatherer: one.add(_real(x, here.real_N))):
+                with _stop_at(site.linears[0].module, partial(_count, gatherer, here)):
                     self._step(steps)
                 _hand_over(site, gatherer)
                 visit(site)
@@ -160,6 +160,10 @@ class Calibrator:
 
 def _real(x_BTI: Tensor, real_N: Tensor) -> Tensor:
     return x_BTI.flatten(0, -2).index_select(0, real_N)
+
+
+def _count(gatherer: Accumulator, here: threading.local, x_BTI: Tensor) -> None:
+    gatherer.add(_real(x_BTI, here.real_N))
 
 
 def _hand_over(site: Site, gatherer: Accumulator) -> None:

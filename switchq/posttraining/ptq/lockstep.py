@@ -11,7 +11,7 @@ Each run has a thread, since nothing else keeps a call stack, but only one threa
 at once, and the order is always the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from threading import Semaphore, Thread, current_thread
 
 
@@ -78,7 +78,7 @@ class Lockstep:
     def __init__(self, tasks: Sequence[Callable[[], object]]) -> None:
         self._runs = [_Run(task) for task in tasks]
 
-    def __iter__(self) -> Iterator[None]:
+    def __iter__(self) -> Generator[None, None, None]:
         for run in self._runs:
             run.start()
         try:

@@ -63,7 +63,8 @@ class Packing:
                 f"--symmetric true, or choose {OPTION} gptq or hf"
             )
         names = setting.quantised(architecture.linear_names(model))
-        shapes = {name: tuple(weight_view(model.get_submodule(name)).shape) for name in names}
+        views = {name: weight_view(model.get_submodule(name)) for name in names}
+        shapes = {name: (view_OI.shape[0], view_OI.shape[1]) for name, view_OI in views.items()}
         self.packer.check(architecture, shapes, [setting.bits], OPTION)
 
     def keep(self, linear: Linear, rounded: Rounded) -> None:
