@@ -129,7 +129,12 @@ def test_mixed_bitmaps_of_a_checkpoint(workshop: Workshop, tmp_path: Path) -> No
     bench_mixed.main(["--device", "cpu", *map(str, options)])
     content = json.loads((tmp_path / "mixed.json").read_text())
     assert [len(content["uniform"]), len(content["mixed"]), content["count"]] == [3, 3, 3]
-    assert content["worst"] <= content["mean"] <= content["best"]
+    known = {row["weight_mb"]: row["F1"] for row in content["uniform"]}
+    for row in content["mixed"]:
+        assert row["over_line_of_weight_mb"] == pytest.approx(row["F1"] - bench_mixed.line(row["weight_mb"], known))
+    for cost in ("average_bits", "weight_mb"):
+        assert content[cost]["worst"] <= content[cost]["mean"] <= content[cost]["best"]
+        assert content[cost]["count"] == 3
 
 
 @pytest.mark.filterwarnings("ignore")
