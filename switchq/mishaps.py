@@ -62,7 +62,8 @@ def explain_mishap(error: BaseException, command: str) -> MachineError | None:
     """The one line about an exception that the machine is to blame for; None for any other.
 
     Args:
-        error: what was raised; its notes are kept.
+        error: what was raised; its notes are kept, and those of the errors in whose handling it was raised: on a
+            lost GPU Lightning's own clearing up fails, too, and what is raised is that.
         command: the verb that was running.
     """
     again = "run the same command to go on" if command in GOES_ON else "run the same command again"
@@ -81,9 +82,18 @@ def explain_mishap(error: BaseException, command: str) -> MachineError | None:
     else:
         told = f"the GPU was lost ({_first_line(error)}): see nvidia-smi whether it is there; {again}"
     explained = MachineError(told)
-    for note in getattr(error, "__notes__", ()):
+    for note in _notes(error):
         explained.add_note(note)
     return explained
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """The notes of an error and of those that were being handled when it was raised."""
+    notes: list[str] = []
+    while error is not None:
+        notes += [note for note in getattr(error, "__notes__", ()) if note not in notes]
+        error = error.__cause__ or error.__context__
+    return notes
 
 
 def _lost_peer(error: BaseException) -> bool:

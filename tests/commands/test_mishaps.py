@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import Strategy
 from safetensors.torch import load_file, save_file
 from workshop import Workshop, questions, write_questions
 
@@ -95,6 +96,22 @@ def test_fit_keeps_its_checkpoint_and_goes_on(
     done = switchq("fit", "--config", config, *QUICK, "--trainer.max_steps", 3, "--ckpt_path", "last")
     assert done.code == 0, done.err
     assert torch.load(last(tmp_path, 1), weights_only=True)["global_step"] == 3
+
+
+def test_fit_says_what_is_kept_where_clearing_up_fails_too(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*arguments: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    config = write_config(workshop, tmp_path)
+    with monkeypatch.context() as broken:
+        fails_at(2, RuntimeError("CUDA error: device-side assert triggered"), broken)
+        broken.setattr(Strategy, "teardown", lost)
+        done = switchq("fit", "--config", config, *QUICK, "--trainer.max_steps", 3)
+    assert done.code == 3
+    assert done.err.splitlines()[-1].startswith("switchq: error: the GPU was lost (CUDA error: device-side")
+    assert f"Step 2 is kept in {last(tmp_path)}" in done.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("command", ["eval", "gendata", "search", "ptq", "export", "report"])
