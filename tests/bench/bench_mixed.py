@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     options.add_argument("--ckpt", type=Path, required=True)
     options.add_argument("--data", type=Path, required=True, help="SQuAD file to score on")
     options.add_argument("--count", type=int, default=50, help="bitmaps to draw")
+    options.add_argument("--start", type=int, default=0, help="leave out so many of them, which another process has")
     options.add_argument("--limit", type=int, default=None, help="only so many questions")
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--seed", type=int, default=0, help="of the bitmaps")
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         max_length=subject.data.get("max_length"),
     )
     widths = sorted(width for width in subject.widths if width != FULL)
-    drawn = draw(widths, len(get_switch(subject.model).layers), arguments.count, arguments.seed)
+    drawn = draw(widths, len(get_switch(subject.model).layers), arguments.count, arguments.seed)[arguments.start :]
     found = evaluate(subject.model, subject.tokenizer, questions, [*widths, *drawn])
     uniform, mixed = found[: len(widths)], found[len(widths) :]
     content: dict[str, Any] = {"ckpt": str(arguments.ckpt), "questions": len(questions.questions), "count": len(mixed)}
