@@ -124,7 +124,7 @@ def test_without_the_operator_there_is_no_int8(monkeypatch: pytest.MonkeyPatch) 
     def missing(*_: object) -> None:
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr("switchq.inference.kernels._packed", missing)
+    monkeypatch.setattr("switchq.inference.kernels.int8._packed", missing)
     assert not exact_products.__wrapped__()
 
 

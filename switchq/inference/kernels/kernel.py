@@ -1,0 +1,59 @@
+"""What every kernel does, and the plain one, whose numbers are those of training."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from switchq.inference.low_rank import Factors
+from switchq.quant import Grid, Params
+
+
+class Kernel(ABC):
+    """A weight (O, I) at one width, ready to be multiplied.
+
+    Attributes:
+        offset_O: what is left to add to every weight of a row, or None.
+        rows: whether `layer` wants the second factor in rows of outputs.
+        rounds: whether activations and results are bfloat16, so that rounded factors do for an adapter.
+    """
+
+    offset_O: Tensor | None = None
+    rows = False
+    rounds = False
+
+    @abstractmethod
+    def product(self, x_NI: Tensor) -> Tensor:
+        """(N, I) float32 -> (N, O) float32."""
+
+    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low: Factors | None) -> Tensor:
+        """The product, + bias + the factors' product where there is any."""
+        y_NO = self.product(x_NI)
+        if bias_O is not None:
+            y_NO += bias_O
+        return y_NO if low is None else low.added(y_NO, x_NI)
+
+    @property
+    @abstractmethod
+    def resident_bytes(self) -> int:
+        """Bytes that it holds in memory."""
+
+
+class Plain(Kernel):
+    """Decode with the training grid, then multiply in float32."""
+
+    def __init__(self, codes_OI: Tensor, params: Params, grid: Grid) -> None:
+        self.codes_OI, self.params, self.grid = codes_OI, params, grid
+
+    def weight(self) -> Tensor:
+        """The weight (O, I), float32."""
+        return self.grid.decode(self.codes_OI, self.params)
+
+    def product(self, x_NI: Tensor) -> Tensor:
+        """See `Kernel.product`."""
+        return F.linear(x_NI, self.weight())
+
+    @property
+    def resident_bytes(self) -> int:
+        """See `Kernel.resident_bytes`."""
+        return self.codes_OI.nbytes
