@@ -14,7 +14,7 @@ GROUPS = (256, 128, 64, 32)
 class Int4(Kernel):
     """PyTorch's 4-bit operator; a code of more bits is 2^(b-4) x its upper four + its lower ones, two products."""
 
-    rounds = True
+    rounded_factors = True
 
     def __init__(self, codes_OI: Tensor, params: Params, bits: int) -> None:
         inputs = codes_OI.shape[1]

@@ -15,12 +15,13 @@ class Kernel(ABC):
     Attributes:
         offset_O: what is left to add to every weight of a row, or None.
         rows: whether `layer` wants the second factor in rows of outputs.
-        rounds: whether activations and results are bfloat16, so that rounded factors do for an adapter.
+        rounded_factors: whether an adapter beside it is held in 8 bits: where activations and results are bfloat16
+            anyway, or bytes count more.
     """
 
     offset_O: Tensor | None = None
     rows = False
-    rounds = False
+    rounded_factors = False
 
     @abstractmethod
     def product(self, x_NI: Tensor) -> Tensor:
