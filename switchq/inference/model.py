@@ -14,6 +14,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from switchq.bitmap import Bitmap
 from switchq.errors import UserError
 from switchq.inference.artifact import Artifact
+from switchq.inference.heap import give_back_at_once
 from switchq.inference.kernels import Prefer, bag_products, check_preference
 from switchq.inference.linear import PackedLayer, PackedLinear, Ready
 from switchq.inference.source import ArtifactSource
@@ -57,8 +58,9 @@ class SwitchableLM:
             device: where to run.
             dtype: of activations and of what is not packed: float32 on a CPU, elsewhere float16 (the default) or
                 bfloat16.
-            prefer: `speed`; or `memory`, which holds 2 bits in 2 bits on a CPU, where the fastest product holds them in
-                4; on a GPU every width is held in its own bits in any case.
+            prefer: `speed`; or `memory`, which on a CPU holds 2 bits in 2 bits, where the fastest product holds them in
+                4, and has malloc give large buffers back at once, for the whole process; on a GPU every width is held
+                in its own bits in any case.
 
         Raises:
             UserError: missing, damaged, of a newer version; a bitmap that it does not hold; no such device, or one
@@ -70,8 +72,10 @@ class SwitchableLM:
         check_preference(prefer)
         artifact = Artifact(folder)
         place = pick_device(str(device))
-        if prefer == "memory" and packed and place.type == "cpu" and not bag_products():
-            warnings.warn("this PyTorch has no product of 2 bits: they are held in 4, as for speed", stacklevel=2)
+        if prefer == "memory" and packed and place.type == "cpu":
+            give_back_at_once()
+            if not bag_products():
+                warnings.warn("this PyTorch has no product of 2 bits: they are held in 4, as for speed", stacklevel=2)
         source = ArtifactSource(artifact, packed, place, _dtype_on(place, dtype), prefer)
         model = _build(artifact, source)
         layers = artifact.manifest.layers

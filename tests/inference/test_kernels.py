@@ -116,6 +116,18 @@ def test_a_token_does_not_notice_the_others() -> None:
         torch.testing.assert_close(together, alone, rtol=1e-2 if kind is Int4 else 1e-6, atol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [1, 7 * INPUTS, 2**18], ids=["a row", "unevenly", "at once"])
+@pytest.mark.parametrize("group_size", [None, 64], ids=["rows", "groups"])
+def test_plain_multiplies_some_rows_at_a_time(
+    chunk: int, group_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, codes_OI, params = coded(4, group_size)
+    x_NI = torch.randn(3, INPUTS)
+    monkeypatch.setattr("switchq.inference.kernels.kernel.CHUNK", chunk)
+    exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
+    torch.testing.assert_close(Plain(codes_OI, params, grid).product(x_NI).double(), exact_NO, rtol=1e-5, atol=1e-5)
+
+
 def test_zero_activations() -> None:
     for bits in (8, 4, 2):
         grid, codes_OI, params = coded(bits, None)
