@@ -12,12 +12,12 @@ from switchq.inference.bench import _resident
 from switchq.inference.heap import give_back_at_once
 if {give_back}:
     give_back_at_once()
-del_me = torch.ones(2**22)  # 16 MB: once it is freed, smaller buffers come from the heap
-del del_me
+first = torch.ones(2**22)  # 16 MB: once it is freed, smaller buffers come from the heap
+del first
 large, small = [], []
 for _ in range(20):
     large.append(torch.ones(2**19))  # 2 MB
-    small.append(torch.ones(2**10))
+    small.append(torch.ones(2**16))  # too large for what holes the heap has already
 before = _resident()
 large.clear()
 print(round((before - _resident()) / 2**20))
