@@ -55,6 +55,7 @@ def generate(
     temperature: float = 0.0,
     top_k: int = 50,
     seed: int = 0,
+    prefer: Literal["speed", "memory"] = "speed",
     device: str = "auto",
 ) -> None:
     """Continue a prompt with an artifact, printed as it comes; the bitmap may change on the way.
@@ -68,6 +69,7 @@ def generate(
         temperature: of the sampling; 0 takes the likeliest token.
         top_k: sample among the so many likeliest tokens.
         seed: of the sampling.
+        prefer: on a CPU, the fastest layers or the smallest: `memory` holds 2 bits in half the bytes.
         device: auto, cpu or cuda.
     """
     settings = dict(locals())
@@ -83,6 +85,7 @@ def bench(
     new_tokens: int = 32,
     repeats: int = 3,
     batch: int = 1,
+    prefer: Literal["speed", "memory"] = "speed",
     device: str = "auto",
     threads: int | None = None,
     output: str | None = None,
@@ -96,6 +99,7 @@ def bench(
         new_tokens: tokens to generate after the first.
         repeats: times to repeat each; the fastest counts.
         batch: sequences at once.
+        prefer: on a CPU, the fastest layers or the smallest: `memory` holds 2 bits in half the bytes.
         device: auto, cpu or cuda.
         threads: of PyTorch; all cores by default.
         output: JSON file for the figures.

@@ -37,7 +37,7 @@ def test_an_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[s
 OPTIONS = {
     "eval": [
         "ckpt", "model", "artifact", "grid", "group_size", "scale", "bitmap", "adapters", "data", "text", "base",
-        "limit", "batch_size", "max_new_tokens", "window", "device", "devices", "output",
+        "limit", "batch_size", "max_new_tokens", "window", "prefer", "device", "devices", "output",
         "predictions",
     ],
     "gendata": [
@@ -73,9 +73,13 @@ OPTIONS = {
         "scale", "base", "overwrite",
     ],
     "generate": [
-        "artifact", "prompt", "bitmap", "schedule", "max_new_tokens", "temperature", "top_k", "seed", "device",
+        "artifact", "prompt", "bitmap", "schedule", "max_new_tokens", "temperature", "top_k", "seed", "prefer",
+        "device",
     ],
-    "bench": ["artifact", "bitmap", "prompt_tokens", "new_tokens", "repeats", "batch", "device", "threads", "output"],
+    "bench": [
+        "artifact", "bitmap", "prompt_tokens", "new_tokens", "repeats", "batch", "prefer", "device", "threads",
+        "output",
+    ],
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from switchq.evaluation import check_writable, write_json
 from switchq.evaluation.provenance import versions
 from switchq.inference import Artifact
 from switchq.inference.bench import FLOAT, Speed, bench
+from switchq.inference.kernels import Prefer
 from switchq.inference.tuning import machine
 from switchq.models import pick_device
 
@@ -25,6 +26,7 @@ def bench_command(
     new_tokens: int,
     repeats: int,
     batch: int,
+    prefer: Prefer,
     device: str,
     threads: int | None,
     output: str | None,
@@ -42,7 +44,7 @@ def bench_command(
     if output is not None:
         check_writable(output)
     place = pick_device(device).type
-    given = {**counts, "threads": threads, "device": place}
+    given = {**counts, "threads": threads, "device": place, "prefer": prefer}
     here = torch.cuda.get_device_name() if place == "cuda" else machine()
     plain = FLOAT[place == "cuda"]
     manifest = Artifact(artifact).manifest
@@ -51,7 +53,11 @@ def bench_command(
         Bitmap.parse(written, tuple(manifest.layers)).check_held(manifest.widths)
     speeds = [bench(artifact, row, **given) for row in (plain, *rows)]  # type: ignore[arg-type]
     console = Console()
-    console.print(f"{artifact}, {batch} x {prompt_tokens} prompt tokens, {here}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{artifact}, packed for {prefer}, {batch} x {prompt_tokens} prompt tokens, {here}",
+        soft_wrap=True,
+        highlight=False,
+    )
     console.print(_table(speeds))
     for speed in speeds:
         for bits, factor in speed.slower.items():

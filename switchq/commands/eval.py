@@ -24,6 +24,7 @@ from switchq.evaluation import (
     write_predictions,
     write_results,
 )
+from switchq.inference.kernels import Prefer
 from switchq.models import context_window, pick_device
 from switchq.nn import get_switch
 from switchq.parallel import is_first
@@ -45,6 +46,7 @@ def evaluate_command(
     batch_size: int,
     max_new_tokens: int | None,
     window: int | None,
+    prefer: Prefer | None,
     device: str,
     output: str | None,
     predictions: str | None,
@@ -65,9 +67,11 @@ def evaluate_command(
     place = pick_device(device)
     if artifact is not None:
         options = {"ckpt": ckpt, "model": model, "base": base, "grid": grid, "group_size": group_size, "scale": scale}
-        subject = load_artifact(artifact, place, options)
+        subject = load_artifact(artifact, place, options, prefer or "speed")
         bitmaps = bitmap or list(ladder(subject.widths))
     else:
+        if prefer is not None:
+            raise UserError("--prefer is for an --artifact: nothing else runs packed")
         subject = load_subject(ckpt, model, base=base, grid=grid, group_size=group_size, scale=scale)
         bitmaps = bitmap or ["16", *(rung for rung in ladder(subject.widths) if rung != "16")]
     for written in bitmaps:

@@ -6,6 +6,7 @@ from switchq.commands.quiet import quiet
 from switchq.errors import UserError
 from switchq.evaluation.memory import MB
 from switchq.inference import SwitchableLM
+from switchq.inference.kernels import Prefer
 from switchq.inference.stream import read_schedule, stream
 from switchq.models import pick_device
 
@@ -19,6 +20,7 @@ def generate_command(
     temperature: float,
     top_k: int,
     seed: int,
+    prefer: Prefer,
     device: str,
 ) -> None:
     """See `switchq.verbs.generate`, whose arguments these are.
@@ -34,7 +36,8 @@ def generate_command(
         raise UserError(f"--temperature must be 0 or more, not {temperature}")
     if bitmap is not None and schedule is not None:
         raise UserError("give --bitmap, or a --schedule of bitmaps, not both")
-    lm = SwitchableLM.from_pretrained(artifact, first_bitmap(bitmap, schedule), device=pick_device(device))
+    first = first_bitmap(bitmap, schedule)
+    lm = SwitchableLM.from_pretrained(artifact, first, device=pick_device(device), prefer=prefer)
     plan = read_schedule(schedule, tuple(lm.artifact.manifest.layers)) if schedule is not None else {0: lm.bitmap}
     spoken = stream(lm, prompt, plan, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed)
     said = Console(stderr=True)

@@ -15,6 +15,7 @@ from switchq.data.squad import Question, read_squad
 from switchq.data.training_data import subset
 from switchq.errors import UserError
 from switchq.inference import SwitchableLM
+from switchq.inference.kernels import Prefer
 from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.models.device import own_gpu
 from switchq.quant import Asymmetric, Grid, Nested, Symmetric
@@ -136,13 +137,14 @@ def load_subject(
     return Subject(network, tokenizer, identity, widths, settings={"grid": chosen.to_dict()})
 
 
-def load_artifact(folder: str, place: torch.device, others: Mapping[str, Any]) -> Subject:
+def load_artifact(folder: str, place: torch.device, others: Mapping[str, Any], prefer: Prefer = "speed") -> Subject:
     """Load an artifact.
 
     Args:
         folder: what `switchq export` wrote.
         place: where it is to run.
         others: option -> value of the options that are not for artifacts.
+        prefer: see `SwitchableLM.from_pretrained`.
 
     Raises:
         UserError: one of `others` is given, or what loading it raises.
@@ -150,7 +152,7 @@ def load_artifact(folder: str, place: torch.device, others: Mapping[str, Any]) -
     given = [f"--{name}" for name, value in others.items() if value is not None]
     if given:
         raise UserError(f"{given[0]} is not for an artifact: it holds its base, its grid and its adapters")
-    lm = SwitchableLM.from_pretrained(folder, device=place)
+    lm = SwitchableLM.from_pretrained(folder, device=place, prefer=prefer)
     manifest = lm.artifact.manifest
     return Subject(
         lm.model,
@@ -158,6 +160,11 @@ def load_artifact(folder: str, place: torch.device, others: Mapping[str, Any]) -
         BaseIdentity(manifest.base["name"], manifest.base["sha256"]),
         manifest.widths,
         str(Path(folder)),
-        {"grid": dict(manifest.grid), "artifact": str(Path(folder)), "artifact_sha256": manifest.to_json()["sha256"]},
+        {
+            "grid": dict(manifest.grid),
+            "artifact": str(Path(folder)),
+            "artifact_sha256": manifest.to_json()["sha256"],
+            "prefer": prefer,
+        },
         dict(manifest.data),
     )

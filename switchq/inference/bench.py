@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from switchq.evaluation.memory import MB, peak_memory
+from switchq.inference.kernels import Prefer
 from switchq.inference.model import SwitchableLM
 from switchq.inference.steps.decoder import Decoder
 from switchq.models import load_config
@@ -72,6 +73,7 @@ def measure(
     repeats: int,
     batch: int = 1,
     device: str = "cpu",
+    prefer: Prefer = "speed",
 ) -> Speed:
     """Load an artifact at a bitmap, or its shapes as a plain model with random weights, and time it.
 
@@ -83,6 +85,7 @@ def measure(
         repeats: times that all is repeated; the fastest counts.
         batch: sequences at once.
         device: where to run.
+        prefer: see `SwitchableLM.from_pretrained`.
 
     Raises:
         UserError: an artifact that cannot be read, a bitmap that it does not hold.
@@ -95,7 +98,7 @@ def measure(
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(load_config(str(folder)), dtype=getattr(torch, bitmap)).eval()
     else:
-        lm = SwitchableLM.from_pretrained(folder, bitmap, device=device)
+        lm = SwitchableLM.from_pretrained(folder, bitmap, device=device, prefer=prefer)
         model = lm.model
     _wait(device)
     load_s = perf_counter() - began

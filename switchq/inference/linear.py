@@ -99,7 +99,7 @@ class PackedLinear(nn.Module):
             kernel, timing = self.source.kernel(self.name, bits)
         long = timing.tokens_to_decode if timing is not None else None
         low: Factors | None = self._factors(kernel, bits, adapters)
-        if isinstance(low, LowRank) and kernel.rounds and RoundedLowRank.fits(low.low_RI):
+        if isinstance(low, LowRank) and kernel.rounded_factors and RoundedLowRank.fits(low.low_RI):
             low = RoundedLowRank(low.low_RI, low.high_RO)
         return Ready(kernel, timing, long, bits, adapters, low)
 
@@ -145,7 +145,9 @@ class PackedLinear(nn.Module):
 
     def _exact(self, ready: Ready) -> Factors | None:
         """The factors as they are stored."""
-        return self._factors(ready.kernel, ready.bits, ready.adapters) if ready.kernel.rounds else ready.low
+        if not ready.kernel.rounded_factors:
+            return ready.low
+        return self._factors(ready.kernel, ready.bits, ready.adapters)
 
 
 class PackedLayer(SwitchLayer):

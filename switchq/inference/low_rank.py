@@ -2,7 +2,7 @@
 
 `LowRank` holds floats. `RoundedLowRank` holds 8 bits a number, a scale for each row of A and of B^T's columns, and
 multiplies in PyTorch's operator for 8-bit weights: a quarter of the bytes, which is what such a product costs on one
-token. It goes with a kernel whose activations and results are bfloat16, too.
+token. It goes with a kernel whose activations and results are bfloat16, too, or that is there to save memory.
 """
 
 from abc import ABC, abstractmethod

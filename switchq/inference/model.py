@@ -1,5 +1,6 @@
 """A model that runs from an artifact: built without its float weights, its layers filled when a bitmap needs them."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -13,6 +14,8 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from switchq.bitmap import Bitmap
 from switchq.errors import UserError
 from switchq.inference.artifact import Artifact
+from switchq.inference.heap import give_back_at_once
+from switchq.inference.kernels import Prefer, bag_products, check_preference
 from switchq.inference.linear import PackedLayer, PackedLinear, Ready
 from switchq.inference.source import ArtifactSource
 from switchq.inference.steps.decoder import Decoder
@@ -44,6 +47,7 @@ class SwitchableLM:
         packed: bool = True,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        prefer: Prefer = "speed",
     ) -> Self:
         """Load an artifact that `switchq export` wrote.
 
@@ -54,14 +58,25 @@ class SwitchableLM:
             device: where to run.
             dtype: of activations and of what is not packed: float32 on a CPU, elsewhere float16 (the default) or
                 bfloat16.
+            prefer: `speed`; or `memory`, which on a CPU holds 2 bits in 2 bits, where the fastest product holds them in
+                4, and has malloc give large buffers back at once, for the whole process; on a GPU every width is held
+                in its own bits in any case.
 
         Raises:
             UserError: missing, damaged, of a newer version; a bitmap that it does not hold; no such device, or one
                 that cannot run this.
+
+        Warns:
+            UserWarning: this PyTorch has no product of 2 bits, so that `memory` holds them in 4, too.
         """
+        check_preference(prefer)
         artifact = Artifact(folder)
         place = pick_device(str(device))
-        source = ArtifactSource(artifact, packed, place, _dtype_on(place, dtype))
+        if prefer == "memory" and packed and place.type == "cpu":
+            give_back_at_once()
+            if not bag_products():
+                warnings.warn("this PyTorch has no product of 2 bits: they are held in 4, as for speed", stacklevel=2)
+        source = ArtifactSource(artifact, packed, place, _dtype_on(place, dtype), prefer)
         model = _build(artifact, source)
         layers = artifact.manifest.layers
         wanted = Bitmap.parse(_written(bitmap if bitmap is not None else source.widths[0]), tuple(layers))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from switchq.inference.artifact import Artifact
 from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
 from switchq.inference.gpu.words import words_per_scale
-from switchq.inference.kernels import Kernel, Plain, choose
+from switchq.inference.kernels import Kernel, Plain, Prefer, choose
 from switchq.inference.table import (
     HalfEmbedding,
     HalfHead,
@@ -28,6 +28,7 @@ class ArtifactSource:
         packed: False multiplies in float32 everywhere, with the numbers of training.
         device: where the model runs; on another than a CPU, planes are kept there as words.
         dtype: of the model's activations.
+        prefer: what layers are packed for on a CPU, `speed` or `memory`.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class ArtifactSource:
         packed: bool,
         device: torch.device = torch.device("cpu"),
         dtype: torch.dtype = torch.float32,
+        prefer: Prefer = "speed",
     ) -> None:
-        self.artifact, self.packed, self.device, self.dtype = artifact, packed, device, dtype
+        self.artifact, self.packed, self.device, self.dtype, self.prefer = artifact, packed, device, dtype, prefer
         self.store = None if device.type == "cpu" else PlaneStore(device)
         self.widths = artifact.manifest.widths
         self.grid = Grid.from_dict(artifact.manifest.grid)
@@ -70,7 +72,7 @@ class ArtifactSource:
             words = self.store.planes(layer, self._planes(layer, bits), shape, stride)
             halves = {name: value.to(self.device, torch.float16) for name, value in params.items()}
             return PlanesKernel(words, halves, self.dtype), None
-        kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed)
+        kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed, self.prefer)
         if isinstance(kernel, Plain):
             return kernel, None
         outputs, inputs = self.artifact.manifest.layers[layer]

@@ -1,4 +1,5 @@
-"""Decoding from an artifact against plain float32 `generate`, side by side, and what a switch and a read cost.
+"""Decoding from an artifact, packed for speed and for memory, against plain float32 `generate`, side by side; what a
+switch and a read cost.
 
 python tests/bench/bench_artifact.py --threads 1 --clock cpu --embeddings 8
 """
@@ -52,13 +53,14 @@ def compare(arguments, place: Path) -> float:  # type: ignore[no-untyped-def]
         embedding_bits=arguments.embeddings,
     )
     del model
-    lms = {bits: SwitchableLM.from_pretrained(place / "artifact", bits) for bits in WIDTHS}
+    lms = {f"{bits} bits": SwitchableLM.from_pretrained(place / "artifact", bits) for bits in WIDTHS}
+    lms["2 bits, memory"] = SwitchableLM.from_pretrained(place / "artifact", 2, prefer="memory")
     plain = load_model(str(base))
     ids_1T = torch.randint(0, 1000, (1, arguments.prompt))
     decoding, first = (
         {
             "float32": generation(plain, ids_1T, tokens),
-            **{f"{bits} bits": stepping(lm, ids_1T, tokens) for bits, lm in lms.items()},
+            **{name: stepping(lm, ids_1T, tokens) for name, lm in lms.items()},
         }
         for tokens in (arguments.tokens, 1)
     )
@@ -72,13 +74,13 @@ def compare(arguments, place: Path) -> float:  # type: ignore[no-untyped-def]
         arguments,
         megabytes={part: round(size / 1e6, 1) for part, size in done.bytes.items()},
         megabytes_in_all=round(sum(done.bytes.values()) / 1e6, 1),
-        megabytes_read={bits: round(lm.bytes_read / 1e6, 1) for bits, lm in lms.items()},
-        megabytes_of_packed_layers={bits: round(lm.resident_bytes / 1e6, 1) for bits, lm in lms.items()},
+        megabytes_read={name: round(lm.bytes_read / 1e6, 1) for name, lm in lms.items()},
+        megabytes_of_packed_layers={name: round(lm.resident_bytes / 1e6, 1) for name, lm in lms.items()},
         milliseconds_a_token={
             row.name: round((row.seconds - one.seconds) / (arguments.tokens - 1) * 1e3, 2)
             for row, one in zip(whole, prompts, strict=True)
         },
-        switch_microseconds=round(switch_seconds(lms[WIDTHS[0]]) * 1e6, 1),
+        switch_microseconds=round(switch_seconds(lms[f"{WIDTHS[0]} bits"]) * 1e6, 1),
     )
     return whole[1].ratio
 

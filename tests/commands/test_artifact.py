@@ -86,6 +86,21 @@ def test_generate_streams_and_switches(artifact: Path, switchq: Command) -> None
     assert once.out == again.out != ""
 
 
+def test_packed_for_memory(artifact: Path, run: Run, switchq: Command, tmp_path: Path) -> None:
+    options = ("--artifact", artifact, "--prompt", "House 1 is in", "--max_new_tokens", 6)
+    done = switchq("generate", *options, "--schedule", "0:4,3:2", "--prefer", "memory")
+    assert done.code == 0, done.err
+    assert done.out != ""
+    asked = ("--limit", 4, "--bitmap", 2, "--prefer", "memory")
+    done = switchq("eval", "--artifact", artifact, *asked, "--output", tmp_path / "r.json")
+    assert done.code == 0, done.err
+    (result,) = json.loads((tmp_path / "r.json").read_text())
+    assert result["run"]["settings"]["prefer"] == "memory"
+    done = switchq("eval", "--ckpt", run.checkpoint, *asked)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--prefer is for an --artifact" in done.err
+
+
 def test_bench_has_a_row_for_each_width(
     artifact: Path, switchq: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,13 +108,25 @@ def test_bench_has_a_row_for_each_width(
         return measure(folder, bitmap, **options)
 
     monkeypatch.setattr("switchq.commands.bench.bench", here)
-    options = ("--new_tokens", 2, "--prompt_tokens", 4, "--repeats", 1, "--output", tmp_path / "b.json")
+    options = (
+        "--new_tokens",
+        2,
+        "--prompt_tokens",
+        4,
+        "--repeats",
+        1,
+        "--prefer",
+        "memory",
+        "--output",
+        tmp_path / "b.json",
+    )
     done = switchq("bench", "--artifact", artifact, *options)
     assert done.code == 0, done.err
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
     assert [row["bitmap"] for row in rows] == ["float32", "8", "4", "2"]
     assert rows[0]["read_mb"] == 0 < rows[3]["read_mb"] < rows[2]["read_mb"] < rows[1]["read_mb"]
     assert all(row["bitmap"] in done.out for row in rows)
+    assert "packed for memory" in done.out
 
 
 def test_hf_loads_in_transformers(run: Run, switchq: Command, tmp_path: Path) -> None:

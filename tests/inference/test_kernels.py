@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from switchq.bitmap import WIDTHS
-from switchq.inference.kernels import Int4, Int8, Kernel, Plain, choose, exact_products
+from switchq.inference.kernels import Bags, Int4, Int8, Kernel, Plain, bag_products, choose, exact_products
 from switchq.quant import Nested, Params
 
 OUTPUTS, INPUTS = 48, 256
@@ -78,10 +78,37 @@ def test_int8_loses_no_more_than_rounding_does() -> None:
     assert 0.9 < relative_NO.square().mean().sqrt() < 1.1
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@given(
+    outputs=st.integers(1, 70),
+    groups=st.integers(1, 5),
+    size=st.integers(1, 70),
+    tokens=st.integers(1, 5),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=30, deadline=None)
+def test_bags_lose_only_what_float32_sums_do(
+    bits: int, outputs: int, groups: int, size: int, tokens: int, seed: int
+) -> None:
+    """Any shape, any groups: each of at most size + groups + a few operations loses half of float32's last place."""
+    generator = torch.Generator().manual_seed(seed)
+    shape, lowest = (outputs, groups * size), 2 ** (bits - 1)
+    codes_OI = torch.randint(-lowest, lowest, shape, generator=generator, dtype=torch.int8)
+    params = {name: torch.randn(outputs, groups, generator=generator).half().float() for name in ("scale", "offset")}
+    x_NI = torch.randn(tokens, groups * size, generator=generator)
+    x_NI[:, -1] *= 50
+    exact_NO = x_NI.double() @ Nested(size).decode(codes_OI, params).double().T
+    scale_OI, offset_OI = (params[name].double().abs().repeat_interleave(size, 1) for name in ("scale", "offset"))
+    largest_OI = scale_OI * 3 * 2 ** (4 - 1 if bits > 2 else 1) + offset_OI  # a code, unsigned, and the bias
+    most_NO = x_NI.double().abs() @ largest_OI.T
+    error_NO = (Bags(codes_OI, params, bits).product(x_NI).double() - exact_NO).abs()
+    assert (error_NO <= 2**-24 * (2 * size + groups + 8) * most_NO).all()
+
+
 def test_a_token_does_not_notice_the_others() -> None:
-    for bits, kind in ((8, Int8), (4, Int4)):
+    for bits, kind in ((8, Int8), (4, Int4), (2, Bags)):
         grid, codes_OI, params = coded(bits, None)
-        kernel = choose(codes_OI, params, bits, grid)
+        kernel = choose(codes_OI, params, bits, grid, prefer="memory")
         assert isinstance(kernel, kind)
         x_NI = torch.randn(6, INPUTS) * torch.logspace(-2, 3, 6).unsqueeze(-1)
         together = kernel.product(x_NI)
@@ -89,12 +116,23 @@ def test_a_token_does_not_notice_the_others() -> None:
         torch.testing.assert_close(together, alone, rtol=1e-2 if kind is Int4 else 1e-6, atol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [1, 7 * INPUTS, 2**18], ids=["a row", "unevenly", "at once"])
+@pytest.mark.parametrize("group_size", [None, 64], ids=["rows", "groups"])
+def test_plain_multiplies_some_rows_at_a_time(
+    chunk: int, group_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, codes_OI, params = coded(4, group_size)
+    x_NI = torch.randn(3, INPUTS)
+    monkeypatch.setattr("switchq.inference.kernels.kernel.CHUNK", chunk)
+    exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
+    torch.testing.assert_close(Plain(codes_OI, params, grid).product(x_NI).double(), exact_NO, rtol=1e-5, atol=1e-5)
+
+
 def test_zero_activations() -> None:
-    for bits in (8, 4):
+    for bits in (8, 4, 2):
         grid, codes_OI, params = coded(bits, None)
-        assert torch.equal(
-            choose(codes_OI, params, bits, grid).product(torch.zeros(2, INPUTS)), torch.zeros(2, OUTPUTS)
-        )
+        kernel = choose(codes_OI, params, bits, grid, prefer="memory")
+        assert torch.equal(kernel.product(torch.zeros(2, INPUTS)), torch.zeros(2, OUTPUTS))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +143,16 @@ def test_choice(bits: int, group_size: int | None, expected: type[Kernel]) -> No
     grid, codes_OI, params = coded(bits, group_size)
     assert type(choose(codes_OI, params, bits, grid)) is expected
     assert type(choose(codes_OI, params, bits, grid, packed=False)) is Plain
+
+
+@pytest.mark.parametrize(
+    ("bits", "group_size", "expected"),
+    [(8, None, Int8), (8, 16, Plain), (4, None, Int4), (4, 16, Bags), (3, 32, Int4), (2, None, Bags), (2, 16, Bags)],
+)
+def test_choice_for_memory(bits: int, group_size: int | None, expected: type[Kernel]) -> None:
+    grid, codes_OI, params = coded(bits, group_size)
+    assert type(choose(codes_OI, params, bits, grid, prefer="memory")) is expected
+    assert type(choose(codes_OI, params, bits, grid, packed=False, prefer="memory")) is Plain
 
 
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX512"])
@@ -124,11 +172,28 @@ def test_without_the_operator_there_is_no_int8(monkeypatch: pytest.MonkeyPatch) 
     def missing(*_: object) -> None:
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr("switchq.inference.kernels._packed", missing)
+    monkeypatch.setattr("switchq.inference.kernels.int8._packed", missing)
     assert not exact_products.__wrapped__()
+
+
+def test_without_the_operator_there_are_no_bags(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise AttributeError("no such operator")
+
+    assert bag_products()
+    monkeypatch.setattr("switchq.inference.kernels.bags._bags", missing)
+    assert not bag_products.__wrapped__()
 
 
 def test_memory_falls_with_bits() -> None:
     held = {bits: choose(*coded(bits, None)[1:], bits, Nested()).resident_bytes for bits in (8, 4, 2)}
     assert held[8] >= OUTPUTS * INPUTS > held[4]
     assert held[4] == held[2] == OUTPUTS * INPUTS // 2 + OUTPUTS * 4
+
+
+@pytest.mark.parametrize(("group_size", "groups"), [(None, 1), (64, 4)])
+def test_two_bits_take_two_bits_for_memory(group_size: int | None, groups: int) -> None:
+    """And 4 bytes for each input, and for each group of each output."""
+    grid, codes_OI, params = coded(2, group_size)
+    kernel = choose(codes_OI, params, 2, grid, prefer="memory")
+    assert kernel.resident_bytes == OUTPUTS * INPUTS // 4 + 4 * INPUTS + 4 * OUTPUTS * groups

@@ -8,6 +8,7 @@ import torch
 
 from switchq.inference.artifact import Artifact
 from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore, products
+from switchq.inference.kernels import Prefer
 from switchq.inference.source import ArtifactSource
 
 
@@ -28,8 +29,10 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 class AsOnAGpu(ArtifactSource):
     """Keeps planes as words on a CPU."""
 
-    def __init__(self, artifact: Artifact, packed: bool, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(artifact, packed, device, dtype)
+    def __init__(
+        self, artifact: Artifact, packed: bool, device: torch.device, dtype: torch.dtype, prefer: Prefer
+    ) -> None:
+        super().__init__(artifact, packed, device, dtype, prefer)
         self.store = PlaneStore(device)
 
 
