@@ -11,6 +11,7 @@ this question changes along the path, next to the others: two that agree may sti
 The bitmap that would add most to the hypervolume if it were `optimism` standard deviations better than predicted is
 asked next, first those questions that hold half of its variance. If its chances are gone it rests there; otherwise its
 turn comes again until it was asked all questions, which makes it a point. Where no bitmap has chances, optimism grows.
+Perplexity and KL, where every question differs a little everywhere, are asked on all questions at once.
 """
 
 from collections.abc import Sequence
@@ -63,7 +64,8 @@ def fill_in(study: Study, path: Sequence[Bitmap], allowance: int, negligible: fl
             if (optimism := next(chances, 0.0)) == 0.0:
                 return
             continue
-        rows = _helping(variances_SQ[step], np.isnan(values_SQ[step]))
+        open_Q = np.isnan(values_SQ[step])
+        rows = _helping(variances_SQ[step], open_Q) if objective.metric.generates else np.flatnonzero(open_Q).tolist()
         allowance -= len(rows)
         if len(rows) == missing_S[step]:
             study.score(path[step])
