@@ -107,11 +107,11 @@ def compare(
     output: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Compare two runs of `ptq` window by window, with paired bootstrap intervals. switchq compare A B
+    """Compare two runs of `ptq`, or the fronts of two searches, with paired bootstrap intervals. switchq compare A B
 
     Args:
-        run: two runs (ptq/runs/NAME.json) or saved models, also without the option's name; the second is compared with
-            the first.
+        run: two runs (ptq/runs/NAME.json), saved models or searches (search.json), also without the option's name; the
+            second is compared with the first.
         confidence: of the intervals.
         seed: of the resampling.
         output: JSON file for the differences.

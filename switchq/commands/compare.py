@@ -1,9 +1,10 @@
-"""`switchq compare`: the difference of two runs, with paired bootstrap intervals."""
+"""`switchq compare`: the difference of two runs of `ptq`, or of the fronts of two searches, with paired intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -12,8 +13,14 @@ from rich.table import Table
 from switchq.errors import UserError
 from switchq.evaluation import check_writable, write_json
 from switchq.posttraining.ptq.difference import Difference, Scored, compare, read_scored
+from switchq.posttraining.report.reading import read_json
+from switchq.posttraining.search.fronts import Estimate, FrontDifference, compare_fronts
+from switchq.posttraining.search.report import KIND as SEARCH
+from switchq.posttraining.search.tried import SearchRun, read_search
 
 KIND = "ptq-comparison"
+
+FRONTS = "search-comparison"
 
 
 def compare_command(run: list[str] | None, confidence: float, seed: int, output: str | None, overwrite: bool) -> None:
@@ -32,33 +39,80 @@ def compare_command(run: list[str] | None, confidence: float, seed: int, output:
         if Path(output).exists() and not overwrite:
             raise UserError(f"{output} is there already: give another --output, or --overwrite")
         check_writable(output)
-    first, second = (read_scored(Path(path)) for path in run)
-    found = compare(first, second, seed=seed, confidence=confidence)
     console = Console()
-    console.print(_table(first, second, found, confidence))
+    if all(_is_search(Path(path)) for path in run):
+        content = _compare_searches(console, *map(Path, run), seed=seed, confidence=confidence)
+    else:
+        first, second = (read_scored(Path(path)) for path in run)
+        found = compare(first, second, seed=seed, confidence=confidence)
+        console.print(_table(first, second, found, confidence))
+        content = {"kind": KIND, "differences": [{**asdict(one), "verdict": one.verdict} for one in found]}
     if output is not None:
-        content = {
-            "kind": KIND,
-            "first": str(first.path),
-            "second": str(second.path),
-            "confidence": confidence,
-            "seed": seed,
-            "differences": [{**asdict(one), "verdict": one.verdict} for one in found],
-        }
-        write_json(output, content)
+        named = {"first": run[0], "second": run[1], "confidence": confidence, "seed": seed}
+        write_json(output, {"kind": content.pop("kind"), **named, **content})
         console.print(f"Differences {output}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _is_search(path: Path) -> bool:
+    content = read_json(path) if path.is_file() else None
+    return isinstance(content, Mapping) and content.get("kind") == SEARCH
+
+
+def _compare_searches(
+    console: Console, first_path: Path, second_path: Path, *, seed: int, confidence: float
+) -> dict[str, Any]:
+    """Print how much better the second search's front is; returns the same as plain values.
+
+    Raises:
+        UserError: the two searched other models, or asked other questions.
+    """
+    first, second = (read_search(path, read_json(path)) for path in (first_path, second_path))
+    differing = [name for name, value in first.subject.items() if second.subject[name] != value]
+    if differing:
+        raise UserError(
+            f"{first.path} and {second.path} differ in {', '.join(differing)}: fronts are compared of searches of one "
+            f"model by the same questions, metric, cost and budget"
+        )
+    try:
+        found = compare_fronts(first.tried, second.tried, seed=seed, confidence=confidence)
+    except ValueError as error:
+        raise UserError(f"{first.path} and {second.path} cannot be compared: {error}") from None
+    console.print(_fronts_table(first, second, found, confidence))
+    console.print(
+        f"{found.questions:,} questions were resampled, and both fronts chosen anew each time; at equal cost, "
+        f"up to that of 16 bits. Positive: the second is better.",
+        highlight=False,
+    )
+    return {"kind": FRONTS, "better_by": asdict(found)}
+
+
+def _fronts_table(first: SearchRun, second: SearchRun, found: FrontDifference, confidence: float) -> Table:
+    unit = "points" if first.tried.metric.generates else "nats" if first.tried.metric.name == "KL" else ""
+    table = _new_table(f"Front of {second.path.name} against {first.path.name}, {first.tried.metric.name}")
+    table.add_column("", overflow="fold")
+    table.add_column(f"value ({100 * confidence:g} %)", justify="right", no_wrap=True)
+
+    def add(name: str, of: Estimate, scale: float = 1, suffix: str = unit) -> None:
+        value, low, high = (f"{scale * end + 0.0:+.3g}" for end in (of.value, of.low, of.high))
+        table.add_row(name, f"{value} {suffix} ({low}, {high})".replace("  ", " "))
+
+    add("hypervolume", found.volume, 100, "%")
+    add("mean height", found.height)
+    add("mean height on questions left out of the choice", found.held_out)
+    add("most that it lies below", found.below, -1)
+    add("most that it lies above", found.above)
+    return table
+
+
+def _new_table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
 
 
 def _table(first: Scored, second: Scored, found: Sequence[Difference], confidence: float) -> Table:
     one, other = (f"{scored.record.name} at {scored.record.bits}" for scored in (first, second))
-    table = Table(
-        title=f"{other} bits compared with {one} bits",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = _new_table(f"{other} bits compared with {one} bits")
     table.add_column("task and metric", vertical="bottom", overflow="fold")
     for name in ("first", "second", f"difference ({100 * confidence:g} %)", "examples"):
         table.add_column(name, justify="right", vertical="bottom", no_wrap=True)

@@ -5,14 +5,17 @@ python tests/bench/bench_autoscheme.py --model PATH --calibration c4.jsonl --tex
 AutoScheme runs in an environment of its own, in which auto-round is installed; without `--peer-python` its rows are
 left out. Both choose from the same widths and group size, calibrated on as many windows of the same file; the average
 counts the codes of the block linears and no scales. What AutoScheme's allocation comes to is the integer program's
-budget. Every allocation is then rounded to nearest on switchq's grid, not trained, and scored by text perplexity.
+budget. As in a search by perplexity, its scores are calibrated on the uniform bitmaps, and its answer is what is best
+on the calibration windows: its solution, or a uniform or striped bitmap that the budget allows. Every allocation is
+then rounded to nearest on switchq's grid, not trained, and scored by text perplexity.
 """
 
 import argparse
 import json
+import math
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from pathlib import Path
@@ -28,15 +31,16 @@ from rich.console import Console
 from rich.table import Table
 from sidebyside import machine, parser, prepare
 from subjects import quiet
+from transformers import PreTrainedModel
 
-from switchq.bitmap import FULL, Bitmap
+from switchq.bitmap import FULL, Bitmap, ladder
 from switchq.commands.subject import load_subject
 from switchq.data.text import text_windows
 from switchq.evaluation.perplexity import text_perplexity
 from switchq.models import context_window
 from switchq.nn import at
 from switchq.posttraining.calibration import text_batches
-from switchq.posttraining.search.ilp import solve
+from switchq.posttraining.search.ilp import calibrated, solve
 from switchq.posttraining.search.scores import unit_scores
 from switchq.posttraining.search.space import Space, search_space
 from switchq.posttraining.sensitivity.measure import SCORES, measure
@@ -99,13 +103,13 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         budget = budgets.get(target, target)
         allocations += [one for one in theirs if one.target == target]
         allocations += plain(space, target, budget, arguments.seeds)
+    seen = Seen(model, windows)
     for score in arguments.scores:
         began = perf_counter()
         sensitivity = measure(model, batches, space.widths, [score], progress=False)
+        scores = unit_scores(space, sensitivity, score, additive=True)
         for target in arguments.averages:
-            bitmap = programmed(
-                space, unit_scores(space, sensitivity, score, additive=True), budgets.get(target, target)
-            )
+            bitmap = programmed(space, scores, budgets.get(target, target), seen.nll)
             seconds = perf_counter() - began
             allocations.append(Allocation(target, f"ilp, {score}", bitmap, space.average_bits(bitmap), seconds))
             began = perf_counter()
@@ -155,12 +159,38 @@ def peer(arguments: argparse.Namespace, space: Space, remarks: list[str]) -> tup
     return allocations, f"{content['auto_round']}, torch {content['torch']}"
 
 
-def programmed(space: Space, scores: np.ndarray, budget: float) -> Bitmap:
-    """The bitmap of the least summed score within `budget` average bits; 16 is not among its choices."""
-    chosen = solve(scores[:, 1:], [(space.unit_costs("average_bits")[:, 1:], budget)])
+class Seen:
+    """Negative log-likelihoods on the calibration windows, each bitmap's taken once.
+
+    Args:
+        model: a switchable model.
+        windows: token ids.
+    """
+
+    def __init__(self, model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> None:
+        self.model, self.windows = model, windows
+        self.known: dict[Bitmap, float] = {}
+
+    def nll(self, bitmap: Bitmap) -> float:
+        """Nats a token."""
+        if bitmap not in self.known:
+            with at(self.model, bitmap):
+                self.known[bitmap] = math.log(text_perplexity(self.model, self.windows))
+        return self.known[bitmap]
+
+
+def programmed(space: Space, scores: np.ndarray, budget: float, loss: Callable[[Bitmap], float]) -> Bitmap:
+    """The bitmap of the least calibrated score within `budget` average bits, or the uniform or striped one that loses
+    less; 16 is not among the choices."""
+    layers = len(space.names)
+    full = loss(Bitmap.stripe([FULL], layers))
+    uniform = [loss(Bitmap.stripe([bits], layers)) - full for bits in space.choices]
+    chosen = solve(calibrated(scores, uniform)[:, 1:], [(space.unit_costs("average_bits")[:, 1:], budget)])
     if chosen is None:
         raise SystemExit(f"no allocation of {space.widths} has an average of {budget:g} bits or less")
-    return space.bitmap([space.widths[choice] for choice in chosen])
+    plain = [Bitmap.parse(written, space.names) for written in ladder(space.widths)]
+    fitting = [bitmap for bitmap in plain if space.average_bits(bitmap) <= budget + 1e-9]
+    return min([space.bitmap([space.widths[choice] for choice in chosen]), *fitting], key=loss)
 
 
 def plain(space: Space, target: float, budget: float, seeds: int) -> Iterator[Allocation]:

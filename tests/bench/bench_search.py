@@ -1,13 +1,17 @@
-"""Plain greedy search against the fast one: question evaluations, seconds, the hypervolume of both fronts, both ends.
+"""Plain greedy search against the fast one: question evaluations, seconds, both ends, and how far the fronts differ.
 
 python tests/bench/bench_search.py --ckpt last.ckpt --sensitivity sensitivity.json --budget 0.05
 python tests/bench/bench_search.py --model PATH --sensitivity sensitivity.json --data train.json --metric perplexity
 
-Each runs on an objective of its own, so that neither profits from the other's cache.
+Each runs on an objective of its own, after the uniform and striped bitmaps, so that neither profits from the other's
+cache. The differences of the fronts have paired bootstrap intervals over the questions, as `switchq compare` gives them
+for two finished searches. `oracle` is the front of as many points of plain greedy's as its share would pay for, chosen
+with hindsight: no search that evaluates no more of these bitmaps can have a larger one.
 """
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,13 +21,16 @@ from switchq.commands.quiet import quiet
 from switchq.commands.subject import load_subject
 from switchq.data.scoring_set import ScoringSet
 from switchq.posttraining.search import Metric, Objective, Study, search_space
-from switchq.posttraining.search.front import covers, hypervolume
+from switchq.posttraining.search.front import Point, covers, hypervolume, pareto
+from switchq.posttraining.search.fronts import compare_fronts
 from switchq.posttraining.search.greedy import fast, plain
 from switchq.posttraining.search.journal import SearchJournal
 from switchq.posttraining.search.measure import ModelMeasure
 from switchq.posttraining.search.report import reference_point
 from switchq.posttraining.search.scores import pick_score, unit_scores
+from switchq.posttraining.search.study import references
 from switchq.posttraining.search.trials import Trials
+from switchq.posttraining.search.tried import Tried
 from switchq.posttraining.sensitivity import Sensitivity
 
 SHARE = 0.2
@@ -60,25 +67,48 @@ def main(argv: list[str] | None = None) -> float:
     names = {"greedy, plain": slow, "greedy, fast": quick}
     rows = [Row(name, one.seconds, ratio := one.seconds / slow.seconds, ratio, ratio, 1) for name, one in names.items()]
     share = quick.evaluations / slow.evaluations
-    points = [[one.study.point(scored) for scored in one.study.points.values()] for one in (slow, quick)]
-    kept = [
-        [one.study.point(scored) for scored in one.study.points.values() if one.study.verdicts[scored.bitmap]]
-        for one in (slow, quick)
-    ]
     corner = reference_point(slow.study)
+    points, kept = {}, {}
+    for name, one in names.items():
+        points[name] = [one.study.point(scored) for scored in one.study.points.values()]
+        kept[name] = [
+            one.study.point(scored) for bitmap, scored in one.study.points.items() if one.study.verdicts[bitmap]
+        ]
+    paid = int(SHARE * slow.evaluations / slow.study.objective.questions) + len(references(slow.study.space.widths))
+    difference = compare_fronts(Tried.of_study(slow.study), Tried.of_study(quick.study))
     report(
         f"Greedy search, {arguments.metric}, budget {arguments.budget:g}",
         rows,
         arguments,
         question_evaluations={name: one.evaluations for name, one in names.items()},
         share=f"{share:.3f}, <= {SHARE:.2f} {'met' if share <= SHARE else 'MISSED'}",
-        hypervolume={name: hypervolume(one, corner) for name, one in zip(names, points)},
-        hypervolume_within_budget={name: hypervolume(one, corner) for name, one in zip(names, kept)},
+        hypervolume={name: hypervolume(of, corner) for name, of in points.items()}
+        | {f"oracle, {paid} of plain's points": best_volume(points["greedy, plain"], paid, corner)},
+        hypervolume_within_budget={name: hypervolume(of, corner) for name, of in kept.items()},
+        fast_better_by=asdict(difference),
         same_bitmap=slow.end == quick.end,
         average_bits={name: slow.study.space.average_bits(one.end) for name, one in names.items()},
-        fast_end_on_or_above_the_plain_front=covers(kept[1], [slow.study.point(slow.study.points[slow.end])]),  # type: ignore[index]
+        fast_end_on_or_above_the_plain_front=covers(
+            kept["greedy, fast"], [slow.study.point(slow.study.points[slow.end])]
+        ),
     )
     return share
+
+
+def best_volume(points: Sequence[Point], count: int, corner: Point) -> float:
+    """The largest hypervolume of `count` of `points` (dynamic programming over the front, from its costly end)."""
+    front = pareto(points, lambda point: point)
+    best = np.zeros((count + 1, len(front)))  # of so many points, the cheapest of which is this one
+    for chosen in range(1, count + 1):
+        for place, (cost, loss) in enumerate(front):
+            height = corner[1] - loss
+            alone = (corner[0] - cost) * height
+            more = [
+                (front[after][0] - cost) * height + best[chosen - 1, after]
+                for after in range(place + 1, len(front) if chosen > 1 else 0)
+            ]
+            best[chosen, place] = max([alone, *more])
+    return float(best[count].max())
 
 
 def _run(method: Any, arguments: Any) -> Greedy:
@@ -104,6 +134,8 @@ def _run(method: Any, arguments: Any) -> Greedy:
     scores = unit_scores(space, sensitivity, pick_score(sensitivity, arguments.score), additive=False)
     if metric.generates and objective.full_figure == 0:
         raise SystemExit("full precision scores 0: nothing can drop")
+    study.start("references")
+    study.references()
     study.start("greedy")
     end = method(study, scores)
     return Greedy(study, end, objective.evaluated["greedy"], objective.seconds["greedy"])

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from switchq.bitmap import Bitmap
-from switchq.posttraining.search.greedy import fill_in
+from switchq.posttraining.search.fill import fill_in
 from switchq.posttraining.search.objective import Scored
 from switchq.posttraining.search.space import Genome
 from switchq.posttraining.search.study import Study
@@ -44,7 +44,7 @@ class Evolution:
     def run(self, study: Study) -> None:
         """Improve the front that `study` has; at least one point of it must be in the space."""
         rng = np.random.default_rng([study.seed, 0xE70])
-        fill_in(study, self.generations * study.objective.questions, negligible=0.0)
+        fill_in(study, study.path, self.generations * study.objective.questions, negligible=0.0)
         ends = sorted(study.price(Bitmap.stripe([bits], len(study.space.names))) for bits in study.space.widths)
         low, high = study.space.smallest(study.cost), ends[-1]
         for generation in range(self.generations):

@@ -10,13 +10,13 @@ of all is evaluated first. What the share no longer pays for is refused.
 Both end at the same bitmap if narrowing never helps any question (the metric is monotone) and the share suffices. A
 real model is not quite monotone, and the two may part. Therefore the end of the path is checked on all questions. Where
 it breaks the budget, bisection goes back along the path; and the steps that were refused are tried once more from the
-end, until none is accepted. What is left then goes into points along the path.
+end, until none is accepted. What is left then goes into points along the path (`switchq.posttraining.search.fill`).
 """
 
-import heapq
 from collections.abc import Callable, Sequence
 
 from switchq.bitmap import Bitmap
+from switchq.posttraining.search.fill import fill_in
 from switchq.posttraining.search.metric import Array
 from switchq.posttraining.search.space import Genome
 from switchq.posttraining.search.study import Study
@@ -30,11 +30,12 @@ SHARE = 0.2
 LEAST = 8
 """Evaluations on all questions that it may spend on a model of few steps, whatever their share."""
 
-FILL = 0.3
-"""The part of them that is kept for points along the path."""
+FILL = {"F1": 0.6, "EM": 0.6, "perplexity": 0.3, "KL": 0.3}
+"""The part of the allowance that is kept for points along the path: less where every bitmap differs on every question,
+so that finding the path takes more."""
 
-NEGLIGIBLE = 1e-3
-"""Share of the area between the path's ends below which a gap between two points is left alone."""
+FIRST = 6
+"""Evaluations on all questions that finding the path may take, whatever is kept."""
 
 
 def plain(study: Study, scores: Array) -> Bitmap:
@@ -56,7 +57,9 @@ def fast(study: Study, scores: Array, share: float = SHARE) -> Bitmap:
     # the uniform bitmaps that plain greedy comes through may be known already
     evaluations = max(share * (len(steps) - len(study.space.widths)), LEAST)
     allowance = int(evaluations * study.objective.questions)
-    reserve = int(FILL * allowance)
+    reserve = max(
+        0, min(int(FILL[study.objective.metric.name] * allowance), allowance - FIRST * study.objective.questions)
+    )
 
     def left() -> int:
         return allowance - (study.objective.evaluated[study.method] - before)
@@ -68,7 +71,9 @@ def fast(study: Study, scores: Array, share: float = SHARE) -> Bitmap:
     while len(more := _checked(study, path[-1], _ahead(path[-1], steps), left, reserve)) > 1:
         path += more[1:]
     study.path = [study.space.bitmap(genome) for genome in path]
-    fill_in(study, left())
+    for end in (study.path[0], study.path[-1]):
+        study.score(end)
+    fill_in(study, study.path, left())
     return study.path[-1]
 
 
@@ -130,41 +135,3 @@ def _accepted(study: Study, start: Genome, steps: Sequence[Step], left: Callable
             passes, fails = (middle, fails) if keeps(middle) else (passes, middle)
         accepted, steps, run = [*accepted, *steps[:passes]], steps[fails:], 1
     return accepted
-
-
-def fill_in(study: Study, allowance: int, negligible: float = NEGLIGIBLE) -> None:
-    """Spend `allowance` question evaluations on points along the path of `fast`.
-
-    Each goes where the front is least known: into the largest rectangle between neighbours, and there to the step of
-    its middle half that has been asked most already. Between two points of a monotone path the front cannot leave the
-    rectangle that they span, so that a gap without height needs no point.
-    """
-    path = study.path
-    if not path:
-        return
-    known = [step for step, bitmap in enumerate(path) if step in (0, len(path) - 1) or bitmap in study.points]
-    points = {step: study.point(study.score(path[step])) for step in known}
-    gaps: list[tuple[float, int, int]] = []
-
-    def add(begin: int, end: int) -> None:
-        (cost, loss), (other_cost, other_loss) = points[begin], points[end]
-        heapq.heappush(gaps, (-abs(cost - other_cost) * abs(loss - other_loss), begin, end))
-
-    for begin, end in zip(known, known[1:]):
-        add(begin, end)
-    (low, worst), (high, best) = points[len(path) - 1], points[0]
-    smallest = negligible * abs(high - low) * abs(worst - best)
-    while gaps:
-        size, begin, end = heapq.heappop(gaps)
-        if -size <= smallest or end - begin < 2:
-            continue
-        quarter = (end - begin) // 4
-        inner = range(max(begin + quarter, begin + 1), min(end - quarter, end - 1) + 1)
-        missing = {step: study.objective.missing(path[step]) for step in inner}
-        step = min(inner, key=lambda step: (missing[step], abs(2 * step - begin - end)))
-        if missing[step] > allowance:
-            continue
-        allowance -= missing[step]
-        points[step] = study.point(study.score(path[step]))
-        add(begin, step)
-        add(step, end)

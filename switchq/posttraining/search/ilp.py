@@ -7,6 +7,10 @@
 
 as in HAWQ-V3 (Yao et al., ICML 2021, arXiv:2011.10680), solved exactly by HiGHS through `scipy.optimize.milp`.
 Additivity is an assumption, so every solution is evaluated.
+
+How a layer compares with others at one width is what sensitivities are good for; how widths compare is not, because a
+score that is exact for small errors is off by another factor at each width. The uniform bitmaps, which every search
+evaluates first, give these factors where the metric itself adds up: perplexity (its logarithm) and KL, not F1 and EM.
 """
 
 from collections.abc import Sequence
@@ -49,6 +53,38 @@ def solve(scores: Array, limits: Sequence[tuple[Array, float]]) -> tuple[int, ..
     return None if found.x is None else tuple(int(row.argmax()) for row in found.x.reshape(units, choices))
 
 
+def calibrated(scores: Array, losses: Sequence[float]) -> Array:
+    """The scores with each width's multiplied so that they sum to what the uniform bitmap was seen to lose.
+
+    A width at which nothing was seen to be lost takes the factor of the next narrower one. If nothing is lost at the
+    narrowest one either, the scores are returned as they are.
+
+    Args:
+        scores: (units, choices), widest choice first, not negative.
+        losses: what the uniform bitmap of each choice loses against full precision, in one unit that adds up.
+
+    >>> calibrated(np.array([[0.0, 1.0, 4.0], [0.0, 3.0, 4.0]]), [0.0, 2.0, 16.0])
+    array([[0. , 0.5, 8. ],
+           [0. , 1.5, 8. ]])
+    """
+    sums, factors = scores.sum(0), np.ones(scores.shape[1])
+    known = [choice for choice, loss in enumerate(losses) if sums[choice] > 0 and 0 < loss < np.inf]
+    if not known or known[-1] < len(factors) - 1:
+        return scores
+    for choice in range(len(factors)):
+        nearest = next(own for own in known if own >= choice)
+        factors[choice] = losses[nearest] / sums[nearest]
+    product: Array = scores * factors
+    return product
+
+
+def _uniform_losses(study: Study) -> list[float]:
+    """What the uniform bitmap of each choice loses in margins (nats, for perplexity and KL), full precision first."""
+    objective, layers = study.objective, len(study.space.names)
+    full = objective.margins(Bitmap.stripe([study.space.choices[0]], layers)).sum()
+    return [float(full - objective.margins(Bitmap.stripe([bits], layers)).sum()) for bits in study.space.choices]
+
+
 def ilp(study: Study, scores: Array) -> None:
     """Evaluate the solutions for limits over the whole range, and close in on the smallest that keeps the budget.
 
@@ -57,6 +93,8 @@ def ilp(study: Study, scores: Array) -> None:
         scores: (units, choices), additive.
     """
     space = study.space
+    if not study.objective.metric.generates:
+        scores = calibrated(scores, _uniform_losses(study))
     low = space.smallest(study.cost)
     high = study.price(Bitmap.stripe([space.widths[0]], len(space.names)))
     kept, broken = high, low

@@ -167,6 +167,13 @@ class Objective:
         """The main figure at `rows`, turned so that lower is better."""
         return self.metric.loss(self.score(bitmap, rows).figures[self.metric.name])
 
+    def known(self, bitmap: Bitmap) -> Array:
+        """The main metric's value on each question, NaN where this run has not asked it."""
+        if bitmap not in self._known:
+            return np.full(self.questions, np.nan)
+        one = self._known[bitmap]
+        return np.where(one.used, one.values[self.metric.name], np.nan)
+
     def margins(self, bitmap: Bitmap, rows: Sequence[int] | None = None) -> Array:
         """One margin per question at `rows` (see `Metric.margins`)."""
         chosen = list(self.all if rows is None else rows)

@@ -7,7 +7,8 @@ from rich import box
 from rich.table import Table
 
 from switchq.bitmap import Bitmap
-from switchq.posttraining.search.front import hypervolume
+from switchq.posttraining.search.front import Point, hypervolume
+from switchq.posttraining.search.metric import Metric
 from switchq.posttraining.search.objective import Scored
 from switchq.posttraining.search.study import Study, references
 
@@ -58,15 +59,20 @@ def result_record(
     }
 
 
-def reference_point(study: Study) -> tuple[float, float]:
-    """Where the hypervolume is measured from: the cost of full precision, and a metric of nothing.
+def reference_point(study: Study) -> Point:
+    """Where the hypervolume of a search is measured from (see `corner`)."""
+    objective = study.objective
+    return corner(
+        objective.metric, objective.full_figure, objective.budget, study.price(study.space.bitmap(study.space.full))
+    )
 
-    That is F1 or EM of 0; for perplexity and KL, what twice the budget allows.
-    """
-    metric, full = study.objective.metric, study.objective.full_figure
-    allowed = 2 * study.objective.budget
-    nothing = {"F1": 0.0, "EM": 0.0, "perplexity": full * (1 + allowed), "KL": allowed}[metric.name]
-    return study.price(study.space.bitmap(study.space.full)), nothing
+
+def corner(metric: Metric, full_figure: float, budget: float, full_cost: float) -> Point:
+    """The cost of full precision, and a metric of nothing: F1 or EM of 0; for perplexity and KL, what twice the budget
+    allows."""
+    allowed = 2 * budget
+    nothing = {"F1": 0.0, "EM": 0.0, "perplexity": full_figure * (1 + allowed), "KL": allowed}[metric.name]
+    return full_cost, nothing
 
 
 def labels(study: Study) -> dict[Bitmap, str]:

@@ -47,7 +47,7 @@ def test_the_same_front_for_a_fifth_of_the_questions(layers: int, seed: int, bud
     assert quick.end == slow.end
     assert set(quick.kept) <= set(slow.kept)
     assert quick.evaluations <= slow.evaluations / 5
-    assert quick.volume >= 0.985 * slow.volume
+    assert quick.volume >= 0.99 * slow.volume
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -67,7 +67,7 @@ def test_a_fifth_of_a_model_that_is_not_monotone(budget: float, seed: int) -> No
     slow, quick = compared(Crossing, "F1", 30, seed, budget, 0.5, widths=(8, 4, 3, 2))
     assert quick.evaluations <= slow.evaluations / 5
     assert quick.end in quick.kept
-    assert quick.volume >= 0.98 * slow.volume
+    assert quick.volume >= 0.985 * slow.volume
 
 
 @dataclass(frozen=True)
