@@ -18,7 +18,7 @@ from switchq.data.text import window_example
 from switchq.models.load import architecture_of
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq import Method, Setting, rounders, transforms
-from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded, Rounder
 from switchq.posttraining.ptq.statistics import Accumulator, Needs, Statistics
 from switchq.posttraining.ptq.transform import Transform
 from switchq.quant import Grid
@@ -138,7 +138,7 @@ def linears_of(model: PreTrainedModel) -> dict[str, nn.Module]:
     return {name: model.get_submodule(name) for name in architecture_of(model.config).linear_names(model)}
 
 
-def method(rounder: LinearRounder, *steps: Transform, **options: Any) -> Method:
+def method(rounder: Rounder, *steps: Transform, **options: Any) -> Method:
     """A method without a name of its own."""
     return Method("test", rounder, tuple(steps), **options)
 
