@@ -5,7 +5,8 @@ The block is given what the rounded blocks before it give out, and is to give wh
     E = mean over real tokens of (block(x~; W~) - block(x; W))^2
 
 with x the float model's input of the block and x~ the rounded model's. One trains W~ (SignRound, BRECQ, OmniQuant's
-clipping), and the block's other parts stay. Inputs and wanted outputs of one block are all that is kept.
+clipping), and the block's other parts stay. Inputs and wanted outputs of one block are all that is kept. Blocks that
+are on the device together are rounded one after the other all the same.
 """
 
 from abc import ABC, abstractmethod

@@ -10,6 +10,9 @@ down the error E of the block's output on one batch after the other, in an order
 The steps add up to about a half, so V reaches the next level and no further. Batches differ, so what was best on its
 own is not best on all: nearest rounding, the step with the least error on its batch, and the last are compared over all
 of them at the end, and the best is taken.
+
+Every weight is trained, so thousands of tokens are wanted, several times a linear's inputs: a few hundred are fitted
+instead, at the cost of all other text.
 """
 
 from collections.abc import Iterator, Sequence
