@@ -13,10 +13,11 @@ from switchq.models.load import (
 from switchq.models.logits import logits_at
 from switchq.models.peft_format import save_adapters
 from switchq.models.switchable import make_switchable
-from switchq.models.weights import weight_view
+from switchq.models.weights import as_held, weight_view
 
 __all__ = [
     "architecture_of",
+    "as_held",
     "blocks_of",
     "content_hash",
     "context_window",

@@ -18,3 +18,9 @@ def weight_view(module: nn.Module) -> Tensor:
     if isinstance(module, nn.Linear):
         return module.weight.detach()
     raise UserError(f"cannot quantise a {type(module).__name__}")
+
+
+def as_held(module: nn.Module, weight_OI: Tensor) -> Tensor:
+    """A weight (O, I) in the layout and dtype that a linear holds its own in; differentiable."""
+    held = weight_OI.T if isinstance(module, Conv1D) else weight_OI
+    return held.to(module.get_parameter("weight").dtype)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from switchq.quant.grid import Grid, Params, stored_scale
+from switchq.quant.grid import Grid, Params, stored_scale, straight_through
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Asymmetric(Grid):
         low = weight_OGS.amin(-1, keepdim=True).clamp(max=0) * shrink
         high = weight_OGS.amax(-1, keepdim=True).clamp(min=0) * shrink
         scale = stored_scale((high - low) / _largest(bits))
-        return {"scale": scale, "zero": (-low / scale).round().clamp(0, _largest(bits))}
+        zero = -low / scale
+        return {"scale": scale, "zero": straight_through(zero, zero.detach().round()).clamp(0, _largest(bits))}
 
     def encode_groups(self, weight_OGS: Tensor, params: Params, bits: int) -> Tensor:
         """clamp(round(w / scale) + zero, 0, 2^b - 1)."""

@@ -184,9 +184,15 @@ class Grid(ABC):
 
 
 def stored_scale(scale: Tensor) -> Tensor:
-    """`scale` as 16 bits hold it, with 1 in place of the zeros that constant-zero groups give."""
-    scale = scale.half().float()
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    """`scale` as 16 bits hold it, with 1 in place of the zeros that constant-zero groups give; gradients pass straight
+    through to those that are not."""
+    stored = straight_through(scale, scale.detach().half().float())
+    return torch.where(stored > 0, stored, torch.ones_like(stored))
+
+
+def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
+    """`rounded`, whose gradient is taken to be that of `value` (Bengio et al. 2013, arXiv:1308.3432)."""
+    return value + (rounded - value.detach()) if value.requires_grad else rounded
 
 
 def _subclasses(base: type[Any]) -> Iterator[type[Any]]:

@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +38,7 @@ from switchq.evaluation.perplexity import window_nll
 from switchq.models import architecture_of, context_window, load_model, load_tokenizer
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq import Setting, calibration_batches, load_methods, quantise
+from switchq.posttraining.ptq.rounders.signround import SignRound
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ PACKAGES = {
     "llmcompressor-gptq": Peer("llmcompressor", PEERS / "ptq_llmcompressor.py", "gptq", {"method": "gptq"}),
     "llmcompressor-awq": Peer("llmcompressor", PEERS / "ptq_llmcompressor.py", "awq", {"method": "awq"}),
     "gptqmodel": Peer("gptqmodel", PEERS / "ptq_gptqmodel.py", "gptq"),
-    "auto-round": Peer("auto-round", PEERS / "ptq_autoround.py", "adaround"),
+    "auto-round": Peer("auto-round", PEERS / "ptq_autoround.py", "signround"),
 }
 
 
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> list[Made]:
     options.add_argument("--length", type=int, default=512, help="tokens in one of them")
     options.add_argument("--windows", type=int, default=8, help="of each held-out text")
     options.add_argument("--window", type=int, default=1024, help="tokens")
-    options.add_argument("--iterations", type=int, default=None, help="of auto-round; its own default without")
+    options.add_argument("--iterations", type=int, default=None, help="of auto-round and signround; 200 without")
     options.add_argument("--rows", type=Path, default=None, help="append each row to this file, as a line of JSON")
     arguments = options.parse_args(argv)
     prepare(arguments)
@@ -148,6 +149,8 @@ class Bench:
     def ours(self, name: str, case: Case, setting: Setting, batches: list[Batch]) -> Made:
         """A method of switchq; one without calibration gets none, so that it spends no time on errors of layers."""
         model, method = load_model(str(self.arguments.model)), load_methods()[name]
+        if isinstance(method.rounder, SignRound) and self.arguments.iterations is not None:
+            method = replace(method, rounder=replace(method.rounder, iterations=self.arguments.iterations))
         model = model.to(self.arguments.device)  # type: ignore[arg-type]
         wall, cpu = time.perf_counter(), time.process_time()
         quantise(model, method, setting, batches if method.needs() else [], progress=False)

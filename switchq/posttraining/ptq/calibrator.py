@@ -4,13 +4,14 @@ Batches go through the blocks of a bunch (one, unless the setting says more) twi
 the statistics of every site's input, then with rounded ones, to become the inputs of the next bunch. For a rounder that
 is sequential they go through each block once: all of them stop at a site until it is rounded and go on from there, so
 that the sites behind it see what it gives out. What a batch holds at that place, its residual stream and the site's
-input, stays on the device meanwhile.
+input, stays on the device meanwhile. A rounder of whole blocks also gets what the float model has at the block's two
+ends: a second set of inputs goes along, through float blocks alone.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from switchq.models import blocks_of
 from switchq.models.logits import hidden_states
 from switchq.posttraining.blocks import Forward, run_blocks, wrapped_blocks
 from switchq.posttraining.calibration import Batch
+from switchq.posttraining.ptq.blockwise import Ends
 from switchq.posttraining.ptq.lockstep import Lockstep, pause
 from switchq.posttraining.ptq.site import Site
 from switchq.posttraining.ptq.statistics import Accumulator, Needs
@@ -54,6 +56,7 @@ class Calibrator:
         self.seconds = 0.0
         self.tokens = sum(len(batch.real_N) for batch in batches)
         self._inputs: list[Tensor | None] = [None] * len(batches)
+        self._float_inputs: list[Tensor | None] = [None] * len(batches)
 
     @torch.no_grad()
     def collect(self, sites: Sequence[Site], needs: Needs, first: int, last: int, advance: bool = False) -> None:
@@ -137,6 +140,38 @@ class Calibrator:
         began = time.perf_counter()
         next(steps, None)
         self.seconds += time.perf_counter() - began
+
+    @torch.no_grad()
+    def ends(self, block: int, one_shot: bool) -> list[Ends]:
+        """What every batch is at the ends of a block whose weights are float; to be called for each block in turn.
+
+        Args:
+            block: its index; the kept inputs are of it.
+            one_shot: give it the float model's inputs.
+        """
+        found: list[Ends] = []
+        began = time.perf_counter()
+        for place, batch in enumerate(self.batches):
+            batch = batch.to(self.device)
+
+            def stand_in(index: int, own: Forward, place: int = place, real_N: Tensor = batch.real_N) -> Forward:
+                def forward(hidden_BTI: Tensor, *rest: Any, **options: Any) -> Tensor:
+                    if index < block:
+                        return hidden_BTI
+                    kept, given = self._float_inputs[place], self._inputs[place]
+                    float_BTI = hidden_BTI if kept is None else kept.to(self.device)
+                    wanted_BTI = own(float_BTI, *rest, **options).to(self.home)
+                    input_BTI = float_BTI if one_shot or given is None else given
+                    self._float_inputs[place] = wanted_BTI
+                    found.append(Ends(input_BTI.to(self.home), wanted_BTI, rest, options, real_N))
+                    raise _Enough
+
+                return forward
+
+            with wrapped_blocks(self.model, stand_in), suppress(_Enough):
+                hidden_states(self.model, batch.inputs)
+        self.seconds += time.perf_counter() - began
+        return found
 
     @torch.no_grad()
     def advance(self, first: int, last: int) -> None:

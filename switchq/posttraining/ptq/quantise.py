@@ -20,10 +20,11 @@ from switchq.models import architecture_of, blocks_of, weight_view
 from switchq.models.inference import eval_mode
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq.activations import install
+from switchq.posttraining.ptq.blockwise import Block, BlockRounder
 from switchq.posttraining.ptq.calibrator import Calibrator, all_but_blocks_on, blocks_on
 from switchq.posttraining.ptq.method import Method
 from switchq.posttraining.ptq.record import Quantised, QuantisedLayer
-from switchq.posttraining.ptq.rounder import Rounded
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
 from switchq.posttraining.ptq.setting import Setting
 from switchq.posttraining.ptq.site import Linear, Site
 from switchq.posttraining.ptq.statistics import Needs, Statistics
@@ -132,7 +133,9 @@ class _Work:
         sites = [site for block in blocks for site in block]
         touched = [site for site in sites if site.quantised]
         one_shot = self.setting.one_shot and bool(calibrator.batches)
-        in_turn = method.rounder.sequential and len(blocks) == 1 and not one_shot
+        rounder = method.rounder
+        sequential = isinstance(rounder, LinearRounder) and rounder.sequential
+        in_turn = sequential and len(blocks) == 1 and not one_shot
         own = Needs(samples=ERROR_TOKENS) if calibrator.batches else Needs()
         needs = method.needs() | own
         at_once = method.transform_needs() if in_turn else needs
@@ -144,11 +147,15 @@ class _Work:
         layers: dict[str, QuantisedLayer] = {}
 
         def visit(site: Site) -> None:
-            for linears in self._together(site):
-                layers.update((layer.name, layer) for layer in self._round(linears, site.statistics))
+            assert isinstance(rounder, LinearRounder)
+            for linears in _together(rounder, site):
+                layers.update((layer.name, layer) for layer in self._round(rounder, linears, site.statistics))
             site.statistics = Statistics({})
 
-        if in_turn and touched:
+        if isinstance(rounder, BlockRounder):
+            for index, block in enumerate(blocks, first):
+                layers.update((layer.name, layer) for layer in self._round_block(rounder, block, index))
+        elif in_turn and touched:
             calibrator.walk(touched, needs, first, visit)
         else:
             for site in touched:
@@ -157,32 +164,37 @@ class _Work:
                 calibrator.advance(first, last)
         return [layers[linear.name] for site in touched for linear in site.quantised]
 
-    def _together(self, site: Site) -> list[tuple[Linear, ...]]:
-        """The linears that are rounded as one weight: those whose inputs are the same and whose rows stand alone."""
-        plain = tuple(linear for linear in site.quantised if not linear.bases)
-        if not self.method.rounder.row_by_row or not plain:
-            return [(linear,) for linear in site.quantised]
-        return [plain, *((linear,) for linear in site.quantised if linear.bases)]
+    def _round_block(self, rounder: BlockRounder, sites: Sequence[Site], index: int) -> Iterator[QuantisedLayer]:
+        """Round a block as a whole and go on to the next."""
+        one_shot, calibrator = self.setting.one_shot, self.calibrator
+        ends = calibrator.ends(index, one_shot)
+        pairs = [(linear, site) for site in sites for linear in site.quantised]
+        if pairs:
+            block = Block(sites[0].block, [linear for linear, _ in pairs], ends)
+            rounded = rounder.round_block(block, self.grid, self.setting.bits, self.setting.seed)
+            for (linear, site), part in zip(pairs, rounded, strict=True):
+                yield self._write(linear, linear.weight_OI, part, linear.seen(site.statistics))
+            for site in sites:
+                site.statistics = Statistics({})
+        if not one_shot and index + 1 < self._depth:
+            calibrator.advance(index, index)
 
-    def _round(self, linears: Sequence[Linear], statistics: Statistics) -> Iterator[QuantisedLayer]:
+    def _round(
+        self, rounder: LinearRounder, linears: Sequence[Linear], statistics: Statistics
+    ) -> Iterator[QuantisedLayer]:
         """Round linears that see the same input."""
         seen = linears[0].seen(statistics)
         weights = [linear.weight_OI for linear in linears]
-        coded = [
-            weight_OI if linear.kept_O is None else weight_OI[~linear.kept_O]
-            for linear, weight_OI in zip(linears, weights, strict=True)
-        ]
+        coded = [linear.coded_OI for linear in linears]
         joined_OI = coded[0] if len(coded) == 1 else torch.cat(coded)
-        rounded = self.method.rounder.round(joined_OI, self.grid, self.setting.bits, seen, self.setting.seed)
+        rounded = rounder.round(joined_OI, self.grid, self.setting.bits, seen, self.setting.seed)
         parts = [rounded] if len(coded) == 1 else rounded.split([len(coded_OI) for coded_OI in coded])
         for linear, weight_OI, part in zip(linears, weights, parts, strict=True):
             yield self._write(linear, weight_OI, part, seen)
 
     def _write(self, linear: Linear, weight_OI: Tensor, rounded: Rounded, seen: Statistics) -> QuantisedLayer:
         """Put a rounded weight where `weight_OI` was."""
-        rounded_OI = rounded.weight()
-        if linear.kept_O is not None:
-            rounded_OI = weight_OI.index_put((~linear.kept_O,), rounded_OI)
+        rounded_OI = linear.whole(rounded.weight())
         error = _relative_error(weight_OI, rounded_OI, seen)  # before the weight, which may be the module's, is written
         linear.write(rounded_OI)
         if self.method.activations is not None:
@@ -209,6 +221,14 @@ class _Work:
     @property
     def _depth(self) -> int:
         return len(blocks_of(self.model))
+
+
+def _together(rounder: LinearRounder, site: Site) -> list[tuple[Linear, ...]]:
+    """The linears that are rounded as one weight: those whose inputs are the same and whose rows stand alone."""
+    plain = tuple(linear for linear in site.quantised if not linear.bases)
+    if not rounder.row_by_row or not plain:
+        return [(linear,) for linear in site.quantised]
+    return [plain, *((linear,) for linear in site.quantised if linear.bases)]
 
 
 def _bytes(model: PreTrainedModel) -> float:

@@ -1,4 +1,7 @@
-"""What a rounder is: it picks the codes of one weight, knowing the grid, the width and the statistics it declared."""
+"""What a rounder is: it picks codes, knowing the grid, the width and the statistics it declared.
+
+Most look at one weight at a time: a `LinearRounder`. One that looks at all linears of a block is a `BlockRounder`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -56,8 +59,23 @@ class Rounded:
 
 
 @dataclass(frozen=True)
-class Rounder(ABC):
+class Rounder:
     """Base class of all rounders: a frozen dataclass whose fields are its hyper-parameters."""
+
+    def needs(self) -> Needs:
+        """The statistics of a linear's input that it reads."""
+        return Needs()
+
+    def in_search(self) -> "LinearRounder":
+        """The rounder that a transform's search tries its candidates with: plain rounding, unless said otherwise."""
+        from switchq.posttraining.ptq.rounders.nearest import Nearest
+
+        return Nearest()
+
+
+@dataclass(frozen=True)
+class LinearRounder(Rounder, ABC):
+    """Base class of rounders that look at one weight at a time."""
 
     sequential: ClassVar[bool] = False
     """Whether the statistics of a block's later linears are to be gathered after its earlier ones are rounded."""
@@ -65,16 +83,6 @@ class Rounder(ABC):
     row_by_row: ClassVar[bool] = False
     """Whether a row's codes depend on that row and the statistics alone: linears that read one input (query, key and
     value) are then rounded as one weight."""
-
-    def needs(self) -> Needs:
-        """The statistics of the linear's input that `round` reads."""
-        return Needs()
-
-    def in_search(self) -> "Rounder":
-        """The rounder that a transform's search tries its candidates with: plain rounding, unless said otherwise."""
-        from switchq.posttraining.ptq.rounders.nearest import Nearest
-
-        return Nearest()
 
     @abstractmethod
     def round(self, weight_OI: Tensor, grid: Grid, bits: int, statistics: Statistics, seed: int = 0) -> Rounded:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from switchq.bitmap import FULL
-from switchq.models import weight_view
+from switchq.models import as_held, weight_view
 from switchq.models.architecture import Input
 from switchq.posttraining.ptq.basis import Basis, Scale
 from switchq.posttraining.ptq.statistics import Statistics
@@ -41,12 +41,29 @@ class Linear:
             weight_OI = basis.into(weight_OI)
         return weight_OI
 
+    @property
+    def coded_OI(self) -> Tensor:
+        """The rows of `weight_OI` that get codes: all but those of `kept_O`."""
+        return self.weight_OI if self.kept_O is None else self.weight_OI[~self.kept_O]
+
+    def whole(self, coded_OI: Tensor) -> Tensor:
+        """The weight (O, I) with other values in the rows that get codes."""
+        return coded_OI if self.kept_O is None else self.weight_OI.index_put((~self.kept_O,), coded_OI)
+
+    def stored(self, coded_OI: Tensor) -> Tensor:
+        """What the module holds, in its own layout and dtype, once the rows that get codes have these values;
+        differentiable in them."""
+        return as_held(self.module, self._back(self.whole(coded_OI)))
+
     @torch.no_grad()
     def write(self, weight_OI: Tensor) -> None:
         """Put a weight in those coordinates into the module, in the module's dtype."""
+        weight_view(self.module).copy_(self._back(weight_OI))
+
+    def _back(self, weight_OI: Tensor) -> Tensor:
         for basis in reversed(self.bases):
             weight_OI = basis.back(weight_OI)
-        weight_view(self.module).copy_(weight_OI)
+        return weight_OI
 
     def kept_bits(self, bits: int) -> int:
         """What `kept_O` takes beyond `bits` a weight: the rest of 16, and a bit per channel that says which."""

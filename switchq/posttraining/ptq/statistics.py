@@ -51,10 +51,12 @@ class Needs:
     Attributes:
         names: any of `mean`, `mean_abs`, `mean_square`, `max_abs`, `gram`.
         samples: tokens whose inputs are wanted.
+        ends: whether whole batches are wanted at the two ends of a block, instead of anything about a linear's input.
     """
 
     names: frozenset[Name] = frozenset()
     samples: int = 0
+    ends: bool = False
 
     @classmethod
     def of(cls, *names: Name, samples: int = 0) -> "Needs":
@@ -65,10 +67,10 @@ class Needs:
         return cls(frozenset(names), samples)
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(self.names | other.names, max(self.samples, other.samples))
+        return Needs(self.names | other.names, max(self.samples, other.samples), self.ends or other.ends)
 
     def __bool__(self) -> bool:
-        return bool(self.names or self.samples)
+        return bool(self.names or self.samples or self.ends)
 
 
 @dataclass(frozen=True)

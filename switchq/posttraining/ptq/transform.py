@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from switchq.posttraining.ptq.rounder import Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder
 from switchq.posttraining.ptq.site import Site
 from switchq.posttraining.ptq.statistics import Needs
 from switchq.quant import Grid
@@ -25,7 +25,7 @@ class Target:
 
     grid: Grid
     bits: int
-    rounder: Rounder
+    rounder: LinearRounder
     seed: int = 0
 
 

@@ -18,7 +18,7 @@ from switchq.data.text import window_example
 from switchq.models.load import architecture_of
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq import Method, Setting, rounders, transforms
-from switchq.posttraining.ptq.rounder import Rounded, Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded, Rounder
 from switchq.posttraining.ptq.statistics import Accumulator, Needs, Statistics
 from switchq.posttraining.ptq.transform import Transform
 from switchq.quant import Grid
@@ -39,7 +39,7 @@ def kinds(package: ModuleType, base: type[Any]) -> list[type[Any]]:
     return sorted({kind for kind in found if issubclass(kind, base) and not inspect.isabstract(kind)}, key=str)
 
 
-ROUNDERS: list[type[Rounder]] = kinds(rounders, Rounder)
+ROUNDERS: list[type[LinearRounder]] = kinds(rounders, LinearRounder)
 
 TRANSFORMS: list[type[Transform]] = kinds(transforms, Transform)
 
@@ -80,7 +80,7 @@ class FloatRounded(Rounded):
 
 
 @dataclass(frozen=True)
-class Float(Rounder):
+class Float(LinearRounder):
     """Rounds nothing: what is left of a method are its transforms."""
 
     def round(self, weight_OI: Tensor, grid: Grid, bits: int, statistics: Statistics, seed: int = 0) -> Rounded:
@@ -89,7 +89,7 @@ class Float(Rounder):
 
 
 @dataclass(frozen=True)
-class Spy(Rounder):
+class Spy(LinearRounder):
     """Nearest rounding that keeps the statistics it was given."""
 
     seen: ClassVar[list[Statistics]] = []

@@ -14,7 +14,7 @@ from switchq.models import load_model, load_tokenizer
 from switchq.posttraining.ptq import Method, Setting
 from switchq.posttraining.ptq.folder import SweepFolder
 from switchq.posttraining.ptq.plan import Run
-from switchq.posttraining.ptq.rounder import Rounded, Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
 from switchq.posttraining.ptq.rounders.nearest import Nearest
 from switchq.posttraining.ptq.statistics import Needs, Statistics
 from switchq.posttraining.ptq.sweep import Sweep
@@ -22,7 +22,7 @@ from switchq.quant import Grid
 
 
 @dataclass(frozen=True)
-class Fed(Rounder):
+class Fed(LinearRounder):
     """Nearest, after a shift by what the calibration inputs are and what the seed draws."""
 
     def needs(self) -> Needs:
@@ -34,7 +34,7 @@ class Fed(Rounder):
 
 
 @dataclass(frozen=True)
-class Drawn(Rounder):
+class Drawn(LinearRounder):
     """Nearest, after noise that the seed draws; looks at no data."""
 
     random: ClassVar[bool] = True
@@ -45,7 +45,7 @@ class Drawn(Rounder):
 
 
 @dataclass(frozen=True)
-class Broken(Rounder):
+class Broken(LinearRounder):
     """Fails."""
 
     def round(self, weight_OI: Tensor, grid: Grid, bits: int, statistics: Statistics, seed: int = 0) -> Rounded:
@@ -53,7 +53,7 @@ class Broken(Rounder):
 
 
 @dataclass(frozen=True)
-class Nan(Rounder):
+class Nan(LinearRounder):
     """Gives a weight that is not finite."""
 
     def round(self, weight_OI: Tensor, grid: Grid, bits: int, statistics: Statistics, seed: int = 0) -> Rounded:

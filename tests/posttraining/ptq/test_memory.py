@@ -42,7 +42,7 @@ def most_alive(model: PreTrainedModel, batches: list[Batch], name: str, at_once:
     return max(seen)
 
 
-@pytest.mark.parametrize("name", ["gptq", "awq"])
+@pytest.mark.parametrize("name", ["gptq", "awq", "signround"])
 def test_does_not_grow_with_the_depth(name: str, tiny: Callable[..., PreTrainedModel], batches: list[Batch]) -> None:
     shallow, deep = (most_alive(tiny("gpt2", n_layer=depth), batches, name) for depth in (2, 8))
     inputs = sum(len(batch.real_N) for batch in batches) * 32 * 4

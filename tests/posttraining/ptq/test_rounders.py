@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from switchq.errors import UserError
-from switchq.posttraining.ptq.rounder import Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder
 from switchq.posttraining.ptq.rounders.hqq import Hqq
 from switchq.quant import Apot, Asymmetric, Grid, Pot, Symmetric
 
@@ -18,15 +18,15 @@ GRIDS = [Symmetric(), Symmetric(8), Asymmetric(), Asymmetric(8), Apot(8)]
 
 
 @pytest.fixture(params=ROUNDERS, ids=lambda kind: kind.__name__)
-def rounder(request: pytest.FixtureRequest) -> Rounder:
+def rounder(request: pytest.FixtureRequest) -> LinearRounder:
     """Every rounder there is, as it comes."""
-    made: Rounder = request.param()
+    made: LinearRounder = request.param()
     return made
 
 
 @pytest.mark.parametrize("grid", [*GRIDS, Pot(8)], ids=str)
 @pytest.mark.parametrize("bits", [2, 3, 8])
-def test_levels(rounder: Rounder, grid: Grid, bits: int) -> None:
+def test_levels(rounder: LinearRounder, grid: Grid, bits: int) -> None:
     rounded = rounder.round(WEIGHT_OI, grid, bits, statistics_of(X_NI))
     assert rounded.codes_OI.dtype == torch.int16
     low, high = (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if not isinstance(grid, Asymmetric) else (0, 2**bits - 1)
@@ -37,7 +37,7 @@ def test_levels(rounder: Rounder, grid: Grid, bits: int) -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_eight_bits_are_all_but_exact_and_two_are_not(rounder: Rounder, grid: Grid) -> None:
+def test_eight_bits_are_all_but_exact_and_two_are_not(rounder: LinearRounder, grid: Grid) -> None:
     errors = [
         output_error(WEIGHT_OI, rounder.round(WEIGHT_OI, grid, bits, statistics_of(X_NI)).weight(), X_NI)
         / output_error(WEIGHT_OI, torch.zeros_like(WEIGHT_OI), X_NI)
@@ -47,7 +47,7 @@ def test_eight_bits_are_all_but_exact_and_two_are_not(rounder: Rounder, grid: Gr
     assert errors[0] < 2e-3 < errors[2] < 1.2
 
 
-def test_the_same_twice_and_no_trace(rounder: Rounder) -> None:
+def test_the_same_twice_and_no_trace(rounder: LinearRounder) -> None:
     weight_OI, statistics = WEIGHT_OI.clone(), statistics_of(X_NI)
     before = {name: value.clone() for name, value in statistics.values.items()}
     first, second = (rounder.round(weight_OI, Asymmetric(8), 3, statistics, seed=5) for _ in range(2))
@@ -57,13 +57,13 @@ def test_the_same_twice_and_no_trace(rounder: Rounder) -> None:
     assert all(torch.equal(statistics[name], value) for name, value in before.items())
 
 
-def test_reads_what_it_declares_and_no_more(rounder: Rounder) -> None:
+def test_reads_what_it_declares_and_no_more(rounder: LinearRounder) -> None:
     declared = statistics_of(X_NI, rounder.needs())
     lean = rounder.round(WEIGHT_OI, Asymmetric(8), 3, declared)
     assert torch.equal(lean.codes_OI, rounder.round(WEIGHT_OI, Asymmetric(8), 3, statistics_of(X_NI)).codes_OI)
 
 
-def test_dead_inputs(rounder: Rounder) -> None:
+def test_dead_inputs(rounder: LinearRounder) -> None:
     """Channels that are always zero, channels that are all alike, or nothing but zeros."""
     x_NI = X_NI.clone()
     x_NI[:, 3] = 0
@@ -75,17 +75,17 @@ def test_dead_inputs(rounder: Rounder) -> None:
         assert output_error(WEIGHT_OI, rounded_OI, inputs_NI) <= 2e-3 * whole
 
 
-def test_zero_weights(rounder: Rounder) -> None:
+def test_zero_weights(rounder: LinearRounder) -> None:
     rounded = rounder.round(torch.zeros(4, 32), Asymmetric(8), 2, statistics_of(X_NI))
     assert torch.equal(rounded.weight(), torch.zeros(4, 32))
 
 
-def test_a_group_that_does_not_divide_the_row(rounder: Rounder) -> None:
+def test_a_group_that_does_not_divide_the_row(rounder: LinearRounder) -> None:
     with pytest.raises(UserError, match="group size 12 does not divide a row of 32"):
         rounder.round(WEIGHT_OI, Asymmetric(12), 4, statistics_of(X_NI))
 
 
-def test_does_not_depend_on_the_memory_layout(rounder: Rounder) -> None:
+def test_does_not_depend_on_the_memory_layout(rounder: LinearRounder) -> None:
     transposed_OI = WEIGHT_OI.T.contiguous().T
     one, other = (rounder.round(w, Asymmetric(8), 3, statistics_of(X_NI)) for w in (WEIGHT_OI, transposed_OI))
     assert (one.codes_OI != other.codes_OI).float().mean() < 0.01
@@ -94,7 +94,7 @@ def test_does_not_depend_on_the_memory_layout(rounder: Rounder) -> None:
 @pytest.mark.parametrize(
     "rounder", [kind() for kind in ROUNDERS if kind.row_by_row], ids=lambda one: type(one).__name__
 )
-def test_rows_that_stand_alone_may_be_rounded_together(rounder: Rounder) -> None:
+def test_rows_that_stand_alone_may_be_rounded_together(rounder: LinearRounder) -> None:
     other_OI = weight_of(5, 32, seed=4) * 3
     joined = rounder.round(torch.cat([WEIGHT_OI, other_OI]), Asymmetric(8), 3, statistics_of(X_NI))
     parts = joined.split([len(WEIGHT_OI), len(other_OI)])
@@ -111,7 +111,7 @@ def test_overhead_of_a_whole_weight_cannot_be_split() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_runs_where_the_weight_is(rounder: Rounder) -> None:
+def test_runs_where_the_weight_is(rounder: LinearRounder) -> None:
     there = statistics_of(X_NI.cuda())
     rounded = rounder.round(WEIGHT_OI.cuda(), Asymmetric(8), 3, there)
     assert rounded.codes_OI.is_cuda

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from switchq.errors import UserError
-from switchq.posttraining.ptq.rounder import Rounded, Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
 from switchq.posttraining.ptq.statistics import Needs, Statistics
 from switchq.quant import Grid
 
@@ -31,7 +31,7 @@ ZETA, GAMMA = 1.1, -0.1
 
 
 @dataclass(frozen=True)
-class AdaRound(Rounder):
+class AdaRound(LinearRounder):
     """Learned rounding.
 
     Args:

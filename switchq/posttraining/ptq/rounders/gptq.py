@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from switchq.errors import UserError
-from switchq.posttraining.ptq.rounder import Rounded, Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
 from switchq.posttraining.ptq.statistics import Needs, Statistics
 from switchq.quant import Grid, Params
 
 
 @dataclass(frozen=True)
-class Gptq(Rounder):
+class Gptq(LinearRounder):
     """Rounding with error feedback.
 
     Args:

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from switchq.errors import UserError
-from switchq.posttraining.ptq.rounder import Rounded, Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
 from switchq.posttraining.ptq.rounders.nearest import Nearest
 from switchq.posttraining.ptq.statistics import Needs, Statistics
 from switchq.quant import Grid
 
 
 @dataclass(frozen=True)
-class Greedy(Rounder):
+class Greedy(LinearRounder):
     """Nearest rounding with flips.
 
     Args:
@@ -45,7 +45,7 @@ class Greedy(Rounder):
         """The mean input."""
         return Needs.of("mean")
 
-    def in_search(self) -> Rounder:
+    def in_search(self) -> LinearRounder:
         """Itself: searches see the flips."""
         return self
 

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from switchq.errors import UserError
-from switchq.posttraining.ptq.rounder import Rounded, Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
 from switchq.posttraining.ptq.statistics import Statistics
 from switchq.quant import Asymmetric, Grid, Params
 from switchq.quant.grid import stored_scale
 
 
 @dataclass(frozen=True)
-class Hqq(Rounder):
+class Hqq(LinearRounder):
     """Half-quadratic search of the grid's parameters.
 
     Args:

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from switchq.bitmap import FULL, check_width
 from switchq.errors import UserError
-from switchq.posttraining.ptq.rounder import Rounded, Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
 from switchq.posttraining.ptq.statistics import Statistics
 from switchq.quant import Grid
 
 
 @dataclass(frozen=True)
-class Nearest(Rounder):
+class Nearest(LinearRounder):
     """Each weight on its own, on the grid as the grid fits itself.
 
     Args:

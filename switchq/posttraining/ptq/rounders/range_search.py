@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from switchq.errors import UserError
-from switchq.posttraining.ptq.rounder import Rounded, Rounder
+from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
 from switchq.posttraining.ptq.statistics import Needs, Statistics
 from switchq.quant import Grid
 
 
 @dataclass(frozen=True)
-class RangeSearch(Rounder):
+class RangeSearch(LinearRounder):
     """Nearest rounding, ranges chosen by output error.
 
     Args:
