@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from kernel_variants import Case, variants
 from sidebyside import machine
 from subjects import quiet, save_random
 from torch import Tensor
@@ -57,7 +58,8 @@ class Rows:
 def main(argv: list[str] | None = None) -> None:
     """Run the stages that are asked for."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--stage", choices=("kernels", "quick", "sweep", "decode", "memory", "all"), default="all")
+    stages = ("kernels", "quick", "sweep", "variants", "decode", "memory", "all")
+    options.add_argument("--stage", choices=stages, default="all")
     options.add_argument("--output", type=Path, required=True, help="folder for the figures")
     options.add_argument("--shapes", default="gpt2", help="of the model; weights are random")
     options.add_argument("--seconds", type=float, default=110.0, help="begin nothing new after so long")
@@ -72,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
         sweep(rows, end)
     if arguments.stage in ("kernels", "all"):
         kernels(rows, end)
+    if arguments.stage == "variants":
+        variants(rows.add, end, microseconds, dense_of, bandwidth())
     if arguments.stage == "quick":
         kernels(rows, end, batches=(1,), widths=(4, 2))
     if arguments.stage in ("decode", "memory", "all"):
@@ -145,6 +149,11 @@ def product_time(kernels: list[PlanesKernel], x_NI: Tensor, tile: Any = None, pd
 def decoded_time(kernels: list[PlanesKernel], x_NI: Tensor) -> float:
     """Microseconds of decoding the weight and float16's product with it."""
     return microseconds([lambda one=one: F.linear(x_NI, one.weight()) for one in kernels])
+
+
+def dense_of(case: Case) -> float:
+    """Microseconds of float16's product."""
+    return dense_time(case.size, torch.randn(case.batch, case.size[1], device="cuda").half())
 
 
 def relative_error(kernel: PlanesKernel, x_NI: Tensor) -> float:

@@ -1,0 +1,330 @@
+"""Products of activations with b bit-planes on tensor cores; planes as `switchq.inference.gpu.tiles` lays them.
+
+A program has 32 rows of the weight; its warps share the columns. Two codes, u = code + 2^(b-1), become two halves of a
+word with one masking: a field lies in the upper mantissa bits, or PLACES - 1 fields below them, and 1 is laid under it,
+
+    value = 1 + u / 2^(F j + b)      for place j; where a mantissa is shorter than a code, in two parts
+
+and the sum of x, which one more multiplication by ones gives, takes the 1 away:
+
+    sum(u x) = sum over places of  2^(F j + b) (sum(value x) - sum(x))
+    y = sum over groups of  scale x sum(u x)  +  (offset - 2^(b-1) scale) x sum(x)
+
+Sums are float32. Then + bias + B u, activation, + residual.
+"""
+
+from collections.abc import Sequence
+from math import gcd
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from switchq.inference.gpu.decoding import code_word, field, turned
+from switchq.inference.gpu.tensorcore import multiply
+from switchq.inference.gpu.tiles import COLUMNS, ROWS
+
+STEPS = tl.constexpr(COLUMNS // 16)
+"""Multiplications in a tile of columns."""
+
+
+@triton.jit
+def _gelu(y):
+    """GELU in its tanh form."""
+    inner = 1.5957691216057308 * (y + 0.044715 * y * y * y)  # 2 sqrt(2 / pi)
+    return y / (1.0 + tl.exp(tl.minimum(-inner, 80.0)))
+
+
+@triton.jit
+def _load_words(planes, at, mask):
+    """Of each of a thread's four rows a tuple with a word of every plane. They are read once."""
+    rows = ((), (), (), ())
+    for k in tl.static_range(len(planes)):
+        four = tl.load(
+            planes[k] + at[:, None] + tl.arange(0, 4)[None, :], mask=mask[:, None], other=0,
+            eviction_policy="evict_first",
+        )  # fmt: skip
+        even, odd = tl.split(tl.reshape(four.to(tl.uint32, bitcast=True), (four.shape[0], 2, 2)))
+        word_0, word_2 = tl.split(even)
+        word_1, word_3 = tl.split(odd)
+        rows = (rows[0] + (word_0,), rows[1] + (word_1,), rows[2] + (word_2,), rows[3] + (word_3,))
+    return rows
+
+
+@triton.jit
+def _code_words(planes, F: tl.constexpr):
+    """Words of codes: field p of word r belongs to bit r + F p."""
+    words = ()
+    for r in tl.static_range(F):
+        words = words + (code_word(planes, r, F),)
+    return words
+
+
+@triton.jit
+def _values(words, Q: tl.constexpr, PART: tl.constexpr, one, TOP: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
+            PLACES: tl.constexpr):  # fmt: skip
+    """The two values of bits Q and Q + 16; TOP: bits of the mantissa. Part 1: bits of a code after the first four."""
+    wide: tl.constexpr = _part_bits(PART, BITS, TOP)
+    mask: tl.constexpr = (((1 << wide) - 1) << (TOP - F * _place(Q, F, PLACES) - wide)) * 0x10001
+    moved = turned(words[Q % F], Q + F * _place(Q, F, PLACES) - 4 * PART - (TOP - 1))
+    return ((moved & mask) | one).to(tl.int32, bitcast=True)
+
+
+@triton.constexpr_function
+def _part_bits(part, bits, top):
+    """Bits of a part of a code: all, or where a mantissa is shorter, four and the others."""
+    return bits if bits <= top else bits - 4 if part else 4
+
+
+@triton.constexpr_function
+def _place(q, fields, places):
+    """The place j of bit q."""
+    return places - 1 - q // fields % places
+
+
+@triton.constexpr_function
+def _unit(j, part, bits, fields):
+    """What a sum of values of place j counts, in u."""
+    return float(1 << (fields * j + bits - 4 * part))
+
+
+@triton.constexpr_function
+def _slot(m, j, part, n, places, split, tokens):
+    """Where the sums of 16 rows, a place, a part and 8 tokens are kept."""
+    return ((m * places + j) * split + part) * tokens + n
+
+
+@triton.jit
+def _multiplied(sums, INDEX: tl.constexpr, a, x, dtype: tl.constexpr):
+    """The tuple of sums with a x added at INDEX."""
+    return sums[:INDEX] + (multiply(a, x, sums[INDEX], dtype),) + sums[INDEX + 1 :]
+
+
+@triton.jit
+def _coded(parts, totals, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
+           PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr):  # fmt: skip
+    """The sum of code x, and that of x."""
+    total = totals[N][C]
+    for j in tl.static_range(1, PLACES):
+        total += totals[j * NT + N][C]
+    coded = total * (-float(1 << (BITS - 1)))
+    for j in tl.static_range(PLACES):
+        for part in tl.static_range(SPLIT):
+            over = parts[_slot(M, j, part, N, PLACES, SPLIT, NT)][C] - totals[j * NT + N][C]
+            coded += over * _unit(j, part, BITS, F)
+    return coded, total
+
+
+@triton.jit
+def _zeros(threads: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT times four sums."""
+    zero = tl.zeros((threads,), tl.float32)
+    return ((zero, zero, zero, zero),) * COUNT
+
+
+@triton.jit
+def _scaled(
+    sums, parts, totals, scale_ptr, offset_ptr, rows, group, OUT,
+    BITS: tl.constexpr, F: tl.constexpr, LEVELS: tl.constexpr,
+    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+):  # fmt: skip
+    """The sums with those of a group, scaled, added."""
+    scales, offsets = (), ()
+    for e in tl.static_range(4):
+        row = rows + 8 * e
+        at = row * LEVELS + group
+        mask = row < OUT
+        scales = scales + (tl.load(scale_ptr + at, mask=mask, other=0.0).to(tl.float32),)
+        offsets = offsets + (tl.load(offset_ptr + at, mask=mask, other=0.0).to(tl.float32),)
+    added = ()
+    for m in tl.static_range(2):
+        for n in tl.static_range(NT):
+            new = ()
+            for c in tl.static_range(4):
+                coded, total = _coded(parts, totals, m, n, c, BITS, F, PLACES, SPLIT, NT)
+                scaled = coded * scales[2 * m + c // 2] + total * offsets[2 * m + c // 2]
+                new = new + (sums[m * NT + n][c] + scaled,)
+            added = added + (new,)
+    return added
+
+
+@triton.jit
+def _matrix(top, low, WARPS: tl.constexpr):
+    """(32, 8) of the four sums a thread of rows 0 ... 15, and of those of rows 16 ... 31, over all warps."""
+    top = tl.join(tl.join(top[0], top[1]), tl.join(top[2], top[3]))
+    low = tl.join(tl.join(low[0], low[1]), tl.join(low[2], low[3]))
+    both = tl.reshape(tl.join(top, low), (WARPS, 8, 4, 2, 2, 2))  # warps, g, t, columns, eights of rows, sixteens
+    return tl.reshape(tl.permute(tl.sum(both, 0), (4, 3, 0, 1, 2)), (32, 8))
+
+
+@triton.jit(do_not_specialize=["one"])
+def _product(
+    x_ptr, planes, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
+    N, OUT, x_stride, RANK, one,
+    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
+    BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
+    PLACES: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
+    BR: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O)."""
+    BITS: tl.constexpr = len(planes)
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    TOP: tl.constexpr = 7 if dtype == tl.bfloat16 else 10
+    SPLIT: tl.constexpr = 1 if BITS <= TOP else 2
+    TILES: tl.constexpr = (IN + 127) // 128
+    LEVELS: tl.constexpr = IN // GROUP
+    PARTS: tl.constexpr = 2 * PLACES * SPLIT * NT
+    thread = tl.arange(0, 32 * WARPS)
+    warp, lane = thread // 32, thread % 32
+    g, t = lane // 4, lane % 4
+    rows = tl.program_id(0) * 32 + g
+    token = tl.program_id(1) * (8 * NT) + g
+    ones = tl.full((32 * WARPS,), 0, tl.int32) + one.to(tl.int32)
+    sums = _zeros(32 * WARPS, 2 * NT)
+    parts = _zeros(32 * WARPS, PARTS)
+    totals = _zeros(32 * WARPS, PLACES * NT)
+    if PDL:
+        gdc_launch_dependents()
+    for first in range(0, TILES, WARPS * DEPTH):
+        loaded = ()
+        for d in tl.static_range(DEPTH):
+            tile = first + d * WARPS + warp
+            at = (tl.program_id(0) * TILES + tile) * 128 + lane * 4
+            loaded = loaded + (_load_words(planes, at, tile < TILES),)
+        if PDL:
+            gdc_wait()  # all that came before is weights, which no kernel writes
+        for d in tl.static_range(DEPTH):
+            start = (first + d * WARPS + warp) * 128
+            x_at = x_ptr + token * x_stride + start + t * 4
+            words = ()
+            for e in tl.static_range(4):
+                words = words + (_code_words(loaded[d][e], F),)
+            for i in tl.static_range(STEPS):
+                x = ()
+                for n in tl.static_range(NT):
+                    # sizes that fill tiles need one comparison for all loads of a tile
+                    mask = (token + 8 * n < N) & (start + (16 * i if IN % 128 else 0) < IN)
+                    four_at = (x_at + 8 * n * x_stride + 16 * i).to(tl.pointer_type(tl.int64))
+                    pair = tl.load(four_at, mask=mask, other=0)
+                    x = x + ((pair.to(tl.int32), (pair >> 32).to(tl.int32)),)
+                    totals = _multiplied(totals, _place(2 * i, F, PLACES) * NT + n, (ones,) * 4, x[n], dtype)
+                for m in tl.static_range(2):
+                    for part in tl.static_range(SPLIT):
+                        a = (
+                            _values(words[2 * m], 2 * i, part, one, TOP, BITS, F, PLACES),
+                            _values(words[2 * m + 1], 2 * i, part, one, TOP, BITS, F, PLACES),
+                            _values(words[2 * m], 2 * i + 1, part, one, TOP, BITS, F, PLACES),
+                            _values(words[2 * m + 1], 2 * i + 1, part, one, TOP, BITS, F, PLACES),
+                        )
+                        for n in tl.static_range(NT):
+                            parts = _multiplied(
+                                parts, _slot(m, _place(2 * i, F, PLACES), part, n, PLACES, SPLIT, NT), a, x[n], dtype
+                            )
+                if CHUNK != IN and (16 * i + 16) % CHUNK == 0:
+                    group = tl.minimum((start + 16 * i) // GROUP, LEVELS - 1)
+                    sums = _scaled(sums, parts, totals, scale_ptr, offset_ptr, rows, group, OUT, BITS, F, LEVELS,
+                                   PLACES, SPLIT, NT)  # fmt: skip
+                    parts = _zeros(32 * WARPS, PARTS)
+                    totals = _zeros(32 * WARPS, PLACES * NT)
+    if CHUNK == IN:
+        sums = _scaled(sums, parts, totals, scale_ptr, offset_ptr, rows, 0, OUT, BITS, F, LEVELS, PLACES, SPLIT, NT)
+    rows_O = tl.program_id(0) * 32 + tl.arange(0, 32)
+    in_O = rows_O < OUT
+    bias = tl.zeros((32,), tl.float32)
+    if BIAS:
+        bias = tl.load(bias_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
+    rows_R = tl.arange(0, BR)
+    for n in tl.static_range(NT):
+        y = _matrix(sums[n], sums[NT + n], WARPS) + bias[:, None]
+        rows_N = (tl.program_id(1) * NT + n) * 8 + tl.arange(0, 8)
+        mask = in_O[:, None] & (rows_N < N)[None, :]
+        if LOW:
+            in_R = rows_R < RANK
+            high_at = high_ptr + rows_O[:, None] * RANK + rows_R[None, :]
+            high = tl.load(high_at, mask=in_O[:, None] & in_R[None, :], other=0.0).to(tl.float32)
+            u_at = u_ptr + rows_N[None, :] * RANK + rows_R[:, None]
+            u = tl.load(u_at, mask=in_R[:, None] & (rows_N < N)[None, :], other=0.0).to(tl.float32)
+            y += tl.dot(high, u, input_precision="tf32x3")
+        if GELU:
+            y = _gelu(y)
+        y_at = rows_N[None, :] * OUT + rows_O[:, None]
+        if RESIDUAL:
+            y += tl.load(residual_ptr + y_at, mask=mask, other=0.0).to(tl.float32)
+        tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+class Tile(NamedTuple):
+    """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields."""
+
+    warps: int
+    depth: int
+    places: int
+
+
+def tile_for(inputs: int, bits: int, dtype: torch.dtype) -> Tile:
+    """The tile for a weight of so many columns."""
+    tiles = triton.cdiv(inputs, COLUMNS)
+    warps = min(8, triton.next_power_of_2(tiles))
+    depth = min(triton.cdiv(tiles, warps), max(1, 16 // bits))
+    return Tile(warps, depth, 2 if field(bits) + bits <= MANTISSA[dtype] else 1)
+
+
+MANTISSA = {torch.float16: 10, torch.bfloat16: 7}
+"""Bits of a mantissa."""
+
+ONE = {torch.float16: 0x3C003C00, torch.bfloat16: 0x3F803F80}
+"""1 in both halves of a word. A kernel is given it as a number that it cannot know, which leaves it in a register."""
+
+
+def product(
+    x_NI: Tensor,
+    planes: Sequence[Tensor],
+    scale_OG: Tensor,
+    offset_OG: Tensor,
+    *,
+    bias_O: Tensor | None = None,
+    low: tuple[Tensor, Tensor] | None = None,
+    gelu: bool = False,
+    residual_NO: Tensor | None = None,
+    out_NO: Tensor | None = None,
+    tile: Tile | None = None,
+    pdl: bool = False,
+) -> Tensor:
+    """x W^T + bias + u high^T, then GELU, then + residual.
+
+    Args:
+        x_NI: activations, float16 or bfloat16, rows contiguous.
+        planes: words of each plane, see `switchq.inference.gpu.tiles`.
+        scale_OG: float16 scales.
+        offset_OG: float16 offsets.
+        bias_O: a bias.
+        low: u (N, R) float32 and high (O, R), of the adapter.
+        gelu: GELU's tanh form on the result.
+        residual_NO: added at the end.
+        out_NO: where to write; as x by default.
+        tile: how to cut it up; by default what `tile_for` says.
+        pdl: begin to read weights while the kernel before still runs.
+    """
+    tokens, inputs = x_NI.shape
+    outputs, groups = scale_OG.shape
+    bits = len(planes)
+    chunk = inputs if groups == 1 else gcd(inputs // groups, COLUMNS)  # columns summed before they are scaled
+    if out_NO is None:
+        out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
+    u, high = low if low is not None else (x_NI, x_NI)
+    tile = tile or tile_for(inputs, bits, x_NI.dtype)
+    across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))
+    _product[(triton.cdiv(outputs, ROWS), triton.cdiv(tokens, 8 * across))](
+        x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
+        residual_NO if residual_NO is not None else x_NI, out_NO,
+        tokens, outputs, x_NI.stride(0), u.shape[1], ONE[x_NI.dtype],
+        IN=inputs, GROUP=inputs // groups, CHUNK=chunk, F=field(bits),
+        BIAS=bias_O is not None, LOW=low is not None, GELU=gelu, RESIDUAL=residual_NO is not None,
+        PLACES=tile.places, NT=across, WARPS=tile.warps, DEPTH=tile.depth,
+        BR=max(16, triton.next_power_of_2(u.shape[1])) if low is not None else 1, PDL=pdl,
+        num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
+    )  # fmt: skip
+    return out_NO
