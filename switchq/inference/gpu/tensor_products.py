@@ -91,30 +91,17 @@ def _unit(j, part, bits, fields):
     return float(1 << (fields * j + bits - 4 * part))
 
 
-@triton.constexpr_function
-def _slot(m, j, part, n, places, split, tokens):
-    """Where the sums of 16 rows, a place, a part and 8 tokens are kept."""
-    return ((m * places + j) * split + part) * tokens + n
-
-
 @triton.jit
-def _multiplied(sums, INDEX: tl.constexpr, a, x, dtype: tl.constexpr):
-    """The tuple of sums with a x added at INDEX."""
-    return sums[:INDEX] + (multiply(a, x, sums[INDEX], dtype),) + sums[INDEX + 1 :]
-
-
-@triton.jit
-def _coded(parts, totals, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
-           PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr):  # fmt: skip
-    """The sum of code x, and that of x."""
-    total = totals[N][C]
-    for j in tl.static_range(1, PLACES):
-        total += totals[j * NT + N][C]
+def _coded(parts, totals, SLOT: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
+           SPLIT: tl.constexpr, NT: tl.constexpr):  # fmt: skip
+    """The sum of code x, and that of x; SLOT is that of 16 rows and 8 tokens."""
+    total = totals[0][N][C]
+    for j in tl.static_range(1, len(totals)):
+        total += totals[j][N][C]
     coded = total * (-float(1 << (BITS - 1)))
-    for j in tl.static_range(PLACES):
+    for j in tl.static_range(len(totals)):
         for part in tl.static_range(SPLIT):
-            over = parts[_slot(M, j, part, N, PLACES, SPLIT, NT)][C] - totals[j * NT + N][C]
-            coded += over * _unit(j, part, BITS, F)
+            coded += (parts[j][SLOT + part * NT][C] - totals[j][N][C]) * _unit(j, part, BITS, F)
     return coded, total
 
 
@@ -126,10 +113,67 @@ def _zeros(threads: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
+def _step(
+    parts, totals, words, x_at, x_stride, tokens, start, N, one, ones,
+    STEP: tl.constexpr, IN: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
+    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+):  # fmt: skip
+    """The sums of a place, and of x there, with those of 16 columns added."""
+    dtype: tl.constexpr = x_at.dtype.element_ty
+    x = ()
+    new_totals = ()
+    for n in tl.static_range(NT):
+        # sizes that fill tiles need one comparison for all loads of a tile
+        mask = (tokens + 8 * n < N) & (start + (16 * STEP if IN % 128 else 0) < IN)
+        four = tl.load((x_at + 8 * n * x_stride + 16 * STEP).to(tl.pointer_type(tl.int64)), mask=mask, other=0)
+        x = x + ((four.to(tl.int32), (four >> 32).to(tl.int32)),)
+        new_totals = new_totals + (multiply((ones, ones, ones, ones), x[n], totals[n], dtype),)
+    new = ()
+    for m in tl.static_range(2):
+        for part in tl.static_range(SPLIT):
+            a = (
+                _values(words[2 * m], 2 * STEP, part, one, TOP, BITS, F, PLACES),
+                _values(words[2 * m + 1], 2 * STEP, part, one, TOP, BITS, F, PLACES),
+                _values(words[2 * m], 2 * STEP + 1, part, one, TOP, BITS, F, PLACES),
+                _values(words[2 * m + 1], 2 * STEP + 1, part, one, TOP, BITS, F, PLACES),
+            )
+            for n in tl.static_range(NT):
+                new = new + (multiply(a, x[n], parts[(m * SPLIT + part) * NT + n], dtype),)
+    return new, new_totals
+
+
+@triton.jit
+def _tile(
+    sums, parts, totals, planes, x_ptr, x_stride, tokens, start, scale_ptr, offset_ptr, rows, OUT, N, lane, one, ones,
+    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
+    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+):  # fmt: skip
+    """The sums with those of a tile added."""
+    words = ()
+    for e in tl.static_range(4):
+        words = words + (_code_words(planes[e], F),)
+    x_at = x_ptr + tokens * x_stride + start + lane % 4 * 4
+    for i in tl.static_range(STEPS):
+        new, new_totals = _step(
+            parts[_place(2 * i, F, PLACES)], totals[_place(2 * i, F, PLACES)], words, x_at, x_stride, tokens, start,
+            N, one, ones, i, IN, F, BITS, TOP, PLACES, SPLIT, NT,
+        )  # fmt: skip
+        parts = parts[: _place(2 * i, F, PLACES)] + (new,) + parts[_place(2 * i, F, PLACES) + 1 :]
+        totals = totals[: _place(2 * i, F, PLACES)] + (new_totals,) + totals[_place(2 * i, F, PLACES) + 1 :]
+        if CHUNK != IN and (16 * i + 16) % CHUNK == 0:
+            group = tl.minimum((start + 16 * i) // GROUP, IN // GROUP - 1)
+            sums = _scaled(
+                sums, parts, totals, scale_ptr, offset_ptr, rows, group, OUT, BITS, F, IN // GROUP, SPLIT, NT
+            )
+            parts = (_zeros(lane.numel, 2 * SPLIT * NT),) * PLACES
+            totals = (_zeros(lane.numel, NT),) * PLACES
+    return sums, parts, totals
+
+
+@triton.jit
 def _scaled(
     sums, parts, totals, scale_ptr, offset_ptr, rows, group, OUT,
-    BITS: tl.constexpr, F: tl.constexpr, LEVELS: tl.constexpr,
-    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+    BITS: tl.constexpr, F: tl.constexpr, LEVELS: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
 ):  # fmt: skip
     """The sums with those of a group, scaled, added."""
     scales, offsets = (), ()
@@ -144,7 +188,7 @@ def _scaled(
         for n in tl.static_range(NT):
             new = ()
             for c in tl.static_range(4):
-                coded, total = _coded(parts, totals, m, n, c, BITS, F, PLACES, SPLIT, NT)
+                coded, total = _coded(parts, totals, m * SPLIT * NT + n, n, c, BITS, F, SPLIT, NT)
                 scaled = coded * scales[2 * m + c // 2] + total * offsets[2 * m + c // 2]
                 new = new + (sums[m * NT + n][c] + scaled,)
             added = added + (new,)
@@ -175,17 +219,14 @@ def _product(
     TOP: tl.constexpr = 7 if dtype == tl.bfloat16 else 10
     SPLIT: tl.constexpr = 1 if BITS <= TOP else 2
     TILES: tl.constexpr = (IN + 127) // 128
-    LEVELS: tl.constexpr = IN // GROUP
-    PARTS: tl.constexpr = 2 * PLACES * SPLIT * NT
     thread = tl.arange(0, 32 * WARPS)
     warp, lane = thread // 32, thread % 32
-    g, t = lane // 4, lane % 4
-    rows = tl.program_id(0) * 32 + g
-    token = tl.program_id(1) * (8 * NT) + g
+    rows = tl.program_id(0) * 32 + lane // 4
+    tokens = tl.program_id(1) * (8 * NT) + lane // 4
     ones = tl.full((32 * WARPS,), 0, tl.int32) + one.to(tl.int32)
     sums = _zeros(32 * WARPS, 2 * NT)
-    parts = _zeros(32 * WARPS, PARTS)
-    totals = _zeros(32 * WARPS, PLACES * NT)
+    parts = (_zeros(32 * WARPS, 2 * SPLIT * NT),) * PLACES
+    totals = (_zeros(32 * WARPS, NT),) * PLACES
     if PDL:
         gdc_launch_dependents()
     for first in range(0, TILES, WARPS * DEPTH):
@@ -197,40 +238,12 @@ def _product(
         if PDL:
             gdc_wait()  # all that came before is weights, which no kernel writes
         for d in tl.static_range(DEPTH):
-            start = (first + d * WARPS + warp) * 128
-            x_at = x_ptr + token * x_stride + start + t * 4
-            words = ()
-            for e in tl.static_range(4):
-                words = words + (_code_words(loaded[d][e], F),)
-            for i in tl.static_range(STEPS):
-                x = ()
-                for n in tl.static_range(NT):
-                    # sizes that fill tiles need one comparison for all loads of a tile
-                    mask = (token + 8 * n < N) & (start + (16 * i if IN % 128 else 0) < IN)
-                    four_at = (x_at + 8 * n * x_stride + 16 * i).to(tl.pointer_type(tl.int64))
-                    pair = tl.load(four_at, mask=mask, other=0)
-                    x = x + ((pair.to(tl.int32), (pair >> 32).to(tl.int32)),)
-                    totals = _multiplied(totals, _place(2 * i, F, PLACES) * NT + n, (ones,) * 4, x[n], dtype)
-                for m in tl.static_range(2):
-                    for part in tl.static_range(SPLIT):
-                        a = (
-                            _values(words[2 * m], 2 * i, part, one, TOP, BITS, F, PLACES),
-                            _values(words[2 * m + 1], 2 * i, part, one, TOP, BITS, F, PLACES),
-                            _values(words[2 * m], 2 * i + 1, part, one, TOP, BITS, F, PLACES),
-                            _values(words[2 * m + 1], 2 * i + 1, part, one, TOP, BITS, F, PLACES),
-                        )
-                        for n in tl.static_range(NT):
-                            parts = _multiplied(
-                                parts, _slot(m, _place(2 * i, F, PLACES), part, n, PLACES, SPLIT, NT), a, x[n], dtype
-                            )
-                if CHUNK != IN and (16 * i + 16) % CHUNK == 0:
-                    group = tl.minimum((start + 16 * i) // GROUP, LEVELS - 1)
-                    sums = _scaled(sums, parts, totals, scale_ptr, offset_ptr, rows, group, OUT, BITS, F, LEVELS,
-                                   PLACES, SPLIT, NT)  # fmt: skip
-                    parts = _zeros(32 * WARPS, PARTS)
-                    totals = _zeros(32 * WARPS, PLACES * NT)
+            sums, parts, totals = _tile(
+                sums, parts, totals, loaded[d], x_ptr, x_stride, tokens, (first + d * WARPS + warp) * 128, scale_ptr,
+                offset_ptr, rows, OUT, N, lane, one, ones, IN, GROUP, CHUNK, F, BITS, TOP, PLACES, SPLIT, NT,
+            )  # fmt: skip
     if CHUNK == IN:
-        sums = _scaled(sums, parts, totals, scale_ptr, offset_ptr, rows, 0, OUT, BITS, F, LEVELS, PLACES, SPLIT, NT)
+        sums = _scaled(sums, parts, totals, scale_ptr, offset_ptr, rows, 0, OUT, BITS, F, 1, SPLIT, NT)
     rows_O = tl.program_id(0) * 32 + tl.arange(0, 32)
     in_O = rows_O < OUT
     bias = tl.zeros((32,), tl.float32)
@@ -264,12 +277,12 @@ class Tile(NamedTuple):
     places: int
 
 
-def tile_for(inputs: int, bits: int, dtype: torch.dtype) -> Tile:
-    """The tile for a weight of so many columns."""
+def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
+    """The tile for a weight of so many columns and eights of tokens."""
     tiles = triton.cdiv(inputs, COLUMNS)
-    warps = min(8, triton.next_power_of_2(tiles))
-    depth = min(triton.cdiv(tiles, warps), max(1, 16 // bits))
-    return Tile(warps, depth, 2 if field(bits) + bits <= MANTISSA[dtype] else 1)
+    warps = min(8 if across == 1 else 16, triton.next_power_of_2(tiles))
+    depth = min(triton.cdiv(tiles, warps), max(1, 16 // (bits * across)))
+    return Tile(warps, depth, 2 if across == 1 and field(bits) + bits <= MANTISSA[dtype] else 1)
 
 
 MANTISSA = {torch.float16: 10, torch.bfloat16: 7}
@@ -315,8 +328,8 @@ def product(
     if out_NO is None:
         out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
     u, high = low if low is not None else (x_NI, x_NI)
-    tile = tile or tile_for(inputs, bits, x_NI.dtype)
     across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))
+    tile = tile or tile_for(inputs, bits, x_NI.dtype, across)
     _product[(triton.cdiv(outputs, ROWS), triton.cdiv(tokens, 8 * across))](
         x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
         residual_NO if residual_NO is not None else x_NI, out_NO,
