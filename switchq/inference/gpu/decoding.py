@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from switchq.inference.gpu.tensorcore import INTERPRETED
+
 ONE = 0x3F800000
 """1 as float32. A kernel is given it as a number that it cannot know, which leaves it in a register.
 
@@ -36,7 +38,16 @@ def _pick(a, b, ONES: tl.constexpr, R: tl.constexpr, F: tl.constexpr):
     """Bits of a where ONES, turned so that its first run ends at R, has one; elsewhere of b."""
     by: tl.constexpr = F - 1 - R % F
     mask: tl.constexpr = ((ONES >> by) | (ONES << (32 - by))) & 0xFFFFFFFF
-    return (a & mask) | (b & (mask ^ 0xFFFFFFFF))
+    if INTERPRETED:
+        return (a & mask) | (b & (mask ^ 0xFFFFFFFF))
+    else:  # LLVM makes two instructions of it
+        return tl.inline_asm_elementwise(_merge(mask), "=r,r,r", [a, b], dtype=tl.uint32, is_pure=True, pack=1)
+
+
+@triton.constexpr_function
+def _merge(mask):
+    """The instruction that takes bits of $1 where mask has ones, elsewhere of $2."""
+    return f"lop3.b32 $0, $1, $2, {mask:#x}, 0xE4;"
 
 
 @triton.jit

@@ -39,14 +39,21 @@ def _gelu(y):
 
 
 @triton.jit
-def _load_words(planes, at, mask):
+def _loaded(at, mask, eviction_policy: tl.constexpr, PAST: tl.constexpr):
+    """What lies at `at`; zeros where the mask says that it is past the end, if anything is."""
+    if PAST:
+        return tl.load(at, mask=mask, other=0, eviction_policy=eviction_policy)
+    else:
+        return tl.load(at, eviction_policy=eviction_policy)
+
+
+@triton.jit
+def _load_words(planes, at, mask, PAST: tl.constexpr):
     """Of each of a thread's four rows a tuple with a word of every plane. They are read once."""
     rows = ((), (), (), ())
     for k in tl.static_range(len(planes)):
-        four = tl.load(
-            planes[k] + at[:, None] + tl.arange(0, 4)[None, :], mask=mask[:, None], other=0,
-            eviction_policy="evict_first",
-        )  # fmt: skip
+        words_at = planes[k] + at[:, None] + tl.arange(0, 4)[None, :]
+        four = _loaded(words_at, mask[:, None], "evict_first", PAST)
         even, odd = tl.split(tl.reshape(four.to(tl.uint32, bitcast=True), (four.shape[0], 2, 2)))
         word_0, word_2 = tl.split(even)
         word_1, word_3 = tl.split(odd)
@@ -114,18 +121,17 @@ def _zeros(threads: tl.constexpr, COUNT: tl.constexpr):
 
 @triton.jit
 def _step(
-    parts, totals, words, x_at, x_stride, tokens, start, N, one, ones,
+    parts, totals, words, x_at, start, one, ones,
     STEP: tl.constexpr, IN: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
-    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, PAST: tl.constexpr,
 ):  # fmt: skip
     """The sums of a place, and of x there, with those of 16 columns added."""
-    dtype: tl.constexpr = x_at.dtype.element_ty
+    dtype: tl.constexpr = x_at[0].dtype.element_ty
     x = ()
     new_totals = ()
     for n in tl.static_range(NT):
-        # sizes that fill tiles need one comparison for all loads of a tile
-        mask = (tokens + 8 * n < N) & (start + (16 * STEP if IN % 128 else 0) < IN)
-        four = tl.load((x_at + 8 * n * x_stride + 16 * STEP).to(tl.pointer_type(tl.int64)), mask=mask, other=0)
+        four_at = (x_at[n] + 16 * STEP).to(tl.pointer_type(tl.int64))
+        four = _loaded(four_at, start + (16 * STEP if IN % 128 else 0) < IN, "", PAST)
         x = x + ((four.to(tl.int32), (four >> 32).to(tl.int32)),)
         new_totals = new_totals + (multiply((ones, ones, ones, ones), x[n], totals[n], dtype),)
     new = ()
@@ -144,45 +150,47 @@ def _step(
 
 @triton.jit
 def _tile(
-    sums, parts, totals, planes, x_ptr, x_stride, tokens, start, scale_ptr, offset_ptr, rows, OUT, N, lane, one, ones,
+    sums, parts, totals, planes, x_at, start, scale_ptr, offset_ptr, rows, OUT, one, ones,
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
-    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, PAST: tl.constexpr,
 ):  # fmt: skip
     """The sums with those of a tile added."""
     words = ()
     for e in tl.static_range(4):
         words = words + (_code_words(planes[e], F),)
-    x_at = x_ptr + tokens * x_stride + start + lane % 4 * 4
     for i in tl.static_range(STEPS):
         new, new_totals = _step(
-            parts[_place(2 * i, F, PLACES)], totals[_place(2 * i, F, PLACES)], words, x_at, x_stride, tokens, start,
-            N, one, ones, i, IN, F, BITS, TOP, PLACES, SPLIT, NT,
+            parts[_place(2 * i, F, PLACES)], totals[_place(2 * i, F, PLACES)], words, x_at, start, one, ones,
+            i, IN, F, BITS, TOP, PLACES, SPLIT, NT, PAST,
         )  # fmt: skip
         parts = parts[: _place(2 * i, F, PLACES)] + (new,) + parts[_place(2 * i, F, PLACES) + 1 :]
         totals = totals[: _place(2 * i, F, PLACES)] + (new_totals,) + totals[_place(2 * i, F, PLACES) + 1 :]
         if CHUNK != IN and (16 * i + 16) % CHUNK == 0:
             group = tl.minimum((start + 16 * i) // GROUP, IN // GROUP - 1)
-            sums = _scaled(
-                sums, parts, totals, scale_ptr, offset_ptr, rows, group, OUT, BITS, F, IN // GROUP, SPLIT, NT
-            )
-            parts = (_zeros(lane.numel, 2 * SPLIT * NT),) * PLACES
-            totals = (_zeros(lane.numel, NT),) * PLACES
+            scales = _levels(scale_ptr, rows, group, OUT, IN // GROUP)
+            offsets = _levels(offset_ptr, rows, group, OUT, IN // GROUP)
+            sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT)
+            parts = (_zeros(rows.numel, 2 * SPLIT * NT),) * PLACES
+            totals = (_zeros(rows.numel, NT),) * PLACES
     return sums, parts, totals
 
 
 @triton.jit
-def _scaled(
-    sums, parts, totals, scale_ptr, offset_ptr, rows, group, OUT,
-    BITS: tl.constexpr, F: tl.constexpr, LEVELS: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
-):  # fmt: skip
-    """The sums with those of a group, scaled, added."""
-    scales, offsets = (), ()
+def _levels(level_ptr, rows, group, OUT, LEVELS: tl.constexpr):
+    """A scale or an offset of each of a thread's four rows, float32."""
+    levels = ()
     for e in tl.static_range(4):
         row = rows + 8 * e
-        at = row * LEVELS + group
-        mask = row < OUT
-        scales = scales + (tl.load(scale_ptr + at, mask=mask, other=0.0).to(tl.float32),)
-        offsets = offsets + (tl.load(offset_ptr + at, mask=mask, other=0.0).to(tl.float32),)
+        levels = levels + (tl.load(level_ptr + row * LEVELS + group, mask=row < OUT, other=0.0).to(tl.float32),)
+    return levels
+
+
+@triton.jit
+def _scaled(
+    sums, parts, totals, scales, offsets,
+    BITS: tl.constexpr, F: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+):  # fmt: skip
+    """The sums with those of a group, scaled, added."""
     added = ()
     for m in tl.static_range(2):
         for n in tl.static_range(NT):
@@ -222,33 +230,41 @@ def _product(
     thread = tl.arange(0, 32 * WARPS)
     warp, lane = thread // 32, thread % 32
     rows = tl.program_id(0) * 32 + lane // 4
-    tokens = tl.program_id(1) * (8 * NT) + lane // 4
     ones = tl.full((32 * WARPS,), 0, tl.int32) + one.to(tl.int32)
     sums = _zeros(32 * WARPS, 2 * NT)
     parts = (_zeros(32 * WARPS, 2 * SPLIT * NT),) * PLACES
     totals = (_zeros(32 * WARPS, NT),) * PLACES
     if PDL:
         gdc_launch_dependents()
-    for first in range(0, TILES, WARPS * DEPTH):
-        loaded = ()
-        for d in tl.static_range(DEPTH):
-            tile = first + d * WARPS + warp
-            at = (tl.program_id(0) * TILES + tile) * 128 + lane * 4
-            loaded = loaded + (_load_words(planes, at, tile < TILES),)
-        if PDL:
-            gdc_wait()  # all that came before is weights, which no kernel writes
-        for d in tl.static_range(DEPTH):
-            sums, parts, totals = _tile(
-                sums, parts, totals, loaded[d], x_ptr, x_stride, tokens, (first + d * WARPS + warp) * 128, scale_ptr,
-                offset_ptr, rows, OUT, N, lane, one, ones, IN, GROUP, CHUNK, F, BITS, TOP, PLACES, SPLIT, NT,
-            )  # fmt: skip
+    scales, offsets = (), ()
     if CHUNK == IN:
-        sums = _scaled(sums, parts, totals, scale_ptr, offset_ptr, rows, 0, OUT, BITS, F, 1, SPLIT, NT)
+        scales = _levels(scale_ptr, rows, 0, OUT, 1)
+        offsets = _levels(offset_ptr, rows, 0, OUT, 1)
     rows_O = tl.program_id(0) * 32 + tl.arange(0, 32)
     in_O = rows_O < OUT
     bias = tl.zeros((32,), tl.float32)
     if BIAS:
         bias = tl.load(bias_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
+    for first in range(0, TILES, WARPS * DEPTH):
+        loaded = ()
+        for d in tl.static_range(DEPTH):
+            tile = first + d * WARPS + warp
+            at = (tl.program_id(0) * TILES + tile) * 128 + lane * 4
+            loaded = loaded + (_load_words(planes, at, tile < TILES, TILES % (WARPS * DEPTH) != 0),)
+        if PDL:
+            gdc_wait()  # all that came before is weights, which no kernel writes
+        for d in tl.static_range(DEPTH):
+            start = (first + d * WARPS + warp) * 128
+            x_at = ()
+            for n in tl.static_range(NT):
+                token = tl.minimum(tl.program_id(1) * (8 * NT) + 8 * n + lane // 4, N - 1)  # results past N are dropped
+                x_at = x_at + (x_ptr + token * x_stride + start + lane % 4 * 4,)
+            sums, parts, totals = _tile(
+                sums, parts, totals, loaded[d], x_at, start, scale_ptr, offset_ptr, rows, OUT, one, ones,
+                IN, GROUP, CHUNK, F, BITS, TOP, PLACES, SPLIT, NT, IN % (128 * WARPS * DEPTH) != 0,
+            )  # fmt: skip
+    if CHUNK == IN:
+        sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT)
     rows_R = tl.arange(0, BR)
     for n in tl.static_range(NT):
         y = _matrix(sums[n], sums[NT + n], WARPS) + bias[:, None]
