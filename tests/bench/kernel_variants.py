@@ -70,10 +70,10 @@ def weight(case: Case, seed: int = 0) -> Weight:
 
 def multiply(case: Case, one: Weight, x_NI: Tensor, pdl: bool) -> Tensor:
     """The product."""
-    from switchq.inference.gpu import tensor_products
+    from switchq.inference.gpu import products
 
-    tile = None if case.tile is None else tensor_products.Tile(*case.tile)
-    found: Tensor = tensor_products.product(x_NI, one.planes, one.scale_OG, one.offset_OG, tile=tile, pdl=pdl)
+    tile = None if case.tile is None else products.Tile(*case.tile)
+    found: Tensor = products.product(x_NI, one.planes, one.scale_OG, one.offset_OG, tile=tile, pdl=pdl)
     return found
 
 

@@ -70,7 +70,6 @@ class GraphStep(Step):
             kernel.planes,
             kernel.scale_OG,
             kernel.offset_OG,
-            kernel.stride,
             bias_O=linear.bias,
             low=None if u_NR is None else (u_NR, ready.high_RO.T),  # type: ignore[union-attr]
             gelu=gelu,

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from switchq.errors import UserError
+
 ROWS = 32
 """Rows of a tile."""
 
@@ -28,6 +30,13 @@ COLUMNS = 128
 """Columns of a tile."""
 
 _FIELDS = (4, 8, 8, 4, 2, 2)  # of a tile: rows in eights, rows of these; columns i, t, e, h
+
+
+def check_groups(inputs: int, groups: int) -> None:
+    """Raise a UserError for groups that a scale's columns and a multiplication's do not both end with."""
+    size = inputs // groups
+    if size % 32:
+        raise UserError(f"groups of {size} columns do not run on a GPU: export with a group size of a multiple of 32")
 
 
 def to_tiles(plane: Tensor, number: int, shape: tuple[int, int]) -> Tensor:
