@@ -1,7 +1,6 @@
 """Ways of multiplying with bit-planes on a GPU, beside each other: tiles of the kernel, widths, sizes, batches.
 
-Each is compiled in one of several processes first, which share Triton's cache; one that fails is reported, and the rest
-go on. Results are compared with the decoded weight's in float64.
+One that fails is reported, and the rest go on. Results are compared with the decoded weight's in float64.
 """
 
 import itertools
@@ -39,12 +38,14 @@ class Weight(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """The program's own tiles first, then others, then batches."""
-    for bits, size in itertools.product((4, 2, 8, 3), SIZES):
+    """The program's own tiles first, then batches, then other tiles, then groups."""
+    for size, bits in itertools.product(SIZES, (4, 2)):
         yield Case(size, bits)
     yield Case((4096, 128), 2)  # next to nothing to read
-    for batch, bits, size in itertools.product((8, 32), (4, 2, 8), SIZES[:3]):
+    for batch, bits, size in itertools.product((32, 8), (4, 2), SIZES[:2]):
         yield Case(size, bits, batch)
+    for bits, size in itertools.product((8, 3), SIZES):
+        yield Case(size, bits)
     for size, bits in itertools.product(SIZES[:3], (4, 2)):
         most = {warps: min(4, -(-size[1] // (128 * warps))) for warps in (4, 8, 16)}  # tiles of a warp
         tiles = [(warps, depth, 2) for warps, depth in most.items()]
@@ -116,38 +117,38 @@ def variants(
     dense: Callable[[Case], float],
     limit: float,
 ) -> None:
-    """Write a row for every case; `dense` gives microseconds of float16's product."""
+    """Write a row for every case as soon as it is timed; `dense` gives microseconds of float16's product.
+
+    The first are compiled here, the others meanwhile in processes, which share Triton's cache with this one. `waiting`
+    counts those that were still to be compiled when a case was timed.
+    """
+    multiprocessing.set_forkserver_preload(["__main__"])
     known: dict[tuple[tuple[int, int], int], float] = {}
-    for case in compiled(add, (perf_counter() + end) / 2):
-        if perf_counter() > end:
-            return
-        try:
-            key = (case.size, case.batch)
-            if key not in known:
-                known[key] = dense(case)
-            measure(case, add, microseconds, known[key], limit)
-        except Exception as error:
-            add(**case._asdict(), wrong=said(error))
-
-
-def compiled(add: Callable[..., Any], end: float) -> list[Case]:
-    """The cases that compile before `end`, in processes that are gone before anything is timed."""
-    began, found = perf_counter(), []
-    with multiprocessing.get_context("spawn").Pool(min(14, max(1, (os.cpu_count() or 2) - 2))) as pool:
-        todo = list(cases())
-        answers = pool.imap(prepare, todo)
-        for case in todo:
-            try:
-                wrong = answers.next(max(0.1, end - perf_counter()))
-            except multiprocessing.TimeoutError:
+    todo = list(cases())
+    with multiprocessing.get_context("forkserver").Pool(max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
+        jobs = [pool.apply_async(prepare, (case,)) for case in todo[OWN:]]
+        for number, case in enumerate(todo):
+            if perf_counter() > end:
+                add(cut_off=len(todo) - number)
                 break
-            if wrong:
-                add(**case._asdict(), wrong=wrong)
-            else:
-                found.append(case)
+            try:
+                wrong = jobs[number - OWN].get(max(0.1, end - perf_counter())) if number >= OWN else ""
+                if wrong:
+                    raise RuntimeError(wrong)
+                key = (case.size, case.batch)
+                if key not in known:
+                    known[key] = dense(case)
+                waiting = sum(not job.ready() for job in jobs)
+                measure(case, add, microseconds, known[key], limit, waiting)
+            except multiprocessing.TimeoutError:
+                continue
+            except Exception as error:
+                add(**case._asdict(), wrong=said(error))
         pool.terminate()
-    add(compiled=len(found), of=len(todo), seconds=perf_counter() - began)
-    return found
+
+
+OWN = 4
+"""Cases that are compiled by the process that times them, so that there is something to see at once."""
 
 
 def measure(
@@ -156,6 +157,7 @@ def measure(
     microseconds: Callable[[list[Callable[[], object]]], float],
     dense: float,
     limit: float,
+    waiting: int,
 ) -> None:
     """One row."""
     packed = case.size[0] * case.size[1] * case.bits / 8
@@ -170,5 +172,5 @@ def measure(
     best = min(times.values())
     add(
         **case._asdict(), us=best, us_no_overlap=times.get(False), us_cached=cached, float16=dense,
-        ratio=dense / best, of_limit=packed / best * 1e6 / limit, error=error_of(case, ones[0], x_NI),
+        ratio=dense / best, of_limit=packed / best * 1e6 / limit, error=error_of(case, ones[0], x_NI), waiting=waiting,
     )  # fmt: skip
