@@ -29,6 +29,7 @@ def ptq(
     offload: bool = True,
     output: str = "ptq",
     save: str | None = None,
+    save_format: Literal["hf", "compressed-tensors", "gptq"] = "hf",
     overwrite: bool = False,
 ) -> None:
     """Quantise a model with every method at equal settings and score all of them: a leaderboard.
@@ -65,6 +66,8 @@ def ptq(
             widened, is gone on with.
         save: folder for the quantised model, as `AutoModelForCausalLM.from_pretrained` reads it; several models go into
             folders in it.
+        save_format: hf has rounded weights as floats; compressed-tensors (symmetric levels, 8, 4 or 2 bits, not GPT-2)
+            and gptq have packed codes, for methods that round to whole numbers and leave nothing else to store.
         overwrite: replace another sweep's results and saved models.
     """
     settings = {name: plain(value) for name, value in locals().items()}
@@ -84,8 +87,8 @@ def verify(
     """Check a saved quantised model: its hashes, its scores, and how it writes. switchq verify DIR
 
     Args:
-        folder: what `switchq ptq --save` wrote, also without the option's name; of what `switchq export --format hf`
-            and the like wrote, the hashes are checked.
+        folder: what `switchq ptq --save` wrote, in any format, also without the option's name; of what `switchq export
+            --format hf` and the like wrote, the hashes are checked.
         prompt: text to continue; by default the beginning of what it was scored on.
         max_new_tokens: most tokens to write.
         scores: whether to score it again and compare with what was saved.

@@ -57,7 +57,8 @@ OPTIONS = {
     "ptq": [
         "model", "methods", "define", "bits", "group_size", "symmetric", "skip", "calibration", "samples", "length",
         "documents", "one_shot", "blocks_at_once", "seeds", "tasks", "limit", "checkpoint", "dtype", "batch_size",
-        "device", "devices", "processes", "offload", "output", "save", "overwrite",
+        "device", "devices", "processes", "offload", "output", "save", "save_format",
+        "overwrite",
     ],
     "verify": ["folder", "prompt", "max_new_tokens", "scores", "device"],
     "compare": ["run", "confidence", "seed", "output", "overwrite"],

@@ -23,6 +23,10 @@ groups=(--model.grid Asymmetric --model.grid.group_size 64 --model.grid.scale ms
 scored='["16", "8", "8/4", "4", "3", "4/2", "2"]'
 qera=("${groups[@]}" --model.bits '[8, 4, 3, 2]' --model.adapter_start qera --model.shared_rank 16 --model.bitmaps "$scored"
   "${turns[@]}" --schedule.bitmaps '["8", "2", "4", "2", "3", "2", "4/2", "2"]')
+even=("${qera[@]}" --model.rank '{4: 48, 3: 64}' --model.shared_rank 32)
+even_turns=(--schedule.bitmaps '["8", "3", "2", "4", "3", "2"]')
+even_steps=(--schedule.bitmaps '["8", "4", "3", "2"]')
+source "$(dirname "$0")/levers.sh"
 run() {
   case $1 in
     before) switchq eval --model "$model" --data "$dev" --batch_size 128 --max_new_tokens 24 --output "$out/before.json" ;;
@@ -37,8 +41,15 @@ run() {
       row turns-shared-0 1 "${groups[@]}" "${turns[@]}" --model.adapter_start loftq --model.shared_rank 16 --model.rank '{8: 0}' ;;
     turns-qera) row turns-qera 1 "${qera[@]}" ;;
     turns-even) # turns alike for narrow widths, larger adapters at 4 and 3 bits
-      row turns-even 1 "${qera[@]}" --model.rank '{4: 48, 3: 64}' --model.shared_rank 32 \
-        --schedule.bitmaps '["8", "3", "2", "4", "3", "2"]' ;;
+      row turns-even 1 "${even[@]}" "${even_turns[@]}" ;;
+    turns-even-*) lever "${1#turns-even-}" && row "$1" 1 "${even[@]}" "${even_turns[@]}" "${with[@]}" ;;
+    even-spnet) row even-spnet 4 "${even[@]}" --schedule SPNet "${even_steps[@]}" ;;
+    even-spnet-*) lever "${1#even-spnet-}" && row "$1" 4 "${even[@]}" --schedule SPNet "${even_steps[@]}" "${with[@]}" ;;
+    even-instantnet) row even-instantnet 4 "${even[@]}" --schedule InstantNet "${even_steps[@]}" ;;
+    even-instantnet-*)
+      lever "${1#even-instantnet-}" && row "$1" 4 "${even[@]}" --schedule InstantNet "${even_steps[@]}" "${with[@]}" ;;
+    dedicated-[8432]) # the same model for one width alone
+      row "$1" 1 "${even[@]}" --model.bits "[${1#*-}]" --model.bitmaps "[16, ${1#*-}]" --schedule.bitmaps "[\"${1#*-}\"]" ;;
     turns-qera-kd) row turns-qera-kd 1 "${qera[@]}" --schedule.distill 1 ;;
     turns-base) row turns-base 1 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.rank '{8: 0, 4: 0, 2: 0}' ;;
     turns-base-loftq) row turns-base-loftq 1 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.adapter_start loftq --model.rank '{8: 0}' ;;

@@ -19,9 +19,10 @@ from switchq.models import architecture_of, context_window, load_config, load_mo
 from switchq.posttraining.journal import key_of
 from switchq.posttraining.ptq.folder import SweepFolder, slug_of
 from switchq.posttraining.ptq.leaderboard import entries
+from switchq.posttraining.ptq.packing import Packing
 from switchq.posttraining.ptq.plan import Run, plan
 from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, RunRecord
-from switchq.posttraining.ptq.saving import check_free, holds
+from switchq.posttraining.ptq.saving import HF, check_free, holds
 from switchq.posttraining.ptq.sweep import Sweep, Switchable
 from switchq.training.checkpoint import read_checkpoint, restore_module
 
@@ -52,13 +53,16 @@ def ptq_command(**arguments: Any) -> None:
     base = load_model(name, options.dtype)
     check_setting(base, setting, [method.grid_for(setting) for method in methods])
     sweep = Sweep(base, name, suite, folder, place, batch_size=options.batch_size, offload=options.offload)
+    sweep.save_format = options.save_format
     if checkpoint is not None:
         sweep.switchable = _switchable(checkpoint, name, sweep.base_hash, str(options.checkpoint))
     for run in runs:
         if run.setting is not None and run.calibration is not None:
             sweep.calibration(run.setting)
     for run, target in places.items():
-        check_free(target, options.overwrite or holds(target, sweep.key(run)))
+        check_free(target, options.overwrite or holds(target, sweep.key(run), options.save_format))
+        if options.save_format != HF and run.method is not None and run.setting is not None:
+            Packing(options.save_format).check(base, run.method, run.setting)
     header = {
         "key": key_of({"base": sweep.base_hash, "tasks": sweep.tasks, "dtype": options.dtype, "device": place.type}),
         "base": name,

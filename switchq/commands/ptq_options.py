@@ -19,6 +19,7 @@ class PtqOptions(ComparisonOptions):
     checkpoint: str | None
     offload: bool
     save: str | None
+    save_format: str
 
     def check(self) -> None:
         """What can be told before anything is read.
@@ -31,6 +32,8 @@ class PtqOptions(ComparisonOptions):
         super().check()
         if self.methods is not None and not self.methods:
             raise UserError("--methods names none")
+        if self.save is None and self.save_format != "hf":
+            raise UserError(f"--save_format {self.save_format} is of models that are saved: give --save FOLDER")
 
     def picked_methods(self) -> list[Method]:
         """The methods to run.

@@ -20,7 +20,7 @@ from switchq.evaluation.sealed import check_files, read_seal
 from switchq.evaluation.tasks import Score, Speed, Suite, Task, same_examples, task_from_dict
 from switchq.inference.formats import KIND as FIXED
 from switchq.inference.formats import read_fixed
-from switchq.models import context_window, load_model, load_tokenizer, pick_device
+from switchq.models import context_window, load_tokenizer, pick_device
 from switchq.posttraining.ptq.results import RunRecord
 from switchq.posttraining.ptq.saving import Saved, read_saved
 from switchq.progress import progress_bar
@@ -76,8 +76,7 @@ def verify_command(
     record = saved.record
     say(f"{saved.folder}: {record.run.get('base')} by {record.name} at {record.bits} bits")
     check_files(saved.folder, saved.files)
-    dtype = str(record.run.get("dtype", "float32"))
-    model = load_model(str(saved.folder), dtype)  # type: ignore[arg-type]
+    model = saved.load()
     saved.check_weights(model)
     say(f"{len(saved.files)} files and the weights have the hashes that were saved")
     tokenizer = load_tokenizer(str(saved.folder))

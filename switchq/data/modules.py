@@ -29,6 +29,7 @@ class SquadData(TrainingData):
         tokenizer: name or folder of the model whose tokenizer and context window are used.
         train: official JSON file, Hub name (its `train` split) or folder of `switchq gendata`.
         dev: official JSON file or Hub name (its `validation` split); scored before and after training only.
+        generated: folder of `switchq gendata` to train on beside `train`, without its stored predictions.
         batch_size: questions a training batch, shared out among all devices.
         eval_batch_size: questions a scoring batch.
         holdout: questions kept out of the training data, whole paragraphs of them, to watch the training with. Where
@@ -49,6 +50,7 @@ class SquadData(TrainingData):
         tokenizer: str,
         train: str = "rajpurkar/squad",
         dev: str = "rajpurkar/squad",
+        generated: str | None = None,
         batch_size: int = 16,
         eval_batch_size: int = 64,
         holdout: int = 200,
@@ -103,6 +105,8 @@ class SquadData(TrainingData):
     def _read_train(self) -> None:
         source, holdout = self.hparams["train"], self.hparams["holdout"]
         if is_generated(source):
+            if self.hparams["generated"] is not None:
+                raise UserError("data.generated comes beside questions, and data.train is generated: give one of them")
             self._train_on_generated(source)
             self._holdout, _ = _split_paragraphs(self.dev_questions, holdout, self.hparams["seed"])
             return
@@ -114,6 +118,8 @@ class SquadData(TrainingData):
         self.examples = [answer_example(one) for one in encoded]
         self.lengths = [len(one) for one in encoded]
         self._count_encoded("training", encoded)
+        if self.hparams["generated"] is not None:
+            self._add_generated(self.hparams["generated"])
         self._check_fit(self._holdout, "held-out")
 
     def _check_fit(self, questions: list[Question], name: str) -> None:

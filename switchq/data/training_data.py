@@ -135,6 +135,13 @@ class TrainingData(LightningDataModule):
         self.examples, self.lengths = generated, generated.lengths
         self._count("training", generated.lengths, generated.cut)
 
+    def _add_generated(self, folder: str) -> None:
+        """What all examples have in common can be batched together: stored predictions are left out."""
+        generated = GeneratedExamples(folder, self.max_length)
+        added = [{name: one[name] for name in ("input_ids", "labels")} for one in generated]
+        self.examples, self.lengths = [*self.examples, *added], [*self.lengths, *generated.lengths]
+        self._count("generated", generated.lengths, generated.cut)
+
     def _count(self, name: str, lengths: Sequence[int] | np.ndarray, cut: int = 0) -> None:
         if len(lengths):
             self.counts[name] = Counts(len(lengths), float(np.mean(lengths)), cut, self.max_length)

@@ -23,6 +23,7 @@ from torch import nn
 
 from switchq.bitmap import FULL, Bitmap
 from switchq.nn import switch_layers
+from switchq.nn.norm import is_own_norm
 
 MB = 1e6
 
@@ -60,7 +61,7 @@ def weight_bytes(model: nn.Module, bitmap: Bitmap, *, adapters: bool = True) -> 
         adapters: whether the per-bit adapters are switched on.
     """
     codes_bits, scale_bits, adapter_weights = 0, 0, 0
-    elsewhere: set[int] = set()
+    elsewhere = {id(p) for name, p in model.named_parameters() if is_own_norm(name)}  # one counts: the base's, as large
     for layer, bits in zip(switch_layers(model), bitmap, strict=True):
         weight_OI, bias_O = getattr(layer.linear, "weight", None), getattr(layer.linear, "bias", None)
         lora: Any = layer.lora

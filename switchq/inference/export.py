@@ -24,6 +24,7 @@ from switchq.inference.table import encode_table
 from switchq.models import architecture_of
 from switchq.nn import SwitchLayer, switch_layers
 from switchq.nn.adapters import is_adapter
+from switchq.nn.norm import check_common_norms
 from switchq.nn.weight import QuantWeight, is_scale
 from switchq.quant import Grid, Nested
 from switchq.quant.nested import PARENT_BITS
@@ -88,11 +89,13 @@ def export_artifact(
         overwrite: replace a folder that is there.
 
     Raises:
-        UserError: no width, quantised embeddings or head, a folder that is there or cannot be written.
+        UserError: no width, quantised embeddings or head, norms that differ by width, a folder that is there or cannot
+            be written.
     """
     held = sorted({bits for bits in widths if bits != FULL}, reverse=True)
     if not held:
         raise UserError("an artifact holds widths from 2 to 8: 16 bits alone cannot be packed")
+    check_common_norms(model)
     layers = _linears(model)
     trained = layers[0].linear.grid
     same = isinstance(trained, Nested) and not any(layer.linear.is_fixed for layer in layers)

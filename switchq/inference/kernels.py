@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from switchq.inference.low_rank import Factors
 from switchq.quant import Grid, Params
 
 NIBBLE = 4
@@ -32,21 +33,23 @@ class Kernel(ABC):
     Attributes:
         offset_O: what is left to add to every weight of a row, or None.
         rows: whether `layer` wants the second factor in rows of outputs.
+        rounds: whether activations and results are bfloat16, so that rounded factors do for an adapter.
     """
 
     offset_O: Tensor | None = None
     rows = False
+    rounds = False
 
     @abstractmethod
     def product(self, x_NI: Tensor) -> Tensor:
         """(N, I) float32 -> (N, O) float32."""
 
-    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low_RI: Tensor | None, high_RO: Tensor | None) -> Tensor:
-        """The product, + bias + x low^T high where there is any."""
+    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low: Factors | None) -> Tensor:
+        """The product, + bias + the factors' product where there is any."""
         y_NO = self.product(x_NI)
         if bias_O is not None:
             y_NO += bias_O
-        return y_NO if low_RI is None else torch.addmm(y_NO, F.linear(x_NI, low_RI), high_RO)  # type: ignore[arg-type]
+        return y_NO if low is None else low.added(y_NO, x_NI)
 
     @property
     @abstractmethod
@@ -98,14 +101,14 @@ class Int8(Kernel):
         high_NO, low_NO = parts_2NO.view(2, len(x_NI), -1)
         return high_NO.add_(low_NO, alpha=0.5 / _LARGEST).mul_(most_N1 / _LARGEST)
 
-    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low_RI: Tensor | None, high_RO: Tensor | None) -> Tensor:
+    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low: Factors | None) -> Tensor:
         """See `Kernel.layer`; of one token, both parts and the bias are added in one product."""
-        if len(x_NI) > 1 or low_RI is None:
-            return super().layer(x_NI, bias_O, low_RI, high_RO)
+        if len(x_NI) > 1 or low is None:
+            return super().layer(x_NI, bias_O, low)
         most_11, parts_2O = self._parts(x_NI)
         shares_12 = most_11 * _SHARES_2
         y_1O = torch.mm(shares_12, parts_2O) if bias_O is None else torch.addmm(bias_O, shares_12, parts_2O)
-        return torch.addmm(y_1O, F.linear(x_NI, low_RI), high_RO)  # type: ignore[arg-type]
+        return low.added(y_1O, x_NI)
 
     def _parts(self, x_NI: Tensor) -> tuple[Tensor, Tensor]:
         """The largest activation of each token, (N, 1), and the products of both parts, (2 N, O), in its units."""
@@ -149,6 +152,8 @@ def exact_products() -> bool:
 
 class Int4(Kernel):
     """PyTorch's 4-bit operator; a code of more bits is 2^(b-4) x its upper four + its lower ones, two products."""
+
+    rounds = True
 
     def __init__(self, codes_OI: Tensor, params: Params, bits: int) -> None:
         inputs = codes_OI.shape[1]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from switchq.bitmap import Bitmap
 from switchq.inference.kernels import Kernel, Plain
+from switchq.inference.low_rank import Factors, LowRank, RoundedLowRank
 from switchq.inference.tuning import Timing
 from switchq.nn.switch import SwitchLayer
 from switchq.quant import Grid, Params
@@ -47,16 +48,16 @@ class Ready(NamedTuple):
         timing: how fast it is on this machine; None for `Plain`.
         long: tokens from which on the weight is decoded instead; None for never.
         bits: the width.
-        low_RI: A, with a row of ones where the kernel leaves an offset to add; None if there is nothing to add.
-        high_RO: B^T, scaled, with the offset as its last row.
+        adapters: whether the adapter is in.
+        low: the adapter's factors, and what the kernel leaves to add; None if there is nothing to add.
     """
 
     kernel: Kernel
     timing: Timing | None
     long: int | None
     bits: int
-    low_RI: Tensor | None
-    high_RO: Tensor | None
+    adapters: bool
+    low: Factors | None
 
 
 class PackedLinear(nn.Module):
@@ -97,6 +98,13 @@ class PackedLinear(nn.Module):
         else:
             kernel, timing = self.source.kernel(self.name, bits)
         long = timing.tokens_to_decode if timing is not None else None
+        low: Factors | None = self._factors(kernel, bits, adapters)
+        if isinstance(low, LowRank) and kernel.rounds and RoundedLowRank.fits(low.low_RI):
+            low = RoundedLowRank(low.low_RI, low.high_RO)
+        return Ready(kernel, timing, long, bits, adapters, low)
+
+    def _factors(self, kernel: Kernel, bits: int, adapters: bool) -> LowRank | None:
+        """A, with a row of ones where the kernel leaves an offset to add, and B^T, with the offset as its last row."""
         lows, highs = [], []
         if adapters and (trained := self.source.adapter(self.name, bits)) is not None:
             lows.append(trained[0])
@@ -105,10 +113,9 @@ class PackedLinear(nn.Module):
             lows.append(torch.ones(1, self.shape[1]))
             highs.append(kernel.offset_O.unsqueeze(0))
         if not lows:
-            return Ready(kernel, timing, long, bits, None, None)
-        low_RI, high_RO = torch.cat(lows), torch.cat(highs)
-        high_RO = high_RO.T.contiguous().T if kernel.rows else high_RO.contiguous()
-        return Ready(kernel, timing, long, bits, low_RI, high_RO)
+            return None
+        high_RO = torch.cat(highs)
+        return LowRank(torch.cat(lows), high_RO.T.contiguous().T if kernel.rows else high_RO.contiguous())
 
     def levels(self, bits: int) -> Params:
         """Scale and offset at `bits`."""
@@ -125,13 +132,20 @@ class PackedLinear(nn.Module):
     def multiply(self, x_NI: Tensor) -> Tensor:
         """(N, I) -> (N, O)."""
         ready = self.ready
-        kernel = ready.kernel
         if ready.long is not None and len(x_NI) >= ready.long:
-            params = self.levels(ready.bits)
-            if kernel.offset_O is not None:  # it is in the low-rank factors
-                params = {**params, "offset": torch.zeros_like(params["offset"])}
-            kernel = Plain(self.source.codes(self.name, ready.bits), params, self.grid)
-        return kernel.layer(x_NI, self.bias, ready.low_RI, ready.high_RO)
+            return self._decoded(ready).layer(x_NI, self.bias, self._exact(ready))
+        return ready.kernel.layer(x_NI, self.bias, ready.low)
+
+    def _decoded(self, ready: Ready) -> Plain:
+        """The weight as floats; what the kernel leaves to add is in the factors here, too."""
+        params = self.levels(ready.bits)
+        if ready.kernel.offset_O is not None:
+            params = {**params, "offset": torch.zeros_like(params["offset"])}
+        return Plain(self.source.codes(self.name, ready.bits), params, self.grid)
+
+    def _exact(self, ready: Ready) -> Factors | None:
+        """The factors as they are stored."""
+        return self._factors(ready.kernel, ready.bits, ready.adapters) if ready.kernel.rounds else ready.low
 
 
 class PackedLayer(SwitchLayer):

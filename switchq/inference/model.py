@@ -94,8 +94,7 @@ class SwitchableLM:
         total = 0
         for layer in get_switch(self.model).layers:
             ready = _ready(layer)
-            factors = [one.nbytes for one in (ready.low_RI, ready.high_RO) if one is not None]
-            total += ready.kernel.resident_bytes + sum(factors)
+            total += ready.kernel.resident_bytes + (0 if ready.low is None else ready.low.resident_bytes)
         return total
 
     def slower_than_float32(self) -> dict[int, float]:

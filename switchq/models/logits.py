@@ -24,3 +24,19 @@ def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], where: Tensor) 
     if where.dtype == torch.bool:
         where = where.flatten().nonzero().squeeze(-1)
     return model.get_output_embeddings()(hidden_states(model, inputs).flatten(0, 1).index_select(0, where))
+
+
+def logits_and_states_at(
+    model: PreTrainedModel, inputs: dict[str, Tensor], where: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits (N, V), and the hidden states (N, I) after each block, at N flattened positions.
+
+    The last states are those that the head reads, after the final norm and what else comes between; they may be
+    narrower.
+    """
+    output = model.base_model(**inputs, use_cache=False, output_hidden_states=True)
+    last_NI, *states = (
+        states_BTI.flatten(0, 1).index_select(0, where)
+        for states_BTI in (output.last_hidden_state, *output.hidden_states[1:])
+    )
+    return model.get_output_embeddings()(last_NI), tuple(states)

@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 
 from switchq.bitmap import FULL, check_width
 from switchq.errors import UserError
-from switchq.models.load import architecture_of
+from switchq.models.load import architecture_of, blocks_of
 from switchq.models.weights import weight_view
 from switchq.nn import QuantEmbedding, QuantLinear, add_adapters, attach_switch, switch_layers
 from switchq.nn.adapters import Start, adapter_configs
+from switchq.nn.norm import SwitchedNorm, is_own_norm
 from switchq.quant import Grid, Symmetric
 
 Extra = Literal["head", "embeddings"]
@@ -32,6 +33,7 @@ def make_switchable(
     extra: Sequence[Extra] = (),
     train_base: bool = False,
     learn_scales: bool = False,
+    own_norms: bool = False,
     fit_on: torch.device | None = None,
 ) -> PreTrainedModel:
     """Make `model` switchable, in place.
@@ -51,6 +53,7 @@ def make_switchable(
             has to be named in full.
         train_base: leave the block linears' own weights trainable, shared by all widths (straight-through).
         learn_scales: make the scales of every width in `bits` trainable.
+        own_norms: give every width a trainable copy of the norms that block linears read, see `switchq.nn.norm`.
         fit_on: the device that fits the grids, one linear at a time; that of the weights by default. A search for
             scales takes a GPU seconds and a CPU a minute for 135 million weights; of two candidates that are equally
             good to rounding errors, they may choose different ones.
@@ -60,7 +63,7 @@ def make_switchable(
 
     Raises:
         UserError: a width out of range or named twice, an unsupported architecture, a group size that does not divide a
-            row, an unknown extra, one half of a tied pair.
+            row, an unknown extra, one half of a tied pair, norms of their own where linears read none.
     """
     widths = [check_width(width) for width in bits]
     if not widths or len(set(widths)) != len(widths):
@@ -90,7 +93,8 @@ def make_switchable(
         add_adapters(model, configs, start)
     for linear in linears.values():  # after peft, which freezes all that is not an adapter
         linear.train_in_place(train_base, learn_scales)
-    attach_switch(model, widths)
+    norms = _own_norms(model, widths) if own_norms else {}
+    attach_switch(model, widths, norms)
     for layer in switch_layers(model):
         for width in rounded:
             if not layer.linear.is_prepared(width):
@@ -104,6 +108,25 @@ def _quant_linear(module: nn.Module, grid: Grid) -> QuantLinear:
     weight_OI = weight_view(module)
     own = cast(nn.Parameter, module.weight)
     return QuantLinear(own if isinstance(module, nn.Linear) else nn.Parameter(weight_OI), module.bias, grid)  # type: ignore[arg-type]
+
+
+def _own_norms(model: PreTrainedModel, widths: Sequence[int]) -> dict[str, SwitchedNorm]:
+    """Put norms that every width has its own of into the blocks; by the name of the first linear that reads each."""
+    architecture = architecture_of(model.config)
+    norms = {}
+    for index in range(len(blocks_of(model))):
+        block = f"{architecture.blocks}.{index}"
+        for read in architecture.inputs(model.config):
+            if read.norm is not None:
+                norm = SwitchedNorm(model.get_submodule(f"{block}.{read.norm}"), widths)
+                model.set_submodule(f"{block}.{read.norm}", norm)
+                norms[f"{block}.{read.linears[0]}"] = norm
+    if not norms:
+        raise UserError("no linear of this model reads a norm, so there is none to give each width its own of")
+    for name, parameter in model.named_parameters():
+        if is_own_norm(name):
+            parameter.requires_grad_(True)
+    return norms
 
 
 def _quantize_extra(model: PreTrainedModel, extra: tuple[Extra, ...], grid: Grid) -> None:

@@ -5,6 +5,7 @@ loads the adapters; this file adds the starts that depend on the width. An adapt
 y += (alpha / r) B A x with A (R, I) and B (O, R), computed in `switchq.nn.lora`.
 """
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,12 @@ def add_adapters(model: nn.Module, configs: Mapping[str, LoraConfig], start: Sta
 def is_adapter(parameter: str) -> bool:
     """Whether the parameter of that dotted name belongs to an adapter."""
     return ".lora_" in parameter
+
+
+def width_of(parameter: str) -> int | None:
+    """The width that the parameter of that dotted name is trained for alone: an adapter's, a learned scale's."""
+    found = re.search(r"\.bits_(\d+)\.|_(\d+)bit$", parameter)
+    return int(found[1] or found[2]) if found else None
 
 
 @dataclass(frozen=True)

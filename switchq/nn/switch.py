@@ -5,7 +5,7 @@ and leaves every `requires_grad` alone (peft's own `set_adapter` would flip them
 ones costs a rounding, once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from switchq.bitmap import FULL, Bitmap
 from switchq.errors import UserError
 from switchq.nn.adapters import SHARED, adapter_name
 from switchq.nn.linear import QuantLinear
+from switchq.nn.norm import SwitchedNorm
 from switchq.nn.weight import QuantWeight
 
 
@@ -32,12 +33,14 @@ class SwitchLayer:
         linear: the quantised module.
         lora: the peft layer around it, or None.
         widths: the trained widths, narrowest first.
+        norm: the norm that goes with this layer's width, if widths have norms of their own.
     """
 
     name: str
     linear: QuantWeight
     lora: LoraLayer | None = None
     widths: tuple[int, ...] = ()
+    norm: SwitchedNorm | None = None
     _adapters: dict[int, list[str]] = field(default_factory=dict)
 
     @property
@@ -72,12 +75,14 @@ class SwitchLayer:
         return 0 if factors is None else sum(factor.numel() for factor in factors)
 
     def adapters_for(self, bits: int) -> list[str]:
-        """The adapters that run at `bits`: the shared one, and that of its own width, else of the next wider trained
-        width, else of the widest; each if it is there."""
+        """The adapters that run at `bits`: the shared one, and that of `trained_width`; each if it is there."""
         if self.lora is None or not self.widths:
             return []
-        width = next((width for width in self.widths if width >= bits), self.widths[-1])
-        return [name for name in (SHARED, adapter_name(width)) if name in self.lora.lora_A]
+        return [name for name in (SHARED, adapter_name(self.trained_width(bits))) if name in self.lora.lora_A]
+
+    def trained_width(self, bits: int) -> int:
+        """Whose adapter and norm run at `bits`: its own, else the next wider trained width's, else the widest's."""
+        return next((width for width in self.widths if width >= bits), self.widths[-1])
 
     def switch(self, bits: int, adapters: bool) -> None:
         """Run at `bits` from the next forward on."""
@@ -92,6 +97,8 @@ class SwitchLayer:
                 names = self._adapters[bits] = self.adapters_for(bits)
             self.lora.__dict__["_active_adapter"] = names if adapters else _NONE
             self.lora.__dict__.pop("forward", None)
+        if self.norm is not None:
+            self.norm.__dict__["name"] = adapter_name(self.trained_width(bits)) if adapters else None
 
     def multiply_by(self, weight_OI: Tensor | None) -> None:
         """Run as one product with `weight_OI` and the bias, instead of base and adapters, until the next switch.
@@ -132,12 +139,13 @@ class Switch:
         return tuple(layer.name for layer in self.layers)
 
 
-def attach_switch(model: nn.Module, widths: Sequence[int] = ()) -> Switch:
+def attach_switch(model: nn.Module, widths: Sequence[int] = (), norms: Mapping[str, SwitchedNorm] = {}) -> Switch:
     """Find the quantised layers of `model`, and set all of them to full precision.
 
     Args:
         model: a model with quantised layers.
         widths: the trained widths, which say what adapter runs where.
+        norms: name of a layer -> the norm that goes with its width.
 
     Raises:
         UserError: if there are none.
@@ -147,7 +155,7 @@ def attach_switch(model: nn.Module, widths: Sequence[int] = ()) -> Switch:
         parent = name.removesuffix(".base_layer")
         if isinstance(module, QuantLinear) or (isinstance(module, QuantWeight) and module._source[0] is module):  # type: ignore[index]
             lora = model.get_submodule(parent) if parent != name else None
-            layers.append(SwitchLayer(parent, module, lora, tuple(sorted(widths))))  # type: ignore[arg-type]
+            layers.append(SwitchLayer(parent, module, lora, tuple(sorted(widths)), norms.get(parent)))  # type: ignore[arg-type]
     if not layers:
         raise UserError("this model has no quantised layers: make it switchable first")
     switch = Switch(tuple(layers), Bitmap.stripe([FULL], len(layers)))

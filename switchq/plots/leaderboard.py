@@ -27,7 +27,12 @@ def leaderboard_chart(
     scale, axis = perplexity_axis(values) if not higher_is_better else (alt.Scale(zero=False, padding=16), alt.Axis())
     x = alt.X("effective_bits:Q", title="Effective bits", scale=alt.Scale(zero=False, nice=False, padding=22))
     y = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
-    legend = alt.Legend(title="Method", symbolStrokeColor=MUTED, symbolSize=160)
+    legend = alt.Legend(
+        title="Method",
+        symbolStrokeColor=MUTED,
+        symbolSize=160,
+        columns=alt.ExprRef("max(2, floor(width / 150))"),
+    )
     dash = alt.StrokeDash(
         "method:N",
         sort=methods,

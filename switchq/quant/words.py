@@ -26,3 +26,17 @@ def pack_words(codes_NL: Tensor, bits: int) -> Tensor:
     stream[:, : length * bits] = code_bits.reshape(rows, -1)
     packed = np.ascontiguousarray(np.packbits(stream, axis=-1, bitorder="little")).view("<i4")
     return torch.from_numpy(packed.astype(np.int32, copy=False))
+
+
+def unpack_words(words_NW: Tensor, length: int, bits: int) -> Tensor:
+    """The codes (N, length), int16, that `pack_words` packed.
+
+    Raises:
+        ValueError: words of another number than that takes.
+    """
+    rows, words = words_NW.shape
+    if words != -(-length * bits // 32):
+        raise ValueError(f"{words} words are not {length} codes of {bits} bits")
+    stored = np.ascontiguousarray(words_NW.numpy().astype("<i4", copy=False)).view(np.uint8)
+    code_bits = np.unpackbits(stored, axis=-1, count=length * bits, bitorder="little").reshape(rows, length, bits)
+    return torch.from_numpy(np.packbits(code_bits, axis=-1, bitorder="little")[..., 0].astype(np.int16))

@@ -121,11 +121,11 @@ class DevicesMixin(LightningModule):
         """For scoring: where the model is spread over devices, all must run every forward; nothing is split."""
         return parallel.alone() if self.is_sharded else nullcontext()
 
-    def joint_count(self, targets_N: Tensor) -> Tensor | None:
-        """The labels of the batch on all devices; None where there is one device."""
+    def joint_count(self, where_N: Tensor) -> Tensor | None:
+        """The positions in the batch on all devices; None where there is one device."""
         if self.devices == 1:
             return None
-        return self.joint_sum(torch.tensor(float(len(targets_N)), device=self.device))
+        return self.joint_sum(torch.tensor(float(len(where_N)), device=self.device))
 
     def align_adapters(self) -> None:
         """Give every device the adapters of the first: a randomised start may differ."""
@@ -147,6 +147,14 @@ class DevicesMixin(LightningModule):
         whole = self.joint_sum(torch.cat([tensor.flatten().float() for tensor in mine]))
         parts = whole.split([tensor.numel() for tensor in mine])
         torch._foreach_copy_(mine, [part.view_as(tensor) for part, tensor in zip(parts, mine)])
+
+    def sums(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The sum of each tensor over all devices, in copies; the tensors themselves where there is one device."""
+        if self.devices == 1:
+            return tensors
+        copies = [tensor.clone() for tensor in tensors]
+        self.add_up(copies)
+        return copies
 
     def joint_sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all devices."""

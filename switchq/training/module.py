@@ -7,16 +7,17 @@ arguments.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from switchq.bitmap import Bitmap, ladder
 from switchq.errors import UserError
-from switchq.models import load_model, load_tokenizer, logits_at, make_switchable
+from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.models.device import own_gpu
 from switchq.models.load import Dtype, blocks_of
 from switchq.models.switchable import Extra
@@ -24,12 +25,15 @@ from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.calibrated_start import start_from_inputs
-from switchq.training.devices import check_strategy, whole
 from switchq.training.identity import BaseIdentity
+from switchq.training.losses import LossFunctions
 from switchq.training.optimisation import OptimisationMixin
-from switchq.training.passes import LossFunctions, Plan, StoredTeacher, pass_loss, shares, targets
+from switchq.training.pass_gradients import PassGradients
+from switchq.training.passes import Pass, Plan, shares, targets
 from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
+from switchq.training.switch_dropout import switch_some
+from switchq.training.teaching import Places, Seen, StoredTeacher, Teaching, Tokens, pass_loss
 
 Decay = Literal["constant_with_warmup", "linear", "cosine"]
 
@@ -46,21 +50,30 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         alpha: width -> LoRA alpha (twice the rank by default).
         shared_rank: rank of one more adapter that runs at every width; 0 for none.
         adapter_dropout: LoRA dropout.
+        switch_dropout: share of a pass's layers that run at another of `bits` than its bitmap says, drawn anew for
+            every pass that learns; what is logged goes by the bitmap.
         adapter_start: `zero`; `loftq`: the SVD of what rounding to that width took away; `qera`: what is best for the
             layers' outputs on the first training batches.
         start_batches: training batches that `qera` looks at.
         extra: also quantise the `head` and the `embeddings`.
         train_base: train the block linears' own weights too (straight-through), shared by all widths.
         learn_scales: train the grid's scales too, those of each width for itself.
+        own_norms: give every width its own trained norms, started from the base's; such a model is not exported.
         dtype: of the frozen weights; adapters are float32.
-        lr: peak learning rate of the adapters (AdamW).
+        lr: peak learning rate of the adapters and of norms (AdamW).
         base_lr: peak learning rate of the base weights, if they are trained.
         scale_lr: peak learning rate of the logarithms of the scales, if they are trained.
+        width_lr: width -> factor on the learning rates of what is trained for that width alone; 1 by default.
         weight_decay: AdamW's, of all but the scales.
         decay: what the learning rate does after the warm-up.
         warmup_steps: optimiser steps over which the learning rate rises.
         max_grad_norm: the joint gradient norm is clipped to this; 0 turns clipping off.
         accumulate: batches per optimiser step, counted on from one epoch to the next.
+        balance: give all passes of a step gradients of the same norm on what they all train (`shared_rank`,
+            `train_base`).
+        kd_tokens: where passes learn from others: at the `answers` only, which have labels, or at `all` tokens.
+        kd_top_k: of how many of the teacher's likeliest tokens (the others count as one more); 0 for all.
+        kd_hidden: weight of matching the teacher's hidden states after every block, too, against 1 for its predictions.
         stored_kd: weight of the distillation from teacher predictions stored with the training data, if there are any.
         gradient_checkpointing: keep only the inputs of blocks, and run each block again in the backward pass: less
             memory for a third more compute.
@@ -83,20 +96,27 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         alpha: dict[int, int] | None = None,
         shared_rank: int = 0,
         adapter_dropout: float = 0.0,
+        switch_dropout: float = 0.0,
         adapter_start: Start = "zero",
         start_batches: int = 8,
         extra: Sequence[Extra] = (),
         train_base: bool = False,
         learn_scales: bool = False,
+        own_norms: bool = False,
         dtype: Dtype = "float32",
         lr: float = 5e-4,
         base_lr: float = 2e-5,
         scale_lr: float = 1e-3,
+        width_lr: dict[int, float] | None = None,
         weight_decay: float = 0.0,
         decay: Decay = "cosine",
         warmup_steps: int = 20,
         max_grad_norm: float = 1.0,
         accumulate: int = 1,
+        balance: bool = False,
+        kd_tokens: Tokens = "answers",
+        kd_top_k: int = 0,
+        kd_hidden: float = 0.0,
         stored_kd: float = 1.0,
         gradient_checkpointing: bool = False,
         compile: bool = False,
@@ -109,6 +129,9 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             ("start_batches", start_batches, 1),
             ("lr", lr, 0),
             ("base_lr", base_lr, 0),
+            ("switch_dropout", switch_dropout, 0),
+            ("kd_top_k", kd_top_k, 0),
+            ("kd_hidden", kd_hidden, 0),
             ("scale_lr", scale_lr, 0),
             ("shared_rank", shared_rank, 0),
             ("weight_decay", weight_decay, 0),
@@ -117,6 +140,11 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         ):
             if not value >= least:
                 raise UserError(f"model.{name} must be at least {least}, not {value}")
+        for width, factor in (width_lr or {}).items():
+            if width not in bits or not factor > 0:
+                raise UserError(
+                    f"model.width_lr gives {width} bits the factor {factor}: name trained widths, and use above 0"
+                )
         self.save_hyperparameters(_plain(settings))
         self.automatic_optimization = False
         self.model = load_model(base, dtype)
@@ -134,6 +162,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             extra=extra,
             train_base=train_base,
             learn_scales=learn_scales,
+            own_norms=own_norms,
             fit_on=own_gpu(),
         )
         if gradient_checkpointing:
@@ -146,23 +175,9 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         self.plan: Plan = ()
         self.waiting = 0
         self.latest: dict[str, Tensor] = {}
+        self._unlogged: dict[str, Tensor] = {}  # the last of each, as turns may miss the batches that are logged
         self._losses = LossFunctions()
-
-    def check_trainer(self, trainer: Trainer) -> None:
-        """Refuse what manual optimisation over several passes cannot honour.
-
-        Raises:
-            UserError: see above; the message names what to use instead.
-        """
-        check_strategy(trainer)
-        if str(trainer.precision) == "16-mixed":
-            raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
-        if trainer.gradient_clip_val:
-            raise UserError(
-                "clipping is up to the model here: use --model.max_grad_norm, not trainer.gradient_clip_val"
-            )
-        if trainer.accumulate_grad_batches != 1:
-            raise UserError("accumulation is up to the model here: use --model.accumulate, not the trainer's own")
+        self._teaching = Teaching(kd_tokens, kd_top_k, kd_hidden)
 
     def setup(self, stage: str) -> None:
         """Start the adapters from data, if that was asked for and the run is a new one."""
@@ -196,54 +211,51 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         self.waiting += 1
         steps_now = self.waiting == accumulate
         taught = {teacher for one in plan for teacher in one.teachers}
-        predictions: dict[int, Tensor] = {}
+        teachers: dict[int, Seen] = {}
         logs: dict[str, Tensor] = {}
         losses: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         due = (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        balance = self.hparams["balance"]
+        measured = due or any(f"gradient norm/{one.label}" not in self._unlogged for one in plan if one.learns)
+        collected = PassGradients(self.trained_parameters(), self.sums) if measured or balance else None
         inputs, where_N, targets_N = targets(batch)
-        count = self.joint_count(targets_N)
+        places = Places.of(batch, where_N, self._teaching.tokens, self.joint_count)
         stored = StoredTeacher.of(batch, where_N, self.hparams["stored_kd"])
         seed = self.global_step * 1_000_003 + self.waiting + self.global_rank * 1_000_000_007
         for index, one in enumerate(plan):
-            set_bitmap(self.model, one.bitmap, one.adapters)
+            set_bitmap(self.model, self._bitmap(one, index), one.adapters)
             _generator(self.device).manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
             with torch.set_grad_enabled(one.learns):
-                logits_NV = logits_at(self.model, inputs, where_N)
+                seen = self._teaching.look(self.model, inputs, places)
             if index in taught:
-                predictions[index] = logits_NV.detach()
+                teachers[index] = seen.detached()
             if one.learns:
-                loss, own = pass_loss(one, logits_NV, targets_N, predictions, stored, self._losses, count)
-                before = self._gradients() if due else None
-                with self.unsynchronised():
+                loss, own = pass_loss(one, seen, targets_N, teachers, places, self._teaching, stored, self._losses)
+                with self.unsynchronised(), collected.of(one.label, weights[index]) if collected else nullcontext():
                     self.manual_backward(loss * (weights[index] / accumulate))
-                if before is not None:
-                    logs[f"gradient norm/{one.label}"] = self._added_norm(before) / weights[index]
                 parts |= {f"{part}/{one.label}": value for part, value in own.items()}
                 losses.append(loss.detach())
-            if one.step or (index == len(plan) - 1 and steps_now):
+            ends = one.step or index == len(plan) - 1
+            if ends and collected:
+                logs |= collected.merge(balance)
+            if ends and steps_now:
                 self.take_step(batch_idx, [one.label for one in plan[: index + 1] if one.learns], losses, logs)
         parts["loss"] = torch.stack(losses).mean()
         self.add_up(list(parts.values()))
         logs |= parts
         self.latest = logs
+        self._unlogged |= logs
         if due:  # Lightning's bookkeeping costs more than a small step, and only these reach the logger
-            self.log_dict(logs, batch_size=len(inputs["input_ids"]))
+            self.log_dict(self._unlogged, batch_size=len(inputs["input_ids"]))
+            self._unlogged = {}
 
-    def _gradients(self) -> list[Tensor | None]:
-        return [None if parameter.grad is None else parameter.grad.clone() for parameter in self.trained_parameters()]
-
-    def _added_norm(self, before: list[Tensor | None]) -> Tensor:
-        """Norm of what one backward added to the gradients."""
-        added = [
-            parameter.grad if old is None else parameter.grad - old
-            for parameter, old in zip(self.trained_parameters(), before)
-            if parameter.grad is not None
-        ]
-        if self.devices > 1:
-            added = [one.clone() for one in added]
-            self.add_up(added)
-        return whole(torch.nn.utils.get_total_norm(added))
+    def _bitmap(self, one: Pass, index: int) -> Bitmap:
+        """What pass `index` of the plan runs at, on all devices alike: they must train the same adapters."""
+        share = self.hparams["switch_dropout"]
+        if not (one.learns and share):
+            return one.bitmap
+        return switch_some(one.bitmap, self.hparams["bits"], share, f"{self.global_step}/{self.waiting}/{index}")
 
 
 def _generator(device: torch.device) -> torch.Generator:

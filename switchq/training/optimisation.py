@@ -7,14 +7,17 @@ import math
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from transformers import PreTrainedModel, get_scheduler
 
 from switchq.errors import UserError
-from switchq.nn.adapters import is_adapter
+from switchq.nn.adapters import is_adapter, width_of
+from switchq.nn.norm import is_own_norm
 from switchq.nn.weight import is_scale
-from switchq.training.devices import DevicesMixin, whole
-from switchq.training.passes import Plan, non_finite
+from switchq.training.devices import DevicesMixin, check_strategy, whole
+from switchq.training.losses import non_finite
+from switchq.training.passes import Plan
 
 
 class OptimisationMixin(DevicesMixin):
@@ -29,17 +32,37 @@ class OptimisationMixin(DevicesMixin):
     plan: Plan
     waiting: int
 
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Refuse what manual optimisation over several passes cannot honour.
+
+        Raises:
+            UserError: see above; the message names what to use instead.
+        """
+        check_strategy(trainer)
+        if str(trainer.precision) == "16-mixed":
+            raise UserError("16-mixed needs loss scaling, which a plan of passes does not do: use bf16-mixed")
+        if trainer.gradient_clip_val:
+            raise UserError(
+                "clipping is up to the model here: use --model.max_grad_norm, not trainer.gradient_clip_val"
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise UserError("accumulation is up to the model here: use --model.accumulate, not the trainer's own")
+
     def configure_optimizers(self) -> Any:
         """AdamW over everything that is trainable, with a `transformers` learning-rate schedule per optimiser step."""
-        groups: dict[str, list[Tensor]] = {"lr": [], "scale_lr": [], "base_lr": []}
+        factors = self.hparams["width_lr"] or {}
+        groups: dict[tuple[str, float], list[Tensor]] = {("lr", 1.0): [], ("scale_lr", 1.0): [], ("base_lr", 1.0): []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                rate = "lr" if is_adapter(name) else "scale_lr" if is_scale(name) else "base_lr"
-                groups[rate].append(parameter)
+                own = is_adapter(name) or is_own_norm(name)
+                rate = "lr" if own else "scale_lr" if is_scale(name) else "base_lr"
+                factor = factors.get(width_of(name), 1.0)
+                groups.setdefault((rate, factor), []).append(parameter)
         optimizer = torch.optim.AdamW(
             [
-                {"params": parameters, "lr": self.hparams[rate]} | ({"weight_decay": 0.0} if rate == "scale_lr" else {})
-                for rate, parameters in groups.items()
+                {"params": parameters, "lr": self.hparams[rate] * factor}
+                | ({"weight_decay": 0.0} if rate == "scale_lr" else {})
+                for (rate, factor), parameters in groups.items()
                 if parameters
             ],
             weight_decay=self.hparams["weight_decay"],

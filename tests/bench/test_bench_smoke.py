@@ -163,9 +163,13 @@ def test_a_peer_is_scored_by_the_weights_that_it_gives_back(tmp_path: Path, monk
     output = tmp_path / "figures.json"
     options = ["--model", TOKENIZER, "--calibration", text, "--text", text, "--peer-python", sys.executable]
     sizes = ["--bits", "2", "3", "--group", "32", "--samples", "2", "--length", "32", "--windows", "2"]
-    bench_ptq_peers.main(["--device", "cpu", *map(str, [*options, *sizes, "--window", "32", "--output", output])])
+    written = ["--output", output, "--rows", tmp_path / "rows.jsonl"]
+    bench_ptq_peers.main(["--device", "cpu", *map(str, [*options, *sizes, "--window", "32", *written])])
     content = json.loads(output.read_text())
     full, two, theirs, three = content["rows"]
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [line["perplexity"] for line in lines] == [row["perplexity"] for row in content["rows"]]
+    assert theirs["case"] == {"bits": 2, "group": 32, "seed": 0}
     assert [row["name"] for row in (full, two, theirs, three)] == [
         "full precision",
         "switchq rtn",
@@ -179,7 +183,7 @@ def test_a_peer_is_scored_by_the_weights_that_it_gives_back(tmp_path: Path, monk
     assert theirs["versions"]["torch"]
     assert content["remarks"] == [
         "absent: left out, no --peer-python has no-such-package",
-        "stand-in, 3 bits: left out, it failed: ValueError: not at 3 bits",
+        "stand-in, 3 bits, groups of 32, seed 0: left out, it failed: ValueError: not at 3 bits",
     ]
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from workshop import Workshop
 
 from switchq.cli import main
-from switchq.evaluation import evaluate, text_perplexity
+from switchq.evaluation import evaluate, sha256, text_perplexity
 from switchq.evaluation.tasks import Perplexity
 from switchq.models import load_tokenizer
 from switchq.training.checkpoint import load_checkpoint
@@ -168,6 +168,62 @@ def test_verify_scores_again_and_writes(bench: Bench, switchq: Switchq) -> None:
     assert done.out.count(" same") == 3
 
 
+@pytest.mark.parametrize("options", [["--symmetric", "false"], ["--symmetric", "true"]], ids=lambda one: one[1])
+@pytest.mark.parametrize("method", ["gptq", "rtn-mse"])
+def test_packed_codes_are_the_weights_that_were_scored(
+    method: str, options: list[str], workshop: Workshop, tmp_path: Path, switchq: Switchq
+) -> None:
+    config, saved = write_config(workshop, tmp_path), tmp_path / "saved"
+    command = ["ptq", "--config", config, "--methods", method, "--bits", 4, "--output", tmp_path / "out", *options]
+    assert switchq(*command, "--save", saved, "--save_format", "gptq").code == 0
+    tensors = load_file(saved / "model.safetensors")
+    qweight = tensors["transformer.h.0.attn.c_attn.qweight"]
+    assert (qweight.dtype, tuple(qweight.shape)) == (torch.int32, (32 * 4 // 32, 96))
+    done = switchq("verify", saved)
+    assert done.code == 0, done.err
+    assert "The scores are those that were saved" in done.out
+    again = switchq(*command, "--save", saved, "--save_format", "hf")
+    assert (again.code, "is not empty" in again.err) == (2, True)  # it is there, but in another format
+    tensors["transformer.h.0.attn.c_attn.scales"] *= 2
+    save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
+    content = json.loads((saved / "switchq.json").read_text())
+    content["files"]["model.safetensors"] = sha256(saved / "model.safetensors")
+    (saved / "switchq.json").write_text(json.dumps(content))
+    assert "are not those that were saved" in switchq("verify", saved).err
+
+
+def test_a_packed_folder_that_lacks_a_tensor(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
+    config, saved = write_config(workshop, tmp_path), tmp_path / "saved"
+    command = ["ptq", "--config", config, "--methods", "rtn", "--bits", 4, "--output", tmp_path / "out"]
+    assert switchq(*command, "--save", saved, "--save_format", "gptq").code == 0
+    whole = load_file(saved / "model.safetensors")
+    for name in ("transformer.h.0.attn.c_attn.qzeros", "transformer.ln_f.bias"):
+        save_file({key: value for key, value in whole.items() if key != name}, saved / "model.safetensors")
+        content = json.loads((saved / "switchq.json").read_text())
+        content["files"]["model.safetensors"] = sha256(saved / "model.safetensors")
+        (saved / "switchq.json").write_text(json.dumps(content))
+        done = switchq("verify", saved)
+        assert (done.code, name in done.err, done.err.count("\n")) == (2, True, 1), done.err
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("hqq", "fractional zero points"),
+        ("awq-l2", "a change of its input"),
+        ("praq", "channels at 16 bits"),
+    ],
+)
+def test_what_a_packed_format_cannot_hold_is_told_of_the_method(
+    method: str, says: str, workshop: Workshop, tmp_path: Path, switchq: Switchq
+) -> None:
+    config = write_config(workshop, tmp_path)
+    command = ["ptq", "--config", config, "--methods", method, "--bits", 3, "--output", tmp_path / "out"]
+    done = switchq(*command, "--save", tmp_path / "saved", "--save_format", "gptq")
+    assert (done.code, says in done.err, "choose --save_format hf" in done.err) == (2, True, True), done.err
+    assert not (tmp_path / "saved").exists()
+
+
 @pytest.fixture
 def copy(bench: Bench, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bench.saved / "rtn-4", tmp_path / "copy"))
@@ -189,8 +245,6 @@ def test_verify_finds_a_missing_file(copy: Path, switchq: Switchq) -> None:
 
 
 def test_verify_finds_other_weights_even_if_their_file_has_the_right_hash(copy: Path, switchq: Switchq) -> None:
-    from switchq.evaluation import sha256
-
     weights = load_file(copy / "model.safetensors")
     weights["transformer.ln_f.bias"] += 1e-3
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
@@ -259,6 +313,11 @@ MISTAKES = [
     (PTQ + "--save file --methods rtn --bits 4", "cannot save to file"),
     (PTQ + "--save nan --methods rtn --bits 4", "nan is not empty"),
     (PTQ + "--save nan --overwrite --methods rtn --bits 4", "holds something else than a saved model"),
+    (PTQ + "--save_format gptq", "give --save FOLDER"),
+    (PTQ + "--save new --save_format gptq --methods apot --bits 4", "the levels of apot are uneven"),
+    (PTQ + "--save new --save_format gptq --methods rtn --bits 5", "--save_format gptq has no 5 bits: choose 8, 4, 3"),
+    (PTQ + "--save new --save_format compressed-tensors --methods rtn --bits 4", "rtn has zero points", "--symmetric"),
+    (PTQ + "--save new --save_format compressed-tensors --symmetric true --methods rtn --bits 4", "nn.Linear only"),
     (PTQ + "--dtype float8", "'float32', 'bfloat16' or 'float16'"),
     ("ptq --config tasks.yaml", "no task 'Perplexty'"),
     ("ptq --config source.yaml", "owner/name", "local"),

@@ -178,6 +178,23 @@ def test_modules_train_on_the_folder(
         assert len(data.holdout_questions) == 2
 
 
+def test_questions_and_the_folder_are_trained_on_together(
+    write: Write, tmp_path: Path, write_squad: Callable[..., Path], model_folder: str
+) -> None:
+    source, folder = str(write_squad()), str(tmp_path / "out")
+    rows = write(tmp_path / "out", replace(RANDOM, prompts="squad", source=source, teacher_top_k=3))
+    options: dict[str, Any] = {"train": source, "dev": source, "holdout": 0, "batch_size": 4}
+    both, gold = SquadData(model_folder, generated=folder, **options), SquadData(model_folder, **options)
+    both.setup()
+    gold.setup()
+    texts = sorted(example["input_ids"] for example in both.examples)
+    assert texts == sorted([*(one["input_ids"] for one in gold.examples), *(row["input_ids"] for row in rows)])
+    assert sum(len(batch["labels"]) for batch in both.train_dataloader()) == len(texts) > len(rows) == 10
+    assert both.train_sha256 != gold.train_sha256
+    with pytest.raises(UserError, match="give one of them"):
+        SquadData(model_folder, **options | {"train": folder, "generated": folder}).setup()
+
+
 def test_a_damaged_folder_gives_one_line(write: Write, tmp_path: Path) -> None:
     write(tmp_path / "out")
     next((tmp_path / "out").glob("*.arrow")).write_bytes(b"")

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from switchq.models import logits_at, make_switchable
+from switchq.models.logits import logits_and_states_at
 from switchq.nn import set_bitmap
 
 BuildModel = Callable[..., PreTrainedModel]
@@ -35,6 +36,17 @@ def test_equal_those_of_the_model(
     actual = logits_at(model, inputs, mask_BT)
     assert actual.shape == (int(mask_BT.sum()), 97)
     torch.testing.assert_close(actual, expected)
+
+
+@torch.no_grad()
+def test_states_come_with_the_logits(tiny: BuildModel, architecture: str, tokens_BT: Tensor, mask_BT: Tensor) -> None:
+    model = tiny(architecture)
+    logits_NV, states = logits_and_states_at(model, {"input_ids": tokens_BT}, mask_BT.flatten().nonzero().squeeze(-1))
+    assert torch.equal(logits_NV, logits_at(model, {"input_ids": tokens_BT}, mask_BT))
+    assert len(states) == 2
+    torch.testing.assert_close(logits_NV, model.get_output_embeddings()(states[-1]))
+    expected = model(tokens_BT, output_hidden_states=True).hidden_states[1]
+    assert torch.equal(states[0], expected[mask_BT])
 
 
 def test_gradient_reaches_the_adapters(tiny: BuildModel, architecture: str, tokens_BT: Tensor, mask_BT: Tensor) -> None:

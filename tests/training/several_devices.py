@@ -19,6 +19,15 @@ SCENARIOS: dict[str, Scenario] = {
     "spnet, clipped": (lambda: SPNet(distill=1.0), {"max_grad_norm": 0.05}, {}, 3),
     "spnet, sandwich": (lambda: SPNet(sampler="sandwich", mixed=2), {}, {}, 2),
     "spnet, accumulated": (lambda: SPNet(["8", "2"]), {"accumulate": 2}, {}, 2),
+    "spnet, balanced": (lambda: SPNet(["8", "2"]), {"shared_rank": 3, "balance": True}, {}, 3),
+    "spnet, switch dropout": (lambda: SPNet(["8", "2"]), {"switch_dropout": 0.3}, {}, 3),
+    "spnet, all tokens and states": (
+        lambda: SPNet(["8", "2"], distill=1.0),
+        {"kd_tokens": "all", "kd_top_k": 5, "kd_hidden": 0.5},
+        {"data": {"batch_size": 3, "limit_train": 7}},
+        4,
+    ),
+    "spnet, own norms": (lambda: SPNet(["8", "2"]), {"own_norms": True}, {}, 3),
     "spnet, all trained": (lambda: SPNet(["4", "2"]), {"train_base": True, "learn_scales": True}, {}, 3),
     "cyclic, each": (lambda: Cyclic(), {}, {}, 7),
     "cyclic, turns": (lambda: Cyclic("turns", ["8", "mixed", "2"]), {"shared_rank": 3}, {}, 4),
@@ -28,7 +37,7 @@ SCENARIOS: dict[str, Scenario] = {
     "uneven batches": (lambda: SPNet(["8", "2"]), {}, {"data": {"batch_size": 3, "limit_train": 7}}, 6),
 }
 
-SHARDED = ("spnet, clipped", "cyclic, turns", "spnet, all trained")
+SHARDED = ("spnet, clipped", "cyclic, turns", "spnet, all trained", "spnet, balanced", "spnet, own norms")
 """Those that are also trained with FSDP2."""
 
 

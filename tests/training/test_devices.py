@@ -14,7 +14,7 @@ from workshop import Workshop
 from switchq.data.batches import IGNORED, Share
 from switchq.errors import UserError
 from switchq.training.checkpoint import load_checkpoint
-from switchq.training.passes import cross_entropy, distillation, top_k_distillation
+from switchq.training.losses import cross_entropy, distillation, state_distance, top_k_distillation
 
 from .several_devices import SCENARIOS, SHARDED, train, work
 
@@ -131,10 +131,12 @@ def test_shares_make_up_the_batch(count: int) -> None:
 @pytest.mark.parametrize("cut", [0, 3, 5])
 def test_losses_of_parts_add_up_to_that_of_the_whole(cut: int) -> None:
     logits, teacher = torch.randn(5, 7), torch.randn(5, 7)
+    states, others = torch.randn(3, 5, 4), torch.randn(3, 5, 4)
     targets, ids, logprobs = torch.arange(5), torch.randint(7, (5, 3)), torch.randn(5, 3)
     losses: list[Callable[..., torch.Tensor]] = [
         lambda rows, **count: cross_entropy(logits[rows], targets[rows], **count),
         lambda rows, **count: distillation(logits[rows], teacher[rows], 2.0, **count),
+        lambda rows, **count: state_distance([one[rows] for one in states], [one[rows] for one in others], **count),
         lambda rows, **count: top_k_distillation(logits[rows], ids[rows], logprobs[rows], **count),
     ]
     for loss in losses:

@@ -10,7 +10,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from workshop import Workshop
 
-from switchq.training.callbacks import BeforeAfter, InstantNet, SwitchProgress, TensorBoardExtras
+from switchq.training.callbacks import BeforeAfter, Cyclic, InstantNet, SwitchProgress, TensorBoardExtras
 from switchq.training.logger import WholeLogger
 
 
@@ -57,6 +57,14 @@ def test_the_event_files_hold_everything_that_is_promised(run: tuple[Path, str])
     plugins.Reload()
     names = {name for events in run[0].glob("events.out.*") for name in _plugins(events)}
     assert "hparams" in names
+
+
+def test_bitmaps_that_take_turns_are_all_logged(workshop: Workshop, tmp_path: Path) -> None:
+    """Every second batch is logged, and 8 bits never have it."""
+    logger = WholeLogger(tmp_path, name="turns", default_hp_metric=False)
+    turns = Cyclic(bitmaps=["8", "2"], mode="turns")
+    workshop.fit(turns, tmp_path, 8, logger=logger, log_every_n_steps=2)
+    assert {"ce/8", "ce/2", "gradient norm/8", "gradient norm/2"} <= accumulated(tmp_path)["scalars"]
 
 
 def _plugins(events: Path) -> set[str]:

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from workshop import Gradients, Workshop, assert_same, questions, trained
 
+from switchq.bitmap import Bitmap
 from switchq.data.batches import TrainingCollator, answer_example
 from switchq.data.modules import SquadData
 from switchq.errors import UserError
-from switchq.nn import at, set_bitmap
+from switchq.nn import at, get_switch, set_bitmap
 from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
+from switchq.training.losses import LossFunctions
 from switchq.training.module import SwitchableModule
-from switchq.training.passes import LossFunctions
 
 LADDER = ("8", "8/4", "4", "4/2", "2")
 
@@ -339,16 +340,50 @@ def test_training_lowers_the_loss_at_every_bitmap(
         assert logged.rows[-1][f"ce/{bitmap}"] < 0.8 * logged.rows[0][f"ce/{bitmap}"]
 
 
+def test_switch_dropout_runs_some_layers_at_another_width(workshop: Workshop, tmp_path: Path) -> None:
+    ran: list[Bitmap] = []
+
+    class Watch(Callback):
+        def on_before_backward(self, trainer: Any, pl_module: SwitchableModule, loss: Tensor) -> None:
+            ran.append(get_switch(pl_module.model).bitmap)
+
+    schedule = Cyclic("turns", bitmaps=["8", "2"], distill=1.0)
+    workshop.fit(schedule, tmp_path, 100, workshop.module(switch_dropout=0.25), callbacks=[Watch()])
+    assert len(ran) == 100
+    for bits, others, turns in ((8, {4, 2}, ran[::2]), (2, {8, 4}, ran[1::2])):
+        switched = [width for bitmap in turns for width in bitmap if width != bits]
+        assert set(switched) == others
+        assert len(switched) / sum(map(len, turns)) == pytest.approx(0.25, abs=0.06)
+    assert len(set(ran)) > 50
+
+
+def test_a_width_can_learn_faster_than_the_others(workshop: Workshop, tmp_path: Path) -> None:
+    module = workshop.module(shared_rank=3, learn_scales=True, width_lr={2: 3.0, 8: 0.5}, warmup_steps=0)
+    before, after, *_ = step_once(workshop, SPNet(["8", "4", "2"]), tmp_path, module)
+    old, new = trained(before), trained(after)
+    # Adam's first step is the learning rate, up or down
+    steps = {name: float((new[name] - old[name]).abs().max()) for name in old}
+    for kind, rate in (("lora_A.bits_{}.", 1e-2), ("log_scale_{}bit", 1e-3)):
+        for bits, factor in ((8, 0.5), (4, 1.0), (2, 3.0)):
+            found = [step for name, step in steps.items() if kind.format(bits) in name]
+            assert found
+            assert found == pytest.approx([rate * factor] * len(found), rel=1e-2), (kind, bits)
+    assert max(step for name, step in steps.items() if ".shared." in name) == pytest.approx(1e-2, rel=1e-2)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"switch_dropout": -0.1}, "switch_dropout must be at least 0"),
         ({"lr": -1.0}, "lr must be at least 0"),
         ({"lr": float("nan")}, "lr must be at least 0"),
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"bits": (8, 8)}, "each width once"),
         ({"bits": (9,)}, "no bit-width 9"),
         ({"bitmaps": ["8,8"]}, "8 quantised layers"),
+        ({"width_lr": {3: 2.0}}, "width_lr gives 3 bits"),
+        ({"width_lr": {2: 0.0}}, "width_lr gives 2 bits"),
         ({"rank": {8: 0}}, "rank of the 8-bit adapter"),
     ],
     ids=str,

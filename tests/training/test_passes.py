@@ -6,15 +6,8 @@ from torch.nn import functional as F
 
 from switchq.bitmap import Bitmap
 from switchq.errors import UserError
-from switchq.training.passes import (
-    Pass,
-    check_plan,
-    distillation,
-    non_finite,
-    shares,
-    targets,
-    top_k_distillation,
-)
+from switchq.training.losses import distillation, non_finite, top_k_distillation
+from switchq.training.passes import Pass, check_plan, shares, targets
 
 EIGHT, MIXED = Bitmap([8, 8, 8, 8]), Bitmap([8, 2, 2, 4])
 

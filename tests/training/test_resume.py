@@ -12,6 +12,8 @@ from lightning.pytorch import Callback
 from workshop import Workshop, assert_same, trained
 
 from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
+from switchq.training.checkpoint import load_checkpoint
+from switchq.training.module import SwitchableModule
 
 SCHEDULES: dict[str, tuple[Callable[[], Schedule], int]] = {
     "spnet": (lambda: SPNet(bitmaps=["8", "2"]), 1),
@@ -78,6 +80,28 @@ def test_a_run_that_reached_its_steps_can_be_prolonged(workshop: Workshop, tmp_p
     unbroken = workshop.fit(make(), tmp_path / "a", 8 * per_batch)
     workshop.fit(make(), tmp_path / "b", 4 * per_batch)
     assert_same(trained(unbroken), trained(workshop.fit(make(), tmp_path / "b", 8 * per_batch, resume=True)))
+
+
+LEVERS: dict[str, dict[str, Any]] = {
+    "balance": {"balance": True, "shared_rank": 2},
+    "switch dropout": {"switch_dropout": 0.5},
+    "all tokens and states": {"kd_tokens": "all", "kd_top_k": 5, "kd_hidden": 0.5},
+    "own norms": {"own_norms": True, "width_lr": {2: 2.0}},
+}
+
+
+@pytest.mark.parametrize("name", LEVERS)
+def test_levers_outlive_a_checkpoint(workshop: Workshop, tmp_path: Path, name: str) -> None:
+    def fit(place: str, steps: int, **options: Any) -> SwitchableModule:
+        return workshop.fit(
+            SPNet(["8", "2"], distill=1.0), tmp_path / place, steps, workshop.module(**LEVERS[name]), **options
+        )
+
+    unbroken = trained(fit("a", 6))
+    fit("b", 3)
+    assert_same(unbroken, trained(fit("b", 6, resume=True)))
+    loaded = load_checkpoint(tmp_path / "b/checkpoints/last.ckpt")
+    assert_same(unbroken, trained(loaded))
 
 
 class Kept(Callback):

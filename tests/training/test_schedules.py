@@ -62,6 +62,12 @@ def test_instantnet_learns_from_every_wider_one():
     assert all(one.ce == 1.0 for one in plan)
 
 
+def test_instantnet_can_learn_from_one_wider_one():
+    assert [one.teachers for one in bound(InstantNet(teachers="widest")).passes(0)] == [(), (0,), (0,), (0,), (0,)]
+    assert [one.teachers for one in bound(InstantNet(teachers="next")).passes(0)] == [(), (0,), (1,), (2,), (3,)]
+    assert bound(InstantNet(teachers="next", bare_teacher=True)).passes(0)[1].teachers == (0,)
+
+
 def test_instantnet_top_teacher_is_the_bare_model_and_learns_nothing():
     plan = bound(InstantNet(bare_teacher=True)).passes(0)
     assert (str(plan[0].bitmap), plan[0].adapters, plan[0].learns) == ("16", False, False)

@@ -21,24 +21,31 @@ from switchq.errors import UserError
 from switchq.inference.formats.coded import Coded
 from switchq.inference.formats.packer import Packer
 from switchq.models.architecture import Architecture
-from switchq.quant.words import pack_words
+from switchq.quant.words import pack_words, unpack_words
 
 
 class CompressedTensors(Packer):
     """See the module."""
 
     name = "compressed-tensors"
+    parts = ("weight_packed", "weight_scale", "weight_shape")
     widths = (8, 4, 2)
     zero_points = False
 
-    def check(self, architecture: Architecture, shapes: Mapping[str, tuple[int, int]], widths: Sequence[int]) -> None:
+    def check(
+        self,
+        architecture: Architecture,
+        shapes: Mapping[str, tuple[int, int]],
+        widths: Sequence[int],
+        option: str = "--format",
+    ) -> None:
         """Also refuse Conv1D."""
         if architecture.transposed:
             raise UserError(
                 f"compressed-tensors packs nn.Linear only, and {architecture.model_types[0]} is built of Conv1D: "
-                f"choose --format gptq or hf"
+                f"choose {option} gptq or hf"
             )
-        super().check(architecture, shapes, widths)
+        super().check(architecture, shapes, widths, option)
 
     def tensors(self, layer: Coded) -> dict[str, Tensor]:
         """See the module.
@@ -55,6 +62,13 @@ class CompressedTensors(Packer):
             "weight_scale": layer.scale_OG.half(),
             "weight_shape": torch.tensor(layer.codes_OI.shape),
         }
+
+    def read(self, parts: Mapping[str, Tensor], bits: int, symmetric: bool) -> Coded:
+        """See the module; what is not symmetric is not written."""
+        scale_OG, inputs = parts["weight_scale"].float(), int(parts["weight_shape"][1])
+        zero_OG = torch.full_like(scale_OG, 2 ** (bits - 1), dtype=torch.int16)
+        codes_OI = unpack_words(parts["weight_packed"], inputs, bits)
+        return Coded(codes_OI, scale_OG, zero_OG, bits, inputs // scale_OG.shape[1], True)
 
     def config(self, layers: Mapping[str, Coded], floats: Sequence[str]) -> dict[str, Any]:
         """One group a scheme; a scheme that all layers share is for every `Linear` but `floats`."""

@@ -25,7 +25,7 @@ from switchq.evaluation.provenance import versions
 from switchq.inference.formats.coded import Coded
 from switchq.inference.formats.packer import Packer
 from switchq.models.architecture import Architecture
-from switchq.quant.words import pack_words
+from switchq.quant.words import pack_words, unpack_words
 
 PACKED_TOGETHER = 32
 """Inputs, and outputs, come in multiples of this: the least that any width packs into whole words."""
@@ -35,17 +35,24 @@ class Gptq(Packer):
     """See the module."""
 
     name = "gptq"
+    parts = ("qweight", "qzeros", "scales", "g_idx")
     widths = (8, 4, 3, 2)
     zero_points = True
 
-    def check(self, architecture: Architecture, shapes: Mapping[str, tuple[int, int]], widths: Sequence[int]) -> None:
+    def check(
+        self,
+        architecture: Architecture,
+        shapes: Mapping[str, tuple[int, int]],
+        widths: Sequence[int],
+        option: str = "--format",
+    ) -> None:
         """Also refuse sizes that do not fill words."""
-        super().check(architecture, shapes, widths)
+        super().check(architecture, shapes, widths, option)
         for name, shape in shapes.items():
             if any(size % PACKED_TOGETHER for size in shape):
                 raise UserError(
                     f"gptq packs inputs and outputs {PACKED_TOGETHER} at a time, and {name} has {shape[1]} and "
-                    f"{shape[0]}: choose --format compressed-tensors or hf"
+                    f"{shape[0]}: choose {option} compressed-tensors or hf"
                 )
 
     def tensors(self, layer: Coded) -> dict[str, Tensor]:
@@ -57,6 +64,15 @@ class Gptq(Packer):
             "scales": layer.scale_OG.half().T.contiguous(),
             "g_idx": layer.group_I.int(),
         }
+
+    def read(self, parts: Mapping[str, Tensor], bits: int, symmetric: bool) -> Coded:
+        """See the module."""
+        scale_OG = parts["scales"].T.float()
+        outputs, groups = scale_OG.shape
+        inputs = len(parts["g_idx"])
+        codes_OI = unpack_words(parts["qweight"].T, inputs, bits)
+        zero_OG = unpack_words(parts["qzeros"], outputs, bits).T + (1 if symmetric else 0)
+        return Coded(codes_OI, scale_OG, zero_OG, bits, inputs // groups, symmetric)
 
     def config(self, layers: Mapping[str, Coded], floats: Sequence[str]) -> dict[str, Any]:
         """The commonest width stands for all, exceptions are in `dynamic`."""

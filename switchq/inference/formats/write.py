@@ -4,19 +4,16 @@
 `switchq.inference.formats.coded` for what becomes of levels that are none and of merged adapters. All that is not
 packed stays a float: embeddings, head, norms, biases, layers at 16 bits.
 
-The folder is written beside its place and renamed when it is complete, with config.json, without which nothing loads
-it, last; `switchq.json` beside the weights has the hash of every file, and what was lost.
+The folder is written beside its place and renamed when it is complete; `switchq.json` beside the weights has the hash
+of every file, and what was lost.
 """
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.bitmap import FULL, Bitmap
@@ -24,25 +21,19 @@ from switchq.errors import UserError
 from switchq.evaluation.perplexity import text_perplexity
 from switchq.evaluation.provenance import versions
 from switchq.evaluation.sealed import read_seal, seal
-from switchq.files import new_folder, write_json
+from switchq.files import new_folder
 from switchq.inference.dense import plain_model
 from switchq.inference.formats.coded import Coded, check_levels, code_layer
-from switchq.inference.formats.compressed_tensors import CompressedTensors
-from switchq.inference.formats.gptq import Gptq
+from switchq.inference.formats.folder import FORMATS, PACKERS, write_folder
 from switchq.inference.formats.packer import Packer
 from switchq.models import architecture_of, save_adapters, weight_view
 from switchq.nn import at, get_switch, switch_layers
+from switchq.nn.norm import check_common_norms
 
 Adapters = Literal["merged", "peft", "off"]
 FloatBits = Literal[16, 32]
 
 KIND = "fixed-model"
-
-PACKERS: Mapping[str, Packer] = {packer.name: packer for packer in (CompressedTensors(), Gptq())}
-
-FORMATS = ("hf", *PACKERS)
-
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -116,6 +107,7 @@ def export_fixed(
     """
     if format not in FORMATS:
         raise UserError(f"no format {format!r}: there are {', '.join(FORMATS)}")
+    check_common_norms(model)
     parsed = Bitmap.parse(bitmap, get_switch(model).names)
     if adapters == "peft" and len(set(parsed)) > 1:
         raise UserError("peft lays one adapter over all layers: give one width, or --adapters merged")
@@ -125,24 +117,11 @@ def export_fixed(
     for name, layer in packed.items():
         if layer.loss is not None:
             weight_view(plain.get_submodule(name)).copy_(layer.weight())
-    tensors = _tensors(plain, packer, packed, float_bits)
     loss = _loss(model, plain, parsed, merge, packed, windows)
-    config = deepcopy(plain.config)
-    config.architectures = [type(plain).__name__]
-    config.dtype = f"float{float_bits}"
     with new_folder(folder, overwrite) as place:
-        save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
-        (place / WEIGHTS).chmod(0o644)
-        tokenizer.save_pretrained(place)
-        if plain.generation_config is not None:
-            plain.generation_config.save_pretrained(place)
         if adapters == "peft":
             save_adapters(model, place / "adapters")
-        if packer is not None:
-            config.quantization_config = packer.config(packed, _floats(plain, packed))
-            for name, content in packer.files(config.quantization_config).items():
-                write_json(place / name, content)
-        config.save_pretrained(place)
+        write_folder(place, plain, tokenizer, packer, packed, torch.float16 if float_bits == 16 else torch.float32)
         content = {
             "format": format,
             "bitmap": str(bitmap),
@@ -188,31 +167,6 @@ def _packed(model: PreTrainedModel, bitmap: Bitmap, packer: Packer, merge: bool)
             check_levels(layer.linear.grid)
         packer.check(architecture, shapes, [layer.bits for layer in layers])
         return {layer.name: code_layer(layer, merge, packer.zero_points) for layer in layers}
-
-
-def _floats(plain: PreTrainedModel, packed: Mapping[str, Coded]) -> list[str]:
-    """The linears that are not packed, the head among them."""
-    others = set(architecture_of(plain.config).linear_names(plain)) - set(packed)
-    return [
-        name
-        for name, module in plain.named_modules()
-        if name not in packed and (isinstance(module, nn.Linear) or name in others)
-    ]
-
-
-def _tensors(
-    plain: PreTrainedModel, packer: Packer | None, packed: Mapping[str, Coded], float_bits: int
-) -> dict[str, Tensor]:
-    dtype = torch.float16 if float_bits == 16 else torch.float32
-    tensors = {
-        name: parameter.detach().to(dtype)
-        for name, parameter in plain.named_parameters()
-        if name.removesuffix(".weight") not in packed
-    }
-    if packer is not None:
-        for name, layer in packed.items():
-            tensors |= {f"{name}.{part}": tensor.contiguous() for part, tensor in packer.tensors(layer).items()}
-    return tensors
 
 
 def _loss(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from switchq.inference.gpu.tiles import check_groups, from_tiles, to_tiles
 from switchq.inference.kernels import Kernel
+from switchq.inference.low_rank import Factors, LowRank
 from switchq.quant import Params
 
 
@@ -62,16 +63,18 @@ class PlanesKernel(Kernel):
 
     def product(self, x_NI: Tensor) -> Tensor:
         """See `Kernel.product`."""
-        return self.layer(x_NI, None, None, None)
+        return self.layer(x_NI, None, None)
 
-    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low_RI: Tensor | None, high_RO: Tensor | None) -> Tensor:
+    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low: Factors | None) -> Tensor:
         """See `Kernel.layer`."""
         found = self._products()
         if found is None or len(x_NI) > found.MOST:
             y_NO = F.linear(x_NI, self.weight(), bias_O)
-            return y_NO if low_RI is None else torch.addmm(y_NO, F.linear(x_NI, low_RI), high_RO)  # type: ignore[arg-type]
-        low = None if low_RI is None else (F.linear(x_NI, low_RI), high_RO.T)  # type: ignore[union-attr]
-        y_NO = found.product(x_NI, self.planes, self.scale_OG, self.offset_OG, bias_O=bias_O, low=low)
+            return y_NO if low is None else low.added(y_NO, x_NI)
+        y_NO = found.product(
+            x_NI, self.planes, self.scale_OG, self.offset_OG, bias_O=bias_O,
+            low=(F.linear(x_NI, low.low_RI), low.high_RO.T) if isinstance(low, LowRank) else None,
+        )  # fmt: skip
         return y_NO
 
     def _products(self) -> ModuleType | None:

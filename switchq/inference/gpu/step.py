@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from switchq.inference.gpu.kernel import PlanesKernel
 from switchq.inference.linear import PackedLinear
+from switchq.inference.low_rank import LowRank
 from switchq.inference.steps.cache import Cache
 from switchq.inference.steps.step import Step
 
@@ -59,10 +60,13 @@ class GraphStep(Step):
         ready = cast(PackedLinear, linear).ready
         kernel = cast(PlanesKernel, ready.kernel)
         normed = None if norm is None else (norm.weight, norm.bias, norm.eps)
+        low = cast(LowRank | None, ready.low)
         few = len(x_NI) <= self.products.MOST
-        x_NI, u_NR = self.blocks.norm_low(x_NI, normed, ready.low_RI if few else None, self.dtype, self.pdl)
+        x_NI, u_NR = self.blocks.norm_low(
+            x_NI, normed, low.low_RI if few and low is not None else None, self.dtype, self.pdl
+        )
         if not few:
-            y_NO = kernel.layer(x_NI, linear.bias, ready.low_RI, ready.high_RO)
+            y_NO = kernel.layer(x_NI, linear.bias, low)
             y_NO = F.gelu(y_NO, approximate="tanh") if gelu else y_NO
             return y_NO if residual_NO is None else residual_NO + y_NO
         product: Tensor = self.products.product(
@@ -71,7 +75,7 @@ class GraphStep(Step):
             kernel.scale_OG,
             kernel.offset_OG,
             bias_O=linear.bias,
-            low=None if u_NR is None else (u_NR, ready.high_RO.T),  # type: ignore[union-attr]
+            low=None if low is None else (u_NR, low.high_RO.T),
             gelu=gelu,
             residual_NO=residual_NO,
             out_NO=None if residual_NO is None else torch.empty_like(residual_NO),

@@ -1,13 +1,17 @@
 """Calibration block by block: the inputs of one block are all that is kept, whatever the depth.
 
 Batches go through the blocks of a bunch (one, unless the setting says more) twice: first with float weights, to gather
-the statistics of every site's input, then with rounded ones, to become the inputs of the next bunch. A rounder that is
-sequential gathers each site's statistics anew after the sites before it are rounded, in a forward that stops there.
+the statistics of every site's input, then with rounded ones, to become the inputs of the next bunch. For a rounder that
+is sequential they go through each block once: all of them stop at a site until it is rounded and go on from there, so
+that the sites behind it see what it gives out. What a batch holds at that place, its residual stream and the site's
+input, stays on the device meanwhile.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +20,10 @@ from transformers import PreTrainedModel
 
 from switchq.errors import UserError
 from switchq.models import blocks_of
-from switchq.posttraining.blocks import run_blocks
+from switchq.models.logits import hidden_states
+from switchq.posttraining.blocks import Forward, run_blocks, wrapped_blocks
 from switchq.posttraining.calibration import Batch
+from switchq.posttraining.ptq.lockstep import Lockstep, pause
 from switchq.posttraining.ptq.site import Site
 from switchq.posttraining.ptq.statistics import Accumulator, Needs
 
@@ -68,7 +74,7 @@ class Calibrator:
 
         def hook_of(index: int) -> Callable[..., None]:
             def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-                gatherers[index].add(arguments[0].flatten(0, -2).index_select(0, state["real_N"]))
+                gatherers[index].add(_real(arguments[0], state["real_N"]))
                 if index == len(sites) - 1 and not advance:
                     raise _Enough
 
@@ -83,9 +89,54 @@ class Calibrator:
                 state["real_N"] = batch.real_N
                 self._run(place, batch, first, last, advance)
         for site, gatherer in zip(sites, gatherers, strict=True):
-            site.statistics = gatherer.result()
-            if not all(torch.isfinite(value).all() for value in site.statistics.values.values()):
-                raise UserError(f"the calibration inputs of {site.linears[0].name} are not finite")
+            _hand_over(site, gatherer)
+
+    @torch.no_grad()
+    def walk(self, sites: Sequence[Site], needs: Needs, block: int, visit: Callable[[Site], object]) -> None:
+        """Take the batches through one block, once, from site to site; its outputs become the kept inputs.
+
+        Args:
+            sites: of that block, in the order of the forward pass.
+            needs: what to gather at each.
+            block: its index; the kept inputs are of it.
+            visit: called at each site, with its `statistics`; the batches then go on with the linears that it leaves.
+
+        Raises:
+            UserError: inputs that are not finite.
+        """
+        here = threading.local()  # what belongs to the batch that is going on
+
+        def stand_in(index: int, own: Forward) -> Forward:
+            def forward(hidden_BTI: Tensor, *rest: Any, **options: Any) -> Tensor:
+                if index == block:
+                    hidden_BTI = own(hidden_BTI if here.input is None else here.input, *rest, **options)
+                    here.output = hidden_BTI
+                return hidden_BTI
+
+            return forward
+
+        def run(place: int) -> None:
+            batch, kept = self.batches[place].to(self.device), self._inputs[place]
+            here.real_N, here.input = batch.real_N, None if kept is None else kept.to(self.device)
+            with torch.no_grad():  # a thread has a mode of its own
+                hidden_states(self.model, batch.inputs)
+            self._inputs[place] = here.output.to(self.home)
+
+        steps = iter(Lockstep([partial(run, place) for place in range(len(self.batches))]))
+        with wrapped_blocks(self.model, stand_in), closing(steps):
+            for site in sites:
+                gatherer = Accumulator(needs, self.tokens, self.seed)
+                with _stop_at(site.linears[0].module, partial(_count, gatherer, here)):
+                    self._step(steps)
+                _hand_over(site, gatherer)
+                visit(site)
+            if block + 1 < len(blocks_of(self.model)):
+                self._step(steps)
+
+    def _step(self, steps: Iterator[None]) -> None:
+        began = time.perf_counter()
+        next(steps, None)
+        self.seconds += time.perf_counter() - began
 
     @torch.no_grad()
     def advance(self, first: int, last: int) -> None:
@@ -105,6 +156,38 @@ class Calibrator:
             return
         finally:
             self.seconds += time.perf_counter() - began
+
+
+def _real(x_BTI: Tensor, real_N: Tensor) -> Tensor:
+    return x_BTI.flatten(0, -2).index_select(0, real_N)
+
+
+def _count(gatherer: Accumulator, here: threading.local, x_BTI: Tensor) -> None:
+    gatherer.add(_real(x_BTI, here.real_N))
+
+
+def _hand_over(site: Site, gatherer: Accumulator) -> None:
+    """Give a site what was gathered, if it is fit for use."""
+    site.statistics = gatherer.result()
+    if not all(torch.isfinite(value).all() for value in site.statistics.values.values()):
+        raise UserError(f"the calibration inputs of {site.linears[0].name} are not finite")
+
+
+@contextmanager
+def _stop_at(module: nn.Module, look: Callable[[Tensor], object]) -> Iterator[None]:
+    """Inside, a run that comes to `module` shows its input and pauses; then it calls the module as that is by then."""
+
+    def forward(x_BTI: Tensor) -> Tensor:
+        look(x_BTI)
+        pause()
+        output: Tensor = module(x_BTI)
+        return output
+
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
 
 
 @contextmanager

@@ -12,6 +12,8 @@ named by its bare name. `grid` changes the setting's grid: `{init_args: {scale: 
 import importlib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,12 @@ class Method:
 
     def needs(self) -> Needs:
         """All statistics that its parts declare."""
-        needs = self.rounder.needs()
-        for transform in self.transforms:
-            needs |= transform.needs()
+        needs = self.rounder.needs() | self.transform_needs()
         return needs if self.activations is None else needs | self.activations.needs()
+
+    def transform_needs(self) -> Needs:
+        """The statistics that its transforms declare."""
+        return reduce(or_, (transform.needs() for transform in self.transforms), Needs())
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, every hyper-parameter named, in the form that `from_dict` reads."""

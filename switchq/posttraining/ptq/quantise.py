@@ -44,7 +44,7 @@ def quantise(
     batches: Sequence[Batch] = (),
     *,
     device: torch.device | None = None,
-    on_layer: OnLayer = lambda linear, rounded: None,
+    on_layer: OnLayer | None = None,
     progress: bool = True,
 ) -> Quantised:
     """Quantise `model` in place.
@@ -124,7 +124,7 @@ class _Work:
     setting: Setting
     grid: Grid
     calibrator: Calibrator
-    on_layer: OnLayer
+    on_layer: OnLayer | None
 
     def bunch(self, blocks: Sequence[Sequence[Site]], first: int) -> list[QuantisedLayer]:
         """Quantise the blocks from `first` on, given their sites."""
@@ -135,20 +135,26 @@ class _Work:
         in_turn = method.rounder.sequential and len(blocks) == 1 and not one_shot
         own = Needs(samples=ERROR_TOKENS) if calibrator.batches else Needs()
         needs = method.needs() | own
-        if needs and touched and (method.transforms or not in_turn):
-            calibrator.collect(touched, needs, first, last, advance=one_shot)
+        at_once = method.transform_needs() if in_turn else needs
+        if at_once and touched:
+            calibrator.collect(touched, at_once, first, last, advance=one_shot)
         for transform in method.transforms:
             for site in touched:
                 transform.apply(site, self._target())
         layers: dict[str, QuantisedLayer] = {}
-        for site in touched:
-            if in_turn:
-                calibrator.collect([site], needs, first, last)
+
+        def visit(site: Site) -> None:
             for linears in self._together(site):
-                layers |= {layer.name: layer for layer in self._round(linears, site.statistics)}
+                layers.update((layer.name, layer) for layer in self._round(linears, site.statistics))
             site.statistics = Statistics({})
-        if calibrator.batches and not (one_shot and touched) and last + 1 < self._depth:
-            calibrator.advance(first, last)
+
+        if in_turn and touched:
+            calibrator.walk(touched, needs, first, visit)
+        else:
+            for site in touched:
+                visit(site)
+            if calibrator.batches and not (one_shot and touched) and last + 1 < self._depth:
+                calibrator.advance(first, last)
         return [layers[linear.name] for site in touched for linear in site.quantised]
 
     def _together(self, site: Site) -> list[tuple[Linear, ...]]:
@@ -182,7 +188,8 @@ class _Work:
         if self.method.activations is not None:
             install(linear.module, self.method.activations.fit(seen), linear.bases)
             linear.notes["widths"] = f"W{rounded.bits}A{self.method.activations.bits}"
-        self.on_layer(linear, rounded)
+        if self.on_layer is not None:
+            self.on_layer(linear, rounded)
         outputs, inputs = weight_OI.shape
         return QuantisedLayer(
             name=linear.name,

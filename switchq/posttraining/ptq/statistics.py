@@ -21,11 +21,26 @@ from torch import Tensor
 
 Name = Literal["mean", "mean_abs", "mean_square", "max_abs", "gram"]
 
+STRIPES = 4
+"""Stripes of columns that a Gram matrix is made in, each from its diagonal on: 5/8 of the products of the whole."""
+
+
+def _upper_gram(x_NI: Tensor) -> Tensor:
+    """x^T x on and above the diagonal; below it, something or nothing."""
+    upper_II = x_NI.new_zeros(x_NI.shape[1], x_NI.shape[1])
+    first = 0
+    for stripe_NS in x_NI.tensor_split(STRIPES, 1):
+        last = first + stripe_NS.shape[1]
+        torch.mm(stripe_NS.T, x_NI[:, first:], out=upper_II[first:last, first:])
+        first = last
+    return upper_II
+
+
 _TERMS: dict[Name, Callable[[Tensor], Tensor]] = {
     "mean": lambda x_NI: x_NI.sum(0),
     "mean_abs": lambda x_NI: x_NI.abs().sum(0),
     "mean_square": lambda x_NI: x_NI.square().sum(0),
-    "gram": lambda x_NI: x_NI.T @ x_NI,
+    "gram": _upper_gram,
 }
 
 
@@ -126,6 +141,8 @@ class Accumulator:
     def result(self) -> Statistics:
         """The statistics of all that was counted."""
         values = {name: total if name == "max_abs" else total / self._seen for name, total in self._sums.items()}
+        if "gram" in values:
+            values["gram"] = values["gram"].triu() + values["gram"].triu(1).T
         if self.needs.samples:
             values["samples"] = torch.cat(self._samples)
         return Statistics(values, self._seen)

@@ -25,11 +25,12 @@ from switchq.nn import at, switch_layers
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.journal import key_of
 from switchq.posttraining.ptq.folder import SweepFolder
+from switchq.posttraining.ptq.packing import Packing
 from switchq.posttraining.ptq.plan import Run
 from switchq.posttraining.ptq.quantise import quantise
 from switchq.posttraining.ptq.record import Quantised
 from switchq.posttraining.ptq.results import FULL_PRECISION, RunRecord, pack_items
-from switchq.posttraining.ptq.saving import holds, save_model
+from switchq.posttraining.ptq.saving import HF, holds, save_model
 from switchq.posttraining.ptq.setting import Setting, calibration_batches
 
 Start = Callable[[Run], Advance]
@@ -67,6 +68,7 @@ class Sweep:
         progress: whether quantising shows a bar of its own.
         offload: only the blocks that are being calibrated are on `device`, everything else waits in CPU memory;
             otherwise `base` and the model of a run are there whole.
+        save_format: what models are saved in: `hf`, or a packed format.
         reload: makes the model anew for each run, the weights of `base` being let go of: never two in memory. By
             default each run starts from a copy of `base`.
     """
@@ -80,6 +82,7 @@ class Sweep:
     batch_size: int = 8
     progress: bool = False
     offload: bool = True
+    save_format: str = HF
     reload: Callable[[], PreTrainedModel] | None = None
     _batches: dict[tuple[Any, ...], list[Batch]] = field(default_factory=dict)
     _hashes: dict[str, str] = field(default_factory=dict)
@@ -113,7 +116,7 @@ class Sweep:
             run
             for run in runs
             for record, place in [(self.folder.done(self.key(run)), saving(run))]
-            if record is None or (place is not None and not holds(place, record.key))
+            if record is None or (place is not None and not holds(place, record.key, self.save_format))
         ]
 
     def run(self, runs: Sequence[Run], start: Start, saving: Saving = lambda run: None) -> list[RunRecord]:
@@ -166,13 +169,14 @@ class Sweep:
             )
             | {"device": device_name(self.device)},
         )
+        packing = None if place is None or self.save_format == HF else Packing(self.save_format)
         try:
-            with self._built(run) as (model, facts):
+            with self._built(run, packing) as (model, facts):
                 scores = self.suite.score(model, advance)
                 items = pack_items({task: score.items for task, score in scores.items()})
                 record = replace(record, **facts, **_scored(scores), items_sha256=hashlib.sha256(items).hexdigest())
                 if place is not None:
-                    save_model(place, model, self.suite.tokenizer, record, items)
+                    save_model(place, model, self.suite.tokenizer, record, items, packing)
             return record, items
         except Exception as error:
             if lost(error) or isinstance(error, MachineError):
@@ -184,8 +188,8 @@ class Sweep:
             return replace(record, error=reason, run={**record.run, **trace}), None
 
     @contextmanager
-    def _built(self, run: Run) -> Iterator[tuple[PreTrainedModel, dict[str, Any]]]:
-        """The model of a run on the device, and what its record says of it beside scores."""
+    def _built(self, run: Run, packing: Packing | None) -> Iterator[tuple[PreTrainedModel, dict[str, Any]]]:
+        """The model of a run on the device, and what its record says of it beside scores; `packing` gets its codes."""
         if run.name == FULL_PRECISION:
             size = _full_bytes(self.base) / MB
             facts = {"effective_bits": 16.0, "size_before_mb": size, "size_mb": size}
@@ -193,7 +197,15 @@ class Sweep:
         elif run.method is not None and run.setting is not None:
             batches = self.calibration(run.setting) if run.calibration is not None else []
             model = self._fresh()
-            made = quantise(model, run.method, run.setting, batches, device=self.device, progress=self.progress)
+            made = quantise(
+                model,
+                run.method,
+                run.setting,
+                batches,
+                device=self.device,
+                on_layer=None if packing is None else packing.keep,
+                progress=self.progress,
+            )
             _check_finite(model, run.name)
             yield _on(model, self.device), _facts(made)
         elif self.switchable is not None:

@@ -73,7 +73,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
         self._give_back()
         folder = self._folder(trainer)
-        if not pl_module.hparams["train_base"]:
+        if not (pl_module.hparams["train_base"] or pl_module.hparams["own_norms"]):  # adapters alone do not say it all
             save_adapters(pl_module.model, folder / "adapters", write=trainer.is_global_zero)  # type: ignore[arg-type]
         if self.stopped and trainer.is_global_zero:
             Console(stderr=True).print(

@@ -13,14 +13,22 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-PACKAGES = ("torch", "transformers", "compressed-tensors", "gptqmodel")
+PACKAGES = ("torch", "transformers", "compressed-tensors", "gptqmodel", "optimum")
 
 
 def load(folder, form):
-    """A float32 model on the CPU. GPTQModel loads and multiplies in 16 bits, so the weights that it decodes, with
-    scales in float32, are put into linears, and all other parameters are read again."""
-    if form != "gptq":
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    """A float32 model on the CPU.
+
+    GPTQModel decodes with float16 scales, whatever the model's type: they are made float32 after loading. Its own
+    loader (`gptqmodel`) takes 16-bit models only, so the weights that it decodes are put into linears, and all other
+    parameters are read again.
+    """
+    if form != "gptqmodel":
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        for module in model.modules() if form == "gptq" else ():
+            if hasattr(module, "scales"):
+                module.scales = module.scales.float()
+        return model
     from gptqmodel import BACKEND, GPTQModel
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
 
@@ -44,7 +52,7 @@ def main():
     options = argparse.ArgumentParser()
     for name in ("model", "ids", "logits", "output"):
         options.add_argument(f"--{name}", type=Path, required=True)
-    options.add_argument("--format", required=True)
+    options.add_argument("--format", required=True, help="gptq is read by AutoModelForCausalLM, gptqmodel by GPTQModel")
     options.add_argument("--tokens", type=int, default=24, help="to generate after the first sequence")
     arguments = options.parse_args()
     torch.set_num_threads(1)
@@ -54,7 +62,8 @@ def main():
         np.save(arguments.logits, model(ids_BT).logits.float().numpy())
         written = model.generate(ids_BT[:1], max_new_tokens=arguments.tokens, do_sample=False)[0].tolist()
     kinds = sorted({type(module).__name__ for module in model.modules()})
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    installed = {one.name: one.version for one in importlib.metadata.distributions()}
+    found = {name: installed.get(name) for name in PACKAGES}
     arguments.output.write_text(json.dumps({"versions": found, "written": written, "modules": kinds}))
 
 

@@ -23,10 +23,11 @@ def quantise(model: nn.Module, ids_NT: Tensor, arguments: argparse.Namespace) ->
         bits=arguments.bits,
         group_size=arguments.group,
         sym=False,
+        format="gptq_v2",
         desc_act=True,
         static_groups=True,
         damp_percent=0.01,
-        device="cpu",
+        device=arguments.device,
         offload_to_disk=False,
     )
     made = GPTQModel.load(arguments.model, config, dtype=torch.float32)

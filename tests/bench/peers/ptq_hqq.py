@@ -17,7 +17,7 @@ def quantise(model: nn.Module, ids_NT: Tensor, arguments: argparse.Namespace) ->
     dtype = torch.float32 if arguments.method == "float32" else torch.float16
     config = BaseQuantizeConfig(nbits=arguments.bits, group_size=arguments.group, axis=1)
     layers = {
-        name: HQQLinear(linear, config, compute_dtype=dtype, device="cpu", del_orig=False)
+        name: HQQLinear(linear, config, compute_dtype=dtype, device=arguments.device, del_orig=False)
         for name, linear in block_linears(model).items()
     }
     return lambda: {f"{name}.weight": layer.dequantize() for name, layer in layers.items()}

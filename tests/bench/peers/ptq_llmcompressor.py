@@ -29,9 +29,10 @@ def quantise(model: nn.Module, ids_NT: Tensor, arguments: argparse.Namespace) ->
     recipe: list[Modifier] = [GPTQModifier(config_groups=scheme, ignore=["lm_head"])]
     if arguments.method == "awq":
         recipe = [AWQModifier(), QuantizationModifier(config_groups=scheme, ignore=["lm_head"])]
-        IntermediatesCache.pin_memory = lambda *_: None  # it asks for an accelerator, which a CPU is not
+        if arguments.device == "cpu":
+            IntermediatesCache.pin_memory = lambda *_: None  # it asks for an accelerator, which a CPU is not
     oneshot(
-        model=model,
+        model=model.to(arguments.device),
         dataset=Dataset.from_dict({"input_ids": ids_NT.tolist(), "attention_mask": torch.ones_like(ids_NT).tolist()}),
         recipe=recipe,
         max_seq_length=ids_NT.shape[1],

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from switchq.bitmap import WIDTHS
 from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
 from switchq.inference.gpu.tiles import to_tiles
+from switchq.inference.low_rank import LowRank
 from switchq.quant import Nested
 from switchq.quant.planes import pack_planes
 
@@ -35,7 +36,7 @@ def test_without_triton(bits: int, group_size: int | None) -> None:
     x_NI, bias_O = torch.randn(3, INPUTS), torch.randn(OUTPUTS)
     low_RI, high_RO = torch.randn(5, INPUTS), torch.randn(5, OUTPUTS)
     expected_NO = x_NI.double() @ weight_OI.T + bias_O + x_NI.double() @ low_RI.double().T @ high_RO.double()
-    y_NO = kernel.layer(x_NI, bias_O, low_RI, high_RO)
+    y_NO = kernel.layer(x_NI, bias_O, LowRank(low_RI, high_RO))
     torch.testing.assert_close(y_NO.double(), expected_NO, rtol=1e-5, atol=1e-4)
     expected_NO = x_NI.double() @ weight_OI.T
     torch.testing.assert_close(kernel.product(x_NI).double(), expected_NO, rtol=1e-5, atol=1e-4)

@@ -29,14 +29,15 @@ METHODS = load_methods()
 
 
 def mean_inputs(model: PreTrainedModel, batches: list[Batch]) -> list[Tensor]:
-    """The mean input of each linear at the real tokens, from whole forwards."""
+    """The mean input of each linear at the real tokens, before any rounding of it, from whole forwards."""
     found: dict[str, list[Tensor]] = {name: [] for name in linears_of(model)}
     for batch in batches:
         hooks = [
-            module.register_forward_hook(
-                lambda module, arguments, output, name=name, batch=batch: found[name].append(
+            module.register_forward_pre_hook(
+                lambda module, arguments, name=name, batch=batch: found[name].append(
                     arguments[0].flatten(0, -2)[batch.real_N]
-                )
+                ),
+                prepend=True,
             )
             for name, module in linears_of(model).items()
         ]
@@ -260,6 +261,16 @@ def test_on_a_gpu(name: str, home: str, tiny: Callable[..., PreTrainedModel], ba
     assert {parameter.device.type for parameter in model.parameters()} == {home}
     assert record.peak_memory_of == "cuda"
     assert record.mean_error == pytest.approx(expected.mean_error, rel=0.1)
+
+
+def test_what_is_rounded_later_sees_rounded_activations(
+    tiny: Callable[..., PreTrainedModel], batches: list[Batch], spied: list[Statistics]
+) -> None:
+    """A site's batches wait in front of it, and go through it with the rounding of inputs that it got meanwhile."""
+    model = tiny("gpt2", n_layer=2)
+    quantise(model, method(SequentialSpy(), activations=PerToken(4)), Setting(3, 16), batches, progress=False)
+    for seen, expected_I in zip(spied, mean_inputs(model, batches), strict=True):
+        torch.testing.assert_close(seen["mean"], expected_I, rtol=1e-4, atol=1e-5)
 
 
 def test_gptq_takes_each_site_after_the_ones_before() -> None:

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
+from switchq.posttraining.ptq import load_methods
+from switchq.posttraining.report import build, read_sources, render
+
 from .conftest import RECORDS, Page
+from .test_leaderboard import run as leaderboard_run
+from .test_leaderboard import write as write_leaderboard
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -93,6 +98,24 @@ def test_nothing_is_wider_than_the_page(browser: Any, page: Page, width: int) ->
     )
     assert wide or width > 400, "wide tables scroll in their own box"
     assert said(browser) == []
+
+
+LEGEND = """const box = document.querySelector('.chart .live svg').getBoundingClientRect();
+return [...document.querySelectorAll('.chart .live svg .role-legend-label text')].map(one => {
+  const { left, top, right } = one.getBoundingClientRect();
+  return [one.textContent, left >= box.left && top >= box.top && right <= box.right + 1];
+});"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_leaderboard_of_many_methods_has_room_for_their_names(browser: Any, tmp_path: Path, width: int) -> None:
+    runs = [leaderboard_run(name, 4, 20.0 + place) for place, name in enumerate(sorted(load_methods()))]
+    report = build(read_sources([write_leaderboard(tmp_path / "ptq", runs=runs)]))
+    (tmp_path / "page.html").write_text(render(report))
+    visit(browser, tmp_path / "page.html", width)
+    inside = dict(browser.execute_script(LEGEND))
+    assert len(inside) > len(runs)
+    assert all(inside.values()), inside
 
 
 COLUMN = """const table = [...document.querySelectorAll('.table')].find(one => one.id.startsWith('results-'));

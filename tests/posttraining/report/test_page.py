@@ -92,6 +92,11 @@ def test_the_chosen_bitmap_layer_by_layer(page: Page) -> None:
     assert "4 at 8 bits, 2 at 4 bits, of 6 layers" in strip.caption
 
 
+def test_bitmaps_that_are_written_out_are_told_by_their_counts(page: Page) -> None:
+    rows = table_named(page, "The front and the baselines").rows
+    assert [row[0].text for row in rows] == ["6 layers at 8", "4 layers at 8, 2 at 4", "5 layers at 4, 1 at 8", "8"]
+
+
 def test_sensitivities(page: Page, files: Files) -> None:
     written = json.loads(files.sensitivity.read_text())
     for name in ("kl", "fisher"):

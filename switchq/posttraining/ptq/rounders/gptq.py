@@ -100,19 +100,21 @@ class Gptq(Rounder):
         return Rounded(codes_OI.to(torch.int16), params, grid, bits)
 
     def _factor(self, gram_II: Tensor) -> Tensor:
-        """U with U^T U = (H + damping)^-1, upper triangular; the damping grows until H can be inverted."""
+        """U with U^T U = (H + damping)^-1, upper triangular; the damping grows until H can be inverted.
+
+        With rows and columns in reverse order, written R H R, that is L L^T: so U = R L^-1 R.
+        """
         diagonal_I = gram_II.diagonal()
         mean = float(diagonal_I.mean())
+        eye_II = torch.eye(len(gram_II), dtype=gram_II.dtype, device=gram_II.device)
         if mean <= 0:
-            return torch.eye(len(gram_II), dtype=gram_II.dtype, device=gram_II.device)
+            return eye_II
         damp = self.damp
         while True:
             damped_II = gram_II + torch.diag(torch.where(diagonal_I > 0, damp * mean, mean))
-            lower_II, failed = torch.linalg.cholesky_ex(damped_II)
+            lower_II, failed = torch.linalg.cholesky_ex(damped_II.flip(0, 1))
             if not failed:
-                upper_II, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower_II), upper=True)
-                if not failed:
-                    return upper_II
+                return torch.linalg.solve_triangular(lower_II, eye_II, upper=False).flip(0, 1)
             damp *= 10
 
     @staticmethod

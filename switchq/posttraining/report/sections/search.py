@@ -1,5 +1,6 @@
 """A search: what it tried, greedy's path, the bitmap it chose."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -148,6 +149,15 @@ def widths(point: Mapping[str, Any]) -> list[int]:
     return [int(one) for one in found if one is not None] if None not in found else []
 
 
+def _named(row: Mapping[str, Any]) -> str:
+    """A point's label or bitmap; one that is written out layer by layer becomes "196 layers at 2, 14 at 3"."""
+    name = str(row.get("label") or row.get("bitmap", ""))
+    if "," not in name:
+        return name
+    (width, count), *others = Counter(widths(row)).most_common()
+    return ", ".join([f"{count} layers at {width}", *(f"{count} at {width}" for width, count in others)])
+
+
 def _names(one: Search, sources: Sources, count: int) -> list[str]:
     layers = one.content.get("layers")
     if isinstance(layers, list) and len(layers) == count:
@@ -167,7 +177,7 @@ def _tables(one: Search, made: Made, tag: str) -> list[Table]:
         return [number(row.get(name)) for _, row in points]
 
     columns = [
-        Column("Bitmap", [str(row.get("label") or row.get("bitmap", "")) for _, row in points]),
+        Column("Bitmap", [_named(row) for _, row in points]),
         Column("Kind", [kind for kind, _ in points]),
         Column("Method", [str(row.get("method") or "") for _, row in points]),
         Column("Average bits", numbers("average_bits"), ".2f"),

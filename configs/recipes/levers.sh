@@ -1,0 +1,27 @@
+# The levers of the ablations, for the recipes beside it: `lever NAME` puts a lever's options of fit into the array `with`.
+lever() {
+  case $1 in
+    ternary) with=(--model.grid Symmetric --model.grid.group_size 64 --model.grid.scale mse) ;;
+    stretched) with=(--model.grid Stretched --model.grid.group_size 64 --model.grid.scale mse) ;;
+    nested) with=(--model.grid Nested --model.grid.group_size 64 --model.grid.scale absmax) ;;
+    nested-mse) with=(--model.grid Nested --model.grid.group_size 64 --model.grid.scale mse) ;;
+    g128) with=(--model.grid.group_size 128) ;;
+    scales) with=(--model.learn_scales true) ;;
+    scales-fast) with=(--model.learn_scales true --model.scale_lr 1e-2) ;;
+    base) with=(--model.train_base true --model.base_lr 1e-4) ;;
+    norms) with=(--model.own_norms true) ;;
+    lr-2bit) with=(--model.width_lr '{2: 2.0}') ;;
+    switch-dropout) with=(--model.switch_dropout 0.1) ;;
+    mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
+    hard) with=(--schedule.distill 0) ;;
+    kd) with=(--schedule.distill 1) ;;
+    kd-all) with=(--schedule.distill 1 --model.kd_tokens all) ;;
+    kd-top8) with=(--schedule.distill 1 --model.kd_top_k 8) ;;
+    kd-hidden) with=(--schedule.distill 1 --model.kd_hidden 1.0) ;;
+    sandwich) with=(--schedule.sampler sandwich --schedule.mixed 2) ;;
+    balance) with=(--model.balance true) ;;
+    next) with=(--schedule.teachers next) ;;
+    bare) with=(--schedule.bare_teacher true) ;;
+    *) echo "no row $1" >&2; return 2 ;;
+  esac
+}

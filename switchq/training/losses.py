@@ -1,0 +1,106 @@
+"""The losses of a pass: with labels, with an earlier pass of the same step, with a teacher that comes with the data.
+
+All are means over positions, in float32. Where part of a batch lies here, sums are divided by the positions of the
+whole one: shares of the joint loss.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean over positions of -log p(target), in float32.
+
+    Args:
+        logits_NV: predictions.
+        targets_N: labels.
+        count: what the sum over positions is divided by, if not by N: with part of a batch here, the size of the whole.
+    """
+    if count is None:
+        return F.cross_entropy(logits_NV.float(), targets_N)
+    return F.cross_entropy(logits_NV.float(), targets_N, reduction="sum") / count
+
+
+def distillation(
+    student_NV: Tensor, teacher_NV: Tensor, temperature: float = 1.0, count: Tensor | None = None, top_k: int = 0
+) -> Tensor:
+    """Mean over positions of T^2 KL(teacher || student) at temperature T (Hinton et al. 2015, arXiv:1503.02531).
+
+    Args:
+        student_NV: the learner's logits.
+        teacher_NV: the teacher's.
+        temperature: T.
+        count: as for `cross_entropy`.
+        top_k: tell apart only the teacher's K likeliest tokens, and take all others as one more; 0 tells apart all.
+            The divergence of such coarser distributions is never larger, and 0 for an equal teacher still.
+    """
+    student_NV, teacher_NV = student_NV.float() / temperature, teacher_NV.float() / temperature
+    if 0 < top_k < teacher_NV.shape[-1]:
+        ids_NK = teacher_NV.topk(top_k).indices
+        student_NV, teacher_NV = _with_rest(student_NV, ids_NK), _with_rest(teacher_NV, ids_NK)
+    student, teacher = F.log_softmax(student_NV, -1), F.log_softmax(teacher_NV, -1)
+    total = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    return total / (len(student_NV) if count is None else count) * temperature**2
+
+
+def _with_rest(logits_NV: Tensor, ids_NK: Tensor) -> Tensor:
+    """Logits (N, K + 1) of K tokens, and of all others together."""
+    rest_N1 = logits_NV.scatter(-1, ids_NK, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logits_NV.gather(-1, ids_NK), rest_N1], -1)
+
+
+def top_k_distillation(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor, count: Tensor | None = None) -> Tensor:
+    """Cross-entropy (mean over positions, nats) with a stored teacher of which only the K likeliest tokens are known.
+
+    The teacher's K probabilities are renormalised to sum to 1, as in LLM-QAT (arXiv:2305.17888) with a truncated
+    teacher. `count` is as for `cross_entropy`.
+    """
+    student_NK = F.log_softmax(student_NV.float(), -1).gather(-1, ids_NK)
+    sums_N = -(logprobs_NK.float().softmax(-1) * student_NK).sum(-1)
+    return sums_N.mean() if count is None else sums_N.sum() / count
+
+
+def state_distance(student: Sequence[Tensor], teacher: Sequence[Tensor], count: Tensor | None = None) -> Tensor:
+    """Mean over layers and positions of |student - teacher|^2 / |teacher|^2.
+
+    Args:
+        student: the learner's hidden states (N, I) after every block.
+        teacher: the teacher's.
+        count: as for `cross_entropy`.
+    """
+    ratios_LN = torch.stack([_relative_error(*pair) for pair in zip(student, teacher, strict=True)])
+    return ratios_LN.mean() if count is None else ratios_LN.mean(0).sum() / count
+
+
+def _relative_error(student_NI: Tensor, teacher_NI: Tensor) -> Tensor:
+    errors_N = (student_NI.float() - teacher_NI.float()).square().sum(-1)
+    return errors_N / teacher_NI.float().square().sum(-1).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+@dataclass(frozen=True)
+class LossFunctions:
+    """The functions that a loss is made of, as they are or compiled.
+
+    Over a large vocabulary they move more memory than the rest of the head; compiled, each is one sweep over it.
+    """
+
+    cross_entropy: Callable[..., Tensor] = cross_entropy
+    distillation: Callable[..., Tensor] = distillation
+    top_k_distillation: Callable[..., Tensor] = top_k_distillation
+    state_distance: Callable[..., Tensor] = state_distance
+
+    def compiled(self) -> "LossFunctions":
+        """The same through torch.compile, for any number of positions."""
+        return LossFunctions(
+            **{item.name: torch.compile(getattr(self, item.name), dynamic=True) for item in fields(self)}
+        )
+
+
+def non_finite(labels: list[str], losses: list[Tensor]) -> str | None:
+    """The label of the first loss that is NaN or infinite, or None. Waits for the device once."""
+    finite = torch.isfinite(torch.stack([loss.detach() for loss in losses])).tolist()
+    return next((label for label, good in zip(labels, finite) if not good), None)

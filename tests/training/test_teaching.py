@@ -1,0 +1,74 @@
+"""What passes learn from earlier ones beside their predictions of labels."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from workshop import Workshop, assert_same
+
+from switchq.nn import at, set_bitmap
+from switchq.training.callbacks import SPNet
+from switchq.training.losses import distillation, state_distance
+from switchq.training.module import SwitchableModule
+
+from .test_module import autograd, step_once
+
+
+def test_the_likeliest_tokens_and_the_rest_are_a_coarser_distribution() -> None:
+    student_NV, teacher_NV = torch.randn(6, 9), torch.randn(6, 9)
+    whole = distillation(student_NV, teacher_NV, 2.0)
+    coarse = [distillation(student_NV, teacher_NV, 2.0, top_k=k) for k in range(1, 9)]
+    assert all(one < more for one, more in zip(coarse, coarse[1:]))
+    torch.testing.assert_close(coarse[-1], whole)  # the rest is one token
+    torch.testing.assert_close(distillation(student_NV, teacher_NV, 2.0, top_k=9), whole)
+    assert distillation(teacher_NV, teacher_NV, top_k=3).abs() < 1e-6
+    p, q = (teacher_NV / 2).softmax(-1), (student_NV / 2).softmax(-1)
+    best_N = p.argmax(-1)
+    p_N, q_N = p[range(6), best_N], q[range(6), best_N]
+    by_hand = p_N * (p_N / q_N).log() + (1 - p_N) * ((1 - p_N) / (1 - q_N)).log()
+    torch.testing.assert_close(coarse[0], 4 * by_hand.mean())
+
+
+def test_the_distance_of_states_is_relative() -> None:
+    teacher_LNI = torch.randn(3, 4, 5)
+    for scale in (1.0, 100.0):
+        torch.testing.assert_close(state_distance(1.1 * scale * teacher_LNI, scale * teacher_LNI), torch.tensor(0.01))
+    assert state_distance(teacher_LNI, teacher_LNI) == 0
+
+
+def watched(module: SwitchableModule, batch: dict[str, Tensor], bitmap: str) -> tuple[Tensor, Tensor]:
+    """Logits (M, V) that predict real tokens, and hidden states (L, M, I) there."""
+    with at(module.model, bitmap):
+        output = module.model(batch["input_ids"], output_hidden_states=True)
+    real_BM = batch["attention_mask"][:, 1:] == 1
+    return output.logits[:, :-1][real_BM], torch.stack([one[:, :-1][real_BM] for one in output.hidden_states[1:]])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_pass_learns_predictions_and_states_at_all_tokens(
+    workshop: Workshop, tmp_path: Path, accumulate: int
+) -> None:
+    module = workshop.module(kd_tokens="all", kd_hidden=0.3, accumulate=accumulate)
+    before, _, gradients, batches, logged = step_once(
+        workshop, SPNet(["8", "2"], distill=0.5), tmp_path, module, data=workshop.data(pad_multiple=16)
+    )
+    assert len(batches.seen) == accumulate
+    total = torch.zeros(())
+    for batch in batches.seen:
+        assert (batch["attention_mask"] == 0).any()  # or padding might be learned unseen
+        (logits_8, states_8), (logits_2, states_2) = (watched(before, batch, bitmap) for bitmap in ("8", "2"))
+        assert len(logits_8) > 3 * (batch["labels"] != -100).sum()
+        divergence = F.kl_div(
+            logits_2.log_softmax(-1), logits_8.detach().log_softmax(-1), log_target=True, reduction="batchmean"
+        )
+        teacher = states_8.detach()
+        distance = ((states_2 - teacher).square().sum(-1) / teacher.square().sum(-1)).mean()
+        for bitmap in ("8", "2"):
+            set_bitmap(before.model, bitmap)
+            total = total + before.model(**batch).loss
+        total = total + 0.5 * (divergence + 0.3 * distance)
+        last = divergence.item(), distance.item()
+    assert_same(gradients.steps[0], autograd(before, total / (2 * accumulate)), exact=False)
+    assert (logged.rows[-1]["kd/2"], logged.rows[-1]["hidden/2"]) == pytest.approx(last, rel=1e-4)
