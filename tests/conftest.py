@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ if os.environ.get("CI"):
 
 torch.set_num_threads(1)
 """Models here are too small to share out, and threads that wait for each other on a busy machine cost minutes."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> None:
+    """What it does in a shell, and in the processes that tests start; the workers of pytest-xdist ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

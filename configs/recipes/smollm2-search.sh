@@ -8,7 +8,7 @@
 set -euo pipefail
 export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1
 model=$1 train=$2 dev=$3 out=$4 seed=${5:-0} ckpt=${6:-}
-gpus=${GPUS:-1} questions=${QUESTIONS:-120} generations=${GENERATIONS:-5} population=${POPULATION:-8}
+gpus=${GPUS:-1} questions=${QUESTIONS:-200} generations=${GENERATIONS:-5} population=${POPULATION:-8}
 mkdir -p "$out"
 if [ -z "$ckpt" ]; then
   ckpt=$out/turns-even-seed$seed/lightning_logs/version_0/checkpoints/last.ckpt

@@ -58,8 +58,11 @@ def adapter_configs(
         optional: whether a width may go without an adapter, because something else is trained.
 
     Raises:
-        UserError: a rank below 0; a rank of 0 where the width would have nothing to train.
+        UserError: a rank below 0; a rank of 0 where the width would have nothing to train; an alpha below 1.
     """
+    for bits, alpha in alphas.items():
+        if alpha < 1:
+            raise UserError(f"the alpha of the {bits}-bit adapter is {alpha}: use 1 or more")
     chosen = {adapter_name(bits): (ranks.get(bits, DEFAULT_RANKS[bits]), alphas.get(bits)) for bits in widths}
     for name, (rank, _) in ({SHARED: (shared_rank, None)} | chosen).items():
         if rank < 0 or (rank == 0 and name != SHARED and not (shared_rank or optional)):

@@ -129,7 +129,6 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             ("start_batches", start_batches, 1),
             ("lr", lr, 0),
             ("base_lr", base_lr, 0),
-            ("switch_dropout", switch_dropout, 0),
             ("kd_top_k", kd_top_k, 0),
             ("kd_hidden", kd_hidden, 0),
             ("scale_lr", scale_lr, 0),
@@ -140,6 +139,11 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         ):
             if not value >= least:
                 raise UserError(f"model.{name} must be at least {least}, not {value}")
+        for name, share in (("adapter_dropout", adapter_dropout), ("switch_dropout", switch_dropout)):
+            if not 0 <= share < 1:
+                raise UserError(f"model.{name} must be at least 0 and below 1, not {share}")
+        if balance and not (shared_rank or train_base):
+            raise UserError("model.balance is about what all widths train: give model.shared_rank or model.train_base")
         for width, factor in (width_lr or {}).items():
             if width not in bits or not factor > 0:
                 raise UserError(

@@ -80,7 +80,7 @@ class PassGradients:
         if balance and (len(parts) < 2 or not shared):
             raise UserError(
                 "nothing to balance: that takes several passes an optimiser step (SPNet, InstantNet) that train "
-                "something in common (model.shared_rank or model.train_base); or use --model.balance false"
+                "something in common; use --model.balance false"
             )
         logs: dict[str, Tensor] = {}
         owned: list[dict[int, Tensor]] = []

@@ -107,6 +107,10 @@ TABLE = [
     (FIT + "--model.base owner/name", "owner/name", "local folder"),
     (FIT + "--model.grid.group_size 7", "7", "32"),
     (FIT + "--model.rank {{{{'8':0}}}}", "rank of the 8-bit adapter is 0"),
+    (FIT + "--model.alpha {{{{'8':0}}}}", "alpha of the 8-bit adapter is 0"),
+    (FIT + "--model.adapter_dropout 3", "model.adapter_dropout must be at least 0 and below 1"),
+    (FIT + "--schedule.distill -1", "schedule.distill must be at least 0"),
+    (FIT + "--schedule.temperature 0", "schedule.temperature must be above 0"),
     (FIT + "--model.lr -1", "model.lr must be at least 0"),
     (FIT + "--model.accumulate 0", "model.accumulate must be at least 1"),
     # places to write to

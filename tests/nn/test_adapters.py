@@ -86,6 +86,12 @@ def test_an_impossible_rank(tiny_gpt2: BuildModel, rank: int) -> None:
         make_switchable(tiny_gpt2(), rank={4: rank})
 
 
+@pytest.mark.parametrize("alpha", [0, -1])
+def test_an_impossible_alpha(tiny_gpt2: BuildModel, alpha: int) -> None:
+    with pytest.raises(UserError, match=f"alpha of the 4-bit adapter is {alpha}"):
+        make_switchable(tiny_gpt2(), alpha={4: alpha})
+
+
 def test_only_adapters_are_trainable(tiny_gpt2: BuildModel) -> None:
     model = make_switchable(tiny_gpt2())
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -375,7 +375,10 @@ def test_a_width_can_learn_faster_than_the_others(workshop: Workshop, tmp_path: 
     ("options", "says"),
     [
         ({"accumulate": 0}, "accumulate must be at least 1"),
-        ({"switch_dropout": -0.1}, "switch_dropout must be at least 0"),
+        ({"switch_dropout": -0.1}, "switch_dropout must be at least 0 and below 1"),
+        ({"switch_dropout": 1.0}, "switch_dropout must be at least 0 and below 1"),
+        ({"adapter_dropout": 3.0}, "adapter_dropout must be at least 0 and below 1"),
+        ({"balance": True}, "model.balance is about what all widths train"),
         ({"lr": -1.0}, "lr must be at least 0"),
         ({"lr": float("nan")}, "lr must be at least 0"),
         ({"warmup_steps": -1}, "warmup_steps"),

@@ -100,6 +100,16 @@ def test_cyclic_turns_can_learn_from_full_precision():
         Cyclic(mode="each", distill=0.5)
 
 
+@pytest.mark.parametrize("schedule", [SPNet, Cyclic, InstantNet])
+def test_settings_that_make_no_sense_are_refused(schedule):
+    with pytest.raises(UserError, match=r"schedule.temperature must be above 0, not 0"):
+        schedule(temperature=0)
+    weight = "weight" if schedule is InstantNet else "distill"
+    with pytest.raises(UserError, match=rf"schedule.{weight} must be at least 0, not -1"):
+        schedule(**{weight: -1})
+    assert isinstance(schedule(**{weight: 0}, temperature=0.1), schedule)
+
+
 def test_cyclic_turns_runs_one_bitmap_a_batch_in_the_order_given():
     schedule = bound(Cyclic(mode="turns", bitmaps=["8", "2", "mixed", "2"]))
     plans = [schedule.passes(step) for step in range(8)]

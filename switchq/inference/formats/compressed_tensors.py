@@ -32,20 +32,13 @@ class CompressedTensors(Packer):
     widths = (8, 4, 2)
     zero_points = False
 
-    def check(
-        self,
-        architecture: Architecture,
-        shapes: Mapping[str, tuple[int, int]],
-        widths: Sequence[int],
-        option: str = "--format",
-    ) -> None:
-        """Also refuse Conv1D."""
+    def check_model(self, architecture: Architecture, shapes: Mapping[str, tuple[int, int]], option: str) -> None:
+        """Refuse Conv1D."""
         if architecture.transposed:
             raise UserError(
                 f"compressed-tensors packs nn.Linear only, and {architecture.model_types[0]} is built of Conv1D: "
                 f"choose {option} gptq or hf"
             )
-        super().check(architecture, shapes, widths, option)
 
     def tensors(self, layer: Coded) -> dict[str, Tensor]:
         """See the module.

@@ -39,15 +39,8 @@ class Gptq(Packer):
     widths = (8, 4, 3, 2)
     zero_points = True
 
-    def check(
-        self,
-        architecture: Architecture,
-        shapes: Mapping[str, tuple[int, int]],
-        widths: Sequence[int],
-        option: str = "--format",
-    ) -> None:
-        """Also refuse sizes that do not fill words."""
-        super().check(architecture, shapes, widths, option)
+    def check_model(self, architecture: Architecture, shapes: Mapping[str, tuple[int, int]], option: str) -> None:
+        """Refuse sizes that do not fill words."""
         for name, shape in shapes.items():
             if any(size % PACKED_TOGETHER for size in shape):
                 raise UserError(

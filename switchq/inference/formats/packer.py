@@ -40,11 +40,16 @@ class Packer(ABC):
         Raises:
             UserError: naming what to choose.
         """
+        self.check_model(architecture, shapes, option)
         if not widths:
             raise UserError(f"{option} {self.name} is for packed layers, and this bitmap has none: choose {option} hf")
         if wrong := sorted(set(widths) - set(self.widths)):
             held = ", ".join(map(str, sorted(self.widths, reverse=True)))
             raise UserError(f"{option} {self.name} has no {wrong[0]} bits: choose {held} (16 is not packed)")
+
+    @abstractmethod
+    def check_model(self, architecture: Architecture, shapes: Mapping[str, tuple[int, int]], option: str) -> None:
+        """What `check` refuses at any width; arguments as there."""
 
     @abstractmethod
     def tensors(self, layer: Coded) -> dict[str, Tensor]:

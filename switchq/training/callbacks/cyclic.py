@@ -18,7 +18,7 @@ from rich.console import Console
 
 from switchq.bitmap import FULL, ladder
 from switchq.errors import UserError
-from switchq.training.callbacks.schedule import Schedule
+from switchq.training.callbacks.schedule import Schedule, check_settings
 from switchq.training.passes import Pass, Plan
 from switchq.training.range_test import precision_range_test
 
@@ -57,6 +57,7 @@ class Cyclic(Schedule):
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
+        check_settings(temperature, distill=distill, range_test_steps=range_test_steps)
         if cycles < 1:
             raise UserError(f"cyclic needs at least one cycle, not {cycles}")
         if distill and mode != "turns":

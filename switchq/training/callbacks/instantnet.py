@@ -9,7 +9,7 @@ teachers.
 from collections.abc import Sequence
 from typing import Literal
 
-from switchq.training.callbacks.schedule import Schedule
+from switchq.training.callbacks.schedule import Schedule, check_settings
 from switchq.training.passes import Pass, Plan
 
 
@@ -34,6 +34,7 @@ class InstantNet(Schedule):
         temperature: float = 1.0,
         warmup_steps: int = 0,
     ) -> None:
+        check_settings(temperature, weight=weight, warmup_steps=warmup_steps)
         self.bitmaps = bitmaps
         self.teachers = teachers
         self.bare_teacher = bare_teacher

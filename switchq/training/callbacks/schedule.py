@@ -77,3 +77,16 @@ class Schedule(Callback, ABC):
     def bare(self) -> Pass:
         """The unquantised model without adapters, as a teacher."""
         return Pass(self.uniform(FULL), ce=0.0, adapters=False)
+
+
+def check_settings(temperature: float, **weights: float) -> None:
+    """Refuse a temperature of 0 or less, and weights or counts below 0.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if not temperature > 0:
+        raise UserError(f"schedule.temperature must be above 0, not {temperature}")
+    for name, value in weights.items():
+        if not value >= 0:
+            raise UserError(f"schedule.{name} must be at least 0, not {value}")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from switchq.training.callbacks.schedule import Schedule
+from switchq.training.callbacks.schedule import Schedule, check_settings
 from switchq.training.passes import Pass, Plan
 
 
@@ -35,6 +35,7 @@ class SPNet(Schedule):
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
+        check_settings(temperature, distill=distill, mixed=mixed)
         self.bitmaps = bitmaps
         self.sampler = sampler
         self.mixed_per_step = mixed
