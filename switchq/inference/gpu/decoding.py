@@ -75,15 +75,22 @@ def loaded(at, mask, eviction_policy: tl.constexpr, PAST: tl.constexpr):
 
 
 @triton.jit
+def load_four(at, mask, eviction_policy: tl.constexpr, PAST: tl.constexpr):
+    """The four words from `at` on, in one load."""
+    four = loaded(at[:, None] + tl.arange(0, 4)[None, :], mask[:, None], eviction_policy, PAST)
+    even, odd = tl.split(tl.reshape(four, (four.shape[0], 2, 2)))
+    word_0, word_2 = tl.split(even)
+    word_1, word_3 = tl.split(odd)
+    return word_0, word_1, word_2, word_3
+
+
+@triton.jit
 def load_words(planes, at, mask, PAST: tl.constexpr):
     """Of each of a thread's four rows a tuple with a word of every plane. They are read once."""
     rows = ((), (), (), ())
     for k in tl.static_range(len(planes)):
-        four = loaded(planes[k] + at[:, None] + tl.arange(0, 4)[None, :], mask[:, None], "evict_first", PAST)
-        even, odd = tl.split(tl.reshape(four.to(tl.uint32, bitcast=True), (four.shape[0], 2, 2)))
-        word_0, word_2 = tl.split(even)
-        word_1, word_3 = tl.split(odd)
-        rows = (rows[0] + (word_0,), rows[1] + (word_1,), rows[2] + (word_2,), rows[3] + (word_3,))
+        four = load_four((planes[k] + at).to(tl.pointer_type(tl.uint32)), mask, "evict_first", PAST)
+        rows = (rows[0] + (four[0],), rows[1] + (four[1],), rows[2] + (four[2],), rows[3] + (four[3],))
     return rows
 
 
@@ -121,7 +128,7 @@ def _weight(
         fields = code_words(words[e], F)
         row = rows + 8 * e
         for i in tl.static_range(8):
-            start = tile * 128 + 16 * i
+            start = tile * 128 + 32 * (i // 2)
             mask = (row < OUT) & (start < IN)
             level = row * (IN // GROUP) + start // GROUP
             scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
@@ -130,7 +137,7 @@ def _weight(
             odd = tl.join(_code(fields, 2 * i + 1, BITS, F), _code(fields, 2 * i + 17, BITS, F))
             four = tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 1)), (32 * WARPS, 4))
             level = four * scale[:, None] + offset[:, None]
-            place = row.to(tl.int64) * IN + start + lane % 4 * 4
+            place = row.to(tl.int64) * IN + start + lane % 4 * 8 + i % 2 * 4
             weight_at = weight_ptr + place[:, None] + tl.arange(0, 4)[None, :]
             tl.store(weight_at, level.to(weight_ptr.dtype.element_ty), mask=mask[:, None])
 

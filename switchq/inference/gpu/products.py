@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from switchq.inference.gpu.decoding import code_words, field, load_levels, load_words, loaded, turned, weight
+from switchq.inference.gpu.decoding import code_words, field, load_four, load_levels, load_words, turned, weight
 from switchq.inference.gpu.tensorcore import multiply
 from switchq.inference.gpu.tiles import COLUMNS, ROWS
 
@@ -41,13 +41,13 @@ def _gelu(y):
 
 
 @triton.jit
-def _values(words, Q: tl.constexpr, PART: tl.constexpr, one, TOP: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
+def _values(words, Q: tl.constexpr, PART: tl.constexpr, ones, TOP: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
             PLACES: tl.constexpr):  # fmt: skip
     """The two values of bits Q and Q + 16; TOP: bits of the mantissa. Part 1: bits of a code after the first four."""
     wide: tl.constexpr = _part_bits(PART, BITS, TOP)
     mask: tl.constexpr = (((1 << wide) - 1) << (TOP - F * _place(Q, F, PLACES) - wide)) * 0x10001
     moved = turned(words[Q % F], Q + F * _place(Q, F, PLACES) - 4 * PART - (TOP - 1))
-    return ((moved & mask) | one).to(tl.int32, bitcast=True)
+    return ((moved & mask) | ones).to(tl.int32, bitcast=True)
 
 
 @triton.constexpr_function
@@ -101,39 +101,65 @@ def _begun(bias_ptr, rows, warp, OUT, NT: tl.constexpr):
 
 
 @triton.jit
+def _activations(x_ptr, x_stride, tokens, last, start, lane, IN: tl.constexpr, PAST: tl.constexpr, NT: tl.constexpr):
+    """Those that a tile's columns are multiplied with: a tuple for every eight tokens, of two words for every step."""
+    x = ()
+    for n in tl.static_range(NT):
+        token = tl.minimum(tokens + 8 * n + lane // 4, last)  # results past the last one are dropped
+        words = ()
+        for p in tl.static_range(STEPS // 2):
+            column = start + 32 * p
+            at = (x_ptr + token * x_stride + column + lane % 4 * 8).to(tl.pointer_type(tl.int32))
+            words = words + load_four(at, column < IN, "evict_last", PAST)
+        x = x + (words,)
+    return x
+
+
+@triton.jit
+def _after(ones, x, zero):
+    """The ones, once all of x has come.
+
+    All that is multiplied needs them. Left to itself, the assembler puts every load off to where its value is used, and
+    waits there for one after the other. It cannot know that `zero` is zero.
+    """
+    for d in tl.static_range(len(x)):
+        for n in tl.static_range(len(x[d])):
+            for k in tl.static_range(len(x[d][n])):
+                ones |= x[d][n][k] & zero
+    return ones
+
+
+@triton.jit
 def _step(
-    parts, totals, words, x_at, start, one, ones,
-    STEP: tl.constexpr, IN: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
-    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, PAST: tl.constexpr,
+    parts, totals, words, x, ones,
+    STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, PLACES: tl.constexpr,
+    SPLIT: tl.constexpr, NT: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """The sums of a place, and of x there, with those of 16 columns added."""
-    dtype: tl.constexpr = x_at[0].dtype.element_ty
-    x = ()
     new_totals = ()
     for n in tl.static_range(NT):
-        four_at = (x_at[n] + 16 * STEP).to(tl.pointer_type(tl.int64))
-        four = loaded(four_at, start + (16 * STEP if IN % 128 else 0) < IN, "", PAST)
-        x = x + ((four.to(tl.int32), (four >> 32).to(tl.int32)),)
-        new_totals = new_totals + (multiply((ones, ones, ones, ones), x[n], totals[n], dtype),)
+        two = (x[n][2 * STEP], x[n][2 * STEP + 1])
+        new_totals = new_totals + (multiply((ones, ones, ones, ones), two, totals[n], dtype),)
     new = ()
     for m in tl.static_range(2):
         for part in tl.static_range(SPLIT):
             a = (
-                _values(words[2 * m], 2 * STEP, part, one, TOP, BITS, F, PLACES),
-                _values(words[2 * m + 1], 2 * STEP, part, one, TOP, BITS, F, PLACES),
-                _values(words[2 * m], 2 * STEP + 1, part, one, TOP, BITS, F, PLACES),
-                _values(words[2 * m + 1], 2 * STEP + 1, part, one, TOP, BITS, F, PLACES),
+                _values(words[2 * m], 2 * STEP, part, ones, TOP, BITS, F, PLACES),
+                _values(words[2 * m + 1], 2 * STEP, part, ones, TOP, BITS, F, PLACES),
+                _values(words[2 * m], 2 * STEP + 1, part, ones, TOP, BITS, F, PLACES),
+                _values(words[2 * m + 1], 2 * STEP + 1, part, ones, TOP, BITS, F, PLACES),
             )
             for n in tl.static_range(NT):
-                new = new + (multiply(a, x[n], parts[(m * SPLIT + part) * NT + n], dtype),)
+                two = (x[n][2 * STEP], x[n][2 * STEP + 1])
+                new = new + (multiply(a, two, parts[(m * SPLIT + part) * NT + n], dtype),)
     return new, new_totals
 
 
 @triton.jit
 def _tile(
-    sums, parts, totals, planes, x_at, start, scale_ptr, offset_ptr, rows, OUT, one, ones,
+    sums, parts, totals, planes, x, start, scale_ptr, offset_ptr, rows, OUT, ones,
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
-    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, PAST: tl.constexpr,
+    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """The sums with those of a tile added."""
     words = ()
@@ -141,8 +167,8 @@ def _tile(
         words = words + (code_words(planes[e], F),)
     for i in tl.static_range(STEPS):
         new, new_totals = _step(
-            parts[_place(2 * i, F, PLACES)], totals[_place(2 * i, F, PLACES)], words, x_at, start, one, ones,
-            i, IN, F, BITS, TOP, PLACES, SPLIT, NT, PAST,
+            parts[_place(2 * i, F, PLACES)], totals[_place(2 * i, F, PLACES)], words, x, ones,
+            i, F, BITS, TOP, PLACES, SPLIT, NT, dtype,
         )  # fmt: skip
         parts = parts[: _place(2 * i, F, PLACES)] + (new,) + parts[_place(2 * i, F, PLACES) + 1 :]
         totals = totals[: _place(2 * i, F, PLACES)] + (new_totals,) + totals[_place(2 * i, F, PLACES) + 1 :]
@@ -196,8 +222,10 @@ def _product(
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     TOP: tl.constexpr = 7 if dtype == tl.bfloat16 else 10
+    ONES: tl.constexpr = 0x3F803F80 if dtype == tl.bfloat16 else 0x3C003C00
     SPLIT: tl.constexpr = 1 if BITS <= TOP else 2
     TILES: tl.constexpr = (IN + 127) // 128
+    PAST: tl.constexpr = IN % (128 * WARPS * DEPTH) != 0
     thread = tl.arange(0, 32 * WARPS)
     warp, lane = thread // 32, thread % 32
     rows = tl.program_id(0) * 32 + lane // 4
@@ -212,22 +240,23 @@ def _product(
         scales = load_levels(scale_ptr, rows, 0, OUT, 1)
         offsets = load_levels(offset_ptr, rows, 0, OUT, 1)
     for first in range(0, TILES, WARPS * DEPTH):
-        loaded = ()
+        words = ()
         for d in tl.static_range(DEPTH):
             tile = first + d * WARPS + warp
             at = (tl.program_id(0) * TILES + tile) * 128 + lane * 4
-            loaded = loaded + (load_words(planes, at, tile < TILES, TILES % (WARPS * DEPTH) != 0),)
+            words = words + (load_words(planes, at, tile < TILES, TILES % (WARPS * DEPTH) != 0),)
         if PDL:
             gdc_wait()  # all that came before is weights, which no kernel writes
+        x = ()
         for d in tl.static_range(DEPTH):
             start = (first + d * WARPS + warp) * 128
-            x_at = ()
-            for n in tl.static_range(NT):
-                token = tl.minimum(tl.program_id(1) * (8 * NT) + 8 * n + lane // 4, N - 1)  # results past N are dropped
-                x_at = x_at + (x_ptr + token * x_stride + start + lane % 4 * 4,)
+            x = x + (_activations(x_ptr, x_stride, tl.program_id(1) * (8 * NT), N - 1, start, lane, IN, PAST, NT),)
+        ones = _after(ones, x, one ^ ONES)
+        for d in tl.static_range(DEPTH):
+            start = (first + d * WARPS + warp) * 128
             sums, parts, totals = _tile(
-                sums, parts, totals, loaded[d], x_at, start, scale_ptr, offset_ptr, rows, OUT, one, ones,
-                IN, GROUP, CHUNK, F, BITS, TOP, PLACES, SPLIT, NT, IN % (128 * WARPS * DEPTH) != 0,
+                sums, parts, totals, words[d], x[d], start, scale_ptr, offset_ptr, rows, OUT, ones,
+                IN, GROUP, CHUNK, F, BITS, TOP, PLACES, SPLIT, NT, dtype,
             )  # fmt: skip
     if CHUNK == IN:
         sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT)

@@ -4,12 +4,14 @@ A tile is 32 rows by 128 columns of a plane: 4 words of 32 bits for each of the 
 reads in one load, 512 bytes side by side for the warp. Thread 4 g + t (g < 8, t < 4) has the rows g, g + 8, g + 16 and
 g + 24, a word each, and of these
 
-    column  16 i + 4 t + 2 e + h      (i < 8, e < 2, h < 2)      in plane k at bit  n - k  (mod 32),  n = 16 h + 2 i + e
+    column  32 p + 8 t + 4 s + 2 e + h      (p < 4, s, e, h < 2)
+    in plane k at bit  n - k  (mod 32),  n = 16 h + 4 p + 2 s + e
 
-so the halves of a word hold even and odd columns, and 16 columns of a tile, four of each thread of a row, make one
-multiplication of the tensor cores. Plane k is turned by k places: all bits of a code lie next to each other when words
-are laid over each other, whatever the number of planes, so a kernel gets 32 / F codes in fields of F bits by picking
-bits, without a shift. The sign plane is turned over: b planes hold code + 2^(b-1).
+so the halves of a word hold even and odd columns, 16 columns of a tile, four of each thread of a row, make one
+multiplication of the tensor cores, and the activations of two of them are 16 bytes of a thread, side by side. Plane k is
+turned by k places: all bits of a code lie next to each other when words are laid over each other, whatever the number of
+planes, so a kernel gets 32 / F codes in fields of F bits by picking bits, without a shift. The sign plane is turned over:
+b planes hold code + 2^(b-1).
 
 Planes stay apart: a width of b bits reads the first b of them, whatever b is, and widths share them. The words are
 made from the stored planes when those are first read; rows and columns that fill up the last tiles are zeros.
@@ -29,7 +31,7 @@ ROWS = 32
 COLUMNS = 128
 """Columns of a tile."""
 
-_FIELDS = (4, 8, 8, 4, 2, 2)  # of a tile: rows in eights, rows of these; columns i, t, e, h
+_FIELDS = (4, 8, 4, 4, 2, 2, 2)  # of a tile: rows in eights, rows of these; columns p, t, s, e, h
 
 
 def check_groups(inputs: int, groups: int) -> None:
@@ -47,7 +49,7 @@ def to_tiles(plane: Tensor, number: int, shape: tuple[int, int]) -> Tensor:
     bits_OI = 1 - bits_OI if number == 0 else bits_OI
     bits_OI = F.pad(bits_OI, (0, -inputs % COLUMNS, 0, -outputs % ROWS))
     tiles = (len(bits_OI) // ROWS, bits_OI.shape[1] // COLUMNS)
-    bits = bits_OI.view(tiles[0], *_FIELDS[:2], tiles[1], *_FIELDS[2:]).permute(0, 3, 2, 5, 1, 7, 4, 6)
+    bits = bits_OI.view(tiles[0], *_FIELDS[:2], tiles[1], *_FIELDS[2:]).permute(0, 3, 2, 5, 1, 8, 4, 6, 7)
     bytes_8 = bits.reshape(*tiles, 32, 4, 32).roll(-number, -1).view(*tiles, 32, 4, 4, 8)
     return (bytes_8 << place_8).sum(-1, dtype=torch.uint8).view(torch.int32).squeeze(-1)
 
@@ -60,5 +62,5 @@ def from_tiles(planes: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
         codes = codes * 2 + ((plane.unsqueeze(-1) >> place) & 1).roll(number, -1).to(torch.int16)
     signed = (codes - 2 ** (len(planes) - 1)).to(torch.int8)
     down, across = planes[0].shape[:2]
-    signed = signed.view(down, across, 8, 4, 4, 2, 8, 2).permute(0, 4, 2, 1, 6, 3, 7, 5)
+    signed = signed.view(down, across, 8, 4, 4, 2, 4, 2, 2).permute(0, 4, 2, 1, 6, 3, 7, 8, 5)
     return signed.reshape(down * ROWS, across * COLUMNS)[: shape[0], : shape[1]]

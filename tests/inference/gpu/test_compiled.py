@@ -61,6 +61,7 @@ def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -
     ptx = compiled(_product, bits, pointers, options | sizes | tile)
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
     assert loads[".L1::evict_first.L2::cache_hint.v4.b32"] == 2 * bits, loads
+    assert loads[".L1::evict_last.L2::cache_hint.v4.b32"] == 2 * 4 * tokens, loads
     parts = 2 if dtype == "bf16" and bits > 7 else 1
     kind = {"fp16": "f16", "bf16": "bf16"}[dtype]
     assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == 2 * 8 * tokens * (2 * parts + 1)

@@ -37,9 +37,10 @@ def test_a_bit_lies_where_it_is_said_to(plane: int) -> None:
         tiles = ~tiles if plane == 0 else tiles
         ((down, across, thread, eights),) = tiles.nonzero().tolist()
         (bit,) = [n for n in range(32) if tiles[down, across, thread, eights] >> n & 1]
-        h, ie = divmod((bit + plane) % 32, 16)
+        h, pse = divmod((bit + plane) % 32, 16)
         g, t = divmod(thread, 4)
-        assert (32 * down + 8 * eights + g, 128 * across + 16 * (ie // 2) + 4 * t + 2 * (ie % 2) + h) == (row, column)
+        in_tile = 32 * (pse // 4) + 8 * t + 4 * (pse // 2 % 2) + 2 * (pse % 2) + h
+        assert (32 * down + 8 * eights + g, 128 * across + in_tile) == (row, column)
 
 
 def test_groups_of_half_a_multiplication() -> None:
