@@ -49,9 +49,9 @@ def cases() -> Iterator[Case]:
     for size, bits in itertools.product(SIZES[:3], (4, 2)):
         most = {warps: min(4, -(-size[1] // (128 * warps))) for warps in (4, 8, 16)}  # tiles of a warp
         tiles = [(warps, depth, 2) for warps, depth in most.items()]
-        tiles += [(8, most[8], 1), (4, 2, 2), (8, 1, 2)] + [(8, most[8], 4)] * (bits == 2)
+        tiles += [(4, 2, 2), (8, 1, 2)] + [(8, 2, 2)] * (most[8] > 2) + [(8, most[8], 4), (4, most[4], 4)] * (bits == 2)
         yield from (Case(size, bits, 1, tile) for tile in tiles)
-    for size, tile in itertools.product(SIZES[:2], ((8, 1, 1), (8, 2, 1), (4, 1, 1), (16, 1, 2))):
+    for size, tile in itertools.product(SIZES[:2], ((8, 1, 1), (4, 1, 1), (4, 2, 1))):
         yield Case(size, 4, 32, tile)
     for size, bits in itertools.product(SIZES[:2], (4, 2)):
         yield Case(size, bits, 1, None, size[1] // 64)

@@ -8,10 +8,10 @@ g + 24, a word each, and of these
     in plane k at bit  n - k  (mod 32),  n = 16 h + 4 p + 2 s + e
 
 so the halves of a word hold even and odd columns, 16 columns of a tile, four of each thread of a row, make one
-multiplication of the tensor cores, and the activations of two of them are 16 bytes of a thread, side by side. Plane k is
-turned by k places: all bits of a code lie next to each other when words are laid over each other, whatever the number of
-planes, so a kernel gets 32 / F codes in fields of F bits by picking bits, without a shift. The sign plane is turned over:
-b planes hold code + 2^(b-1).
+multiplication of the tensor cores, and the activations of two of them are 16 bytes of a thread, side by side. Plane k
+is turned by k places: all bits of a code lie next to each other when words are laid over each other, whatever the
+number of planes, so a kernel gets 32 / F codes in fields of F bits by picking bits, without a shift. The sign plane is
+turned over: b planes hold code + 2^(b-1).
 
 Planes stay apart: a width of b bits reads the first b of them, whatever b is, and widths share them. The words are
 made from the stored planes when those are first read; rows and columns that fill up the last tiles are zeros.
