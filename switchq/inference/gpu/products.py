@@ -24,6 +24,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from switchq.inference.gpu.decoding import code_words, field, load_four, load_levels, load_words, turned, weight
+from switchq.inference.gpu.shared import over_warps
 from switchq.inference.gpu.tensorcore import multiply
 from switchq.inference.gpu.tiles import COLUMNS, ROWS
 
@@ -201,22 +202,49 @@ def _scaled(
 
 
 @triton.jit
-def _matrix(top, low, WARPS: tl.constexpr):
-    """(32, 8) of the four sums a thread of rows 0 ... 15, and of those of rows 16 ... 31, over all warps."""
-    top = tl.join(tl.join(top[0], top[1]), tl.join(top[2], top[3]))
-    low = tl.join(tl.join(low[0], low[1]), tl.join(low[2], low[3]))
-    both = tl.reshape(tl.join(top, low), (WARPS, 8, 4, 2, 2, 2))  # warps, g, t, columns, eights of rows, sixteens
-    return tl.reshape(tl.permute(tl.sum(both, 0), (4, 3, 0, 1, 2)), (32, 8))
+def _adapted(
+    sums,
+    u_ptr,
+    high_ptr,
+    rows,
+    tokens,
+    last,
+    warp,
+    lane,
+    OUT,
+    RANK: tl.constexpr,
+    NT: tl.constexpr,
+    WARPS: tl.constexpr,
+):
+    """The sums with those of the adapter, u high, added: a warp has every WARPS-th sixteen of its ranks."""
+    dtype: tl.constexpr = u_ptr.dtype.element_ty
+    for first in tl.static_range(0, RANK, 16 * WARPS):
+        rank = first + 16 * warp + lane % 4 * 2
+        a = ()
+        for e in tl.static_range(4):
+            for half in tl.static_range(2):
+                at = (high_ptr + (rows + 8 * e) * RANK + rank + 8 * half).to(tl.pointer_type(tl.int32))
+                a = a + (tl.load(at, mask=(rows + 8 * e < OUT) & (rank + 8 * half < RANK), other=0),)
+        for n in tl.static_range(NT):
+            token = tl.minimum(tokens + 8 * n + lane // 4, last)
+            b = ()
+            for half in tl.static_range(2):
+                at = (u_ptr + token * RANK + rank + 8 * half).to(tl.pointer_type(tl.int32))
+                b = b + (tl.load(at, mask=rank + 8 * half < RANK, other=0),)
+            top = multiply((a[0], a[2], a[1], a[3]), b, sums[n], dtype)
+            low = multiply((a[4], a[6], a[5], a[7]), b, sums[NT + n], dtype)
+            sums = sums[:n] + (top,) + sums[n + 1 : NT + n] + (low,) + sums[NT + n + 1 :]
+    return sums
 
 
 @triton.jit(do_not_specialize=["one"])
 def _product(
     x_ptr, planes, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
-    N, OUT, x_stride, RANK, one,
+    N, OUT, x_stride, one,
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     PLACES: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
-    BR: tl.constexpr, PDL: tl.constexpr,
+    RANK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O)."""
     BITS: tl.constexpr = len(planes)
@@ -260,26 +288,22 @@ def _product(
             )  # fmt: skip
     if CHUNK == IN:
         sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT)
-    rows_O = tl.program_id(0) * 32 + tl.arange(0, 32)
-    in_O = rows_O < OUT
-    rows_R = tl.arange(0, BR)
+    if LOW:
+        sums = _adapted(
+            sums, u_ptr, high_ptr, rows, tl.program_id(1) * (8 * NT), N - 1, warp, lane, OUT, RANK, NT, WARPS
+        )
     for n in tl.static_range(NT):
-        y = _matrix(sums[n], sums[NT + n], WARPS)
-        rows_N = (tl.program_id(1) * NT + n) * 8 + tl.arange(0, 8)
-        mask = in_O[:, None] & (rows_N < N)[None, :]
-        if LOW:
-            in_R = rows_R < RANK
-            high_at = high_ptr + rows_O[:, None] * RANK + rows_R[None, :]
-            high = tl.load(high_at, mask=in_O[:, None] & in_R[None, :], other=0.0).to(tl.float32)
-            u_at = u_ptr + rows_N[None, :] * RANK + rows_R[:, None]
-            u = tl.load(u_at, mask=in_R[:, None] & (rows_N < N)[None, :], other=0.0).to(tl.float32)
-            y += tl.dot(high, u, input_precision="tf32x3")
-        if GELU:
-            y = _gelu(y)
-        y_at = rows_N[None, :] * OUT + rows_O[:, None]
-        if RESIDUAL:
-            y += tl.load(residual_ptr + y_at, mask=mask, other=0.0).to(tl.float32)
-        tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
+        found = over_warps(sums[n] + sums[NT + n], thread, WARPS)
+        for i in tl.static_range(len(found)):
+            value = warp + i * WARPS  # eights of rows, columns
+            row = tl.program_id(0) * 32 + 8 * (value // 2) + lane // 4
+            token = (tl.program_id(1) * NT + n) * 8 + lane % 4 * 2 + value % 2
+            mask = (value < 8) & (row < OUT) & (token < N)
+            y = _gelu(found[i]) if GELU else found[i]
+            y_at = token * OUT + row
+            if RESIDUAL:
+                y += tl.load(residual_ptr + y_at, mask=mask, other=0.0).to(tl.float32)
+            tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 class Tile(NamedTuple):
@@ -293,7 +317,7 @@ class Tile(NamedTuple):
 def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
     """The tile for a weight of so many columns and eights of tokens."""
     tiles = triton.cdiv(inputs, COLUMNS)
-    warps = min(8 if across == 1 else 16, triton.next_power_of_2(tiles))
+    warps = min(8, triton.next_power_of_2(tiles))
     depth = min(triton.cdiv(tiles, warps), max(1, 16 // (bits * across)))
     return Tile(warps, depth, 2 if across == 1 and field(bits) + bits <= MANTISSA[dtype] else 1)
 
@@ -327,7 +351,7 @@ def product(
         scale_OG: float16 scales.
         offset_OG: float16 offsets.
         bias_O: a bias.
-        low: u (N, R) float32 and high (O, R), of the adapter.
+        low: u (N, R) and high (O, R) of the adapter, rows contiguous, R even; types as x's.
         gelu: GELU's tanh form on the result.
         residual_NO: added at the end.
         out_NO: where to write; as x by default.
@@ -346,11 +370,11 @@ def product(
     _product[(triton.cdiv(outputs, ROWS), triton.cdiv(tokens, 8 * across))](
         x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
         residual_NO if residual_NO is not None else x_NI, out_NO,
-        tokens, outputs, x_NI.stride(0), u.shape[1], ONE[x_NI.dtype],
+        tokens, outputs, x_NI.stride(0), ONE[x_NI.dtype],
         IN=inputs, GROUP=inputs // groups, CHUNK=chunk, F=field(bits),
         BIAS=bias_O is not None, LOW=low is not None, GELU=gelu, RESIDUAL=residual_NO is not None,
         PLACES=tile.places, NT=across, WARPS=tile.warps, DEPTH=tile.depth,
-        BR=max(16, triton.next_power_of_2(u.shape[1])) if low is not None else 1, PDL=pdl,
+        RANK=u.shape[1], PDL=pdl,
         num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
     )  # fmt: skip
     return out_NO

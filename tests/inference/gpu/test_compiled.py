@@ -53,9 +53,9 @@ def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -
     from switchq.inference.gpu.decoding import field
     from switchq.inference.gpu.products import _product
 
-    pointers = dict.fromkeys(("x_ptr", "bias_ptr", "high_ptr", "y_ptr"), f"*{dtype}")
-    pointers |= {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "u_ptr": "*fp32", "residual_ptr": "*fp32"}
-    options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "BR": 16}
+    pointers = dict.fromkeys(("x_ptr", "bias_ptr", "u_ptr", "high_ptr", "y_ptr"), f"*{dtype}")
+    pointers |= {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "residual_ptr": "*fp32"}
+    options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16}
     sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "F": field(bits)}
     tile = {"PLACES": places, "NT": tokens, "WARPS": 1, "DEPTH": 2}
     ptx = compiled(_product, bits, pointers, options | sizes | tile)
@@ -64,7 +64,10 @@ def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -
     assert loads[".L1::evict_last.L2::cache_hint.v4.b32"] == 2 * 4 * tokens, loads
     parts = 2 if dtype == "bf16" and bits > 7 else 1
     kind = {"fp16": "f16", "bf16": "bf16"}[dtype]
-    assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == 2 * 8 * tokens * (2 * parts + 1)
+    assert (
+        ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32")
+        == 2 * 8 * tokens * (2 * parts + 1) + 2 * tokens
+    )
     before = ptx[: ptx.rindex("m16n8k16.row.col.f32." + kind)]
     assert "shfl" not in before
     assert "st.shared" not in before

@@ -60,7 +60,7 @@ def test_kernels_multiply(
 
     kernel, weight_OI = packed(bits, group_size, interpreted, dtype)
     x_NI, bias_O = torch.randn(tokens, INPUTS).to(dtype), torch.randn(OUTPUTS).to(dtype)
-    u_NR, high_OR = torch.randn(tokens, 5), torch.randn(OUTPUTS, 5).to(dtype)
+    u_NR, high_OR = torch.randn(tokens, 6).to(dtype), torch.randn(OUTPUTS, 6).to(dtype)
     residual_NO = torch.randn(tokens, OUTPUTS)
     before_NO = x_NI.double() @ weight_OI.T + bias_O + u_NR.double() @ high_OR.double().T
     expected_NO = F.gelu(before_NO.float(), approximate="tanh") + residual_NO
