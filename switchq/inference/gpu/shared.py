@@ -1,7 +1,7 @@
 """Sums over the warps of a program, through shared memory, in one exchange.
 
-Triton's own reductions write what the warps have of one lane next to each other, so that the lanes of a warp meet in the
-same few banks; here a warp's lanes lie next to each other.
+Triton's own reductions write what the warps have of one lane next to each other, so that the lanes of a warp meet in
+the same few banks; here a warp's lanes lie next to each other.
 """
 
 import triton
