@@ -10,7 +10,7 @@ and the sum of x, which one more multiplication by ones gives, takes the 1 away:
     sum(u x) = sum over places of  2^(F j + b) (sum(value x) - sum(x))
     y = sum over groups of  scale x sum(u x)  +  (offset - 2^(b-1) scale) x sum(x)
 
-Sums are float32. Then + bias + B u, activation, + residual.
+Sums are float32. The adapter's ranks are more columns: + B u in the same sums. Then + bias, activation, + residual.
 """
 
 from collections.abc import Sequence
@@ -203,19 +203,9 @@ def _scaled(
 
 @triton.jit
 def _adapted(
-    sums,
-    u_ptr,
-    high_ptr,
-    rows,
-    tokens,
-    last,
-    warp,
-    lane,
-    OUT,
-    RANK: tl.constexpr,
-    NT: tl.constexpr,
-    WARPS: tl.constexpr,
-):
+    sums, u_ptr, high_ptr, rows, tokens, last, warp, lane, OUT,
+    RANK: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr,
+):  # fmt: skip
     """The sums with those of the adapter, u high, added: a warp has every WARPS-th sixteen of its ranks."""
     dtype: tl.constexpr = u_ptr.dtype.element_ty
     for first in tl.static_range(0, RANK, 16 * WARPS):
@@ -315,11 +305,15 @@ class Tile(NamedTuple):
 
 
 def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
-    """The tile for a weight of so many columns and eights of tokens."""
+    """The tile for a weight of so many columns and eights of tokens: what was fastest on an H200."""
     tiles = triton.cdiv(inputs, COLUMNS)
-    warps = min(8, triton.next_power_of_2(tiles))
-    depth = min(triton.cdiv(tiles, warps), max(1, 16 // (bits * across)))
-    return Tile(warps, depth, 2 if across == 1 and field(bits) + bits <= MANTISSA[dtype] else 1)
+    if across > 2 and tiles <= 16:
+        warps, depth = 4, 2
+    else:
+        warps, depth = 16 if tiles > 32 and across == 1 else 8, max(1, 16 // (bits * across))
+    warps = min(warps, triton.next_power_of_2(tiles))
+    places = 2 if across == 1 and field(bits) + bits <= MANTISSA[dtype] else 1
+    return Tile(warps, min(depth, triton.cdiv(tiles, warps)), places)
 
 
 MANTISSA = {torch.float16: 10, torch.bfloat16: 7}

@@ -30,26 +30,25 @@ def over_warps(values, thread, WARPS: tl.constexpr):
         )  # fmt: skip
 
 
-@triton.constexpr_function
-def results(warps):
+def _count(warps: int) -> int:
     """How many results a thread gets."""
     return max(1, VALUES.value // warps)
 
 
 @triton.constexpr_function
 def _types(warps):
-    return (tl.float32,) * max(1, VALUES.value // warps)
+    return (tl.float32,) * _count(warps)
 
 
 @triton.constexpr_function
 def _constraints(warps):
-    return ",".join(["=f"] * max(1, VALUES.value // warps) + ["r"] + ["f"] * VALUES.value)
+    return ",".join(["=f"] * _count(warps) + ["r"] + ["f"] * VALUES.value)
 
 
 @triton.constexpr_function
 def _exchange(warps):
     """Value k of thread t at place k T + t; then thread 32 w + l adds up the places k T + 32 j + l over the warps j."""
-    threads, count = 32 * warps, max(1, VALUES.value // warps)
+    threads, count = 32 * warps, _count(warps)
     lines = [
         f".shared .align 16 .b8 sums[{VALUES.value * threads * 4}];",
         ".reg .u32 at, warp; .reg .f32 one;",
@@ -79,7 +78,7 @@ def _exchange(warps):
 def _emulated(values, thread, WARPS: tl.constexpr):
     """The same without shared memory."""
     found = ()
-    for i in tl.static_range(results(WARPS)):
+    for i in tl.static_range(len(_types(WARPS))):
         one = tl.zeros_like(values[0])
         for k in tl.static_range(VALUES):
             total = tl.sum(tl.reshape(values[k], (WARPS, 32)), 0)
