@@ -30,7 +30,8 @@ def over_warps(values, thread, WARPS: tl.constexpr):
         )  # fmt: skip
 
 
-def _count(warps: int) -> int:
+@triton.constexpr_function
+def _count(warps):
     """How many results a thread gets."""
     return max(1, VALUES.value // warps)
 
@@ -78,7 +79,7 @@ def _exchange(warps):
 def _emulated(values, thread, WARPS: tl.constexpr):
     """The same without shared memory."""
     found = ()
-    for i in tl.static_range(len(_types(WARPS))):
+    for i in tl.static_range(_count(WARPS)):
         one = tl.zeros_like(values[0])
         for k in tl.static_range(VALUES):
             total = tl.sum(tl.reshape(values[k], (WARPS, 32)), 0)
