@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from switchq.bitmap import Bitmap
 from switchq.inference.kernels import Kernel, Plain
@@ -114,8 +115,11 @@ class PackedLinear(nn.Module):
             highs.append(kernel.offset_O.unsqueeze(0))
         if not lows:
             return None
-        high_RO = torch.cat(highs)
-        return LowRank(torch.cat(lows), high_RO.T.contiguous().T if kernel.rows else high_RO.contiguous())
+        low_RI, high_RO = torch.cat(lows), torch.cat(highs)
+        if not kernel.rows:
+            return LowRank(low_RI, high_RO.contiguous())
+        even = (0, 0, 0, len(low_RI) % 2)
+        return LowRank(F.pad(low_RI, even), F.pad(high_RO, even).T.contiguous().T)
 
     def levels(self, bits: int) -> Params:
         """Scale and offset at `bits`."""

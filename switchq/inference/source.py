@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from switchq.inference.artifact import Artifact
 from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
-from switchq.inference.gpu.words import words_per_scale
 from switchq.inference.kernels import Kernel, Plain, Prefer, choose
 from switchq.inference.table import (
     HalfEmbedding,
@@ -68,10 +67,9 @@ class ArtifactSource:
         params = self.levels(layer, bits)
         if self.store is not None:
             shape = self.artifact.manifest.layers[layer]
-            stride = words_per_scale(shape[1], params["scale"].shape[1])
-            words = self.store.planes(layer, self._planes(layer, bits), shape, stride)
+            tiles = self.store.planes(layer, self._planes(layer, bits), shape)
             halves = {name: value.to(self.device, torch.float16) for name, value in params.items()}
-            return PlanesKernel(words, halves, self.dtype), None
+            return PlanesKernel(tiles, halves, shape[1], self.dtype), None
         kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed, self.prefer)
         if isinstance(kernel, Plain):
             return kernel, None
@@ -117,6 +115,6 @@ class ArtifactSource:
         if self.store is None:
             return table_kernel(codes_VI, scale_V1, self.packed)
         rows, width = codes_VI.shape
-        planes = self.store.planes("table", pack_planes(codes_VI), (rows, width), words_per_scale(width, 1))
+        planes = self.store.planes("table", pack_planes(codes_VI), (rows, width))
         scale_V1 = scale_V1.to(self.device)
-        return PlanesKernel(planes, {"scale": scale_V1, "offset": torch.zeros_like(scale_V1)}, self.dtype)
+        return PlanesKernel(planes, {"scale": scale_V1, "offset": torch.zeros_like(scale_V1)}, width, self.dtype)

@@ -16,6 +16,8 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from kernel_variants import COLD, Case, variants
+from kernel_variants import weight as random_weight
 from sidebyside import machine
 from subjects import quiet, save_random
 from torch import Tensor
@@ -33,11 +35,6 @@ SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 6400), (2304, 768), (7
 """(O, I): GPT-2 xl, a 4,096-wide model, GPT-2 small."""
 
 WIDTHS = (8, 4, 3, 2)
-TILES = ((4, 4), (8, 4), (8, 8), (16, 8), (16, 16))
-"""Rows of a program, and words of a thread, that are tried."""
-
-COLD = 160e6
-"""Bytes of weights that are gone through in turn, more than a cache holds."""
 
 
 @dataclass
@@ -57,7 +54,8 @@ class Rows:
 def main(argv: list[str] | None = None) -> None:
     """Run the stages that are asked for."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--stage", choices=("kernels", "quick", "sweep", "decode", "memory", "all"), default="all")
+    stages = ("kernels", "quick", "variants", "decode", "memory", "all")
+    options.add_argument("--stage", choices=stages, default="all")
     options.add_argument("--output", type=Path, required=True, help="folder for the figures")
     options.add_argument("--shapes", default="gpt2", help="of the model; weights are random")
     options.add_argument("--seconds", type=float, default=110.0, help="begin nothing new after so long")
@@ -68,10 +66,10 @@ def main(argv: list[str] | None = None) -> None:
     rows = Rows(arguments.output / f"{arguments.stage}.jsonl")
     rows.add(machine=machine("cuda"))
     end = perf_counter() + arguments.seconds
-    if arguments.stage in ("sweep",):
-        sweep(rows, end)
     if arguments.stage in ("kernels", "all"):
         kernels(rows, end)
+    if arguments.stage == "variants":
+        variants(rows.add, end, microseconds, dense_of, bandwidth())
     if arguments.stage == "quick":
         kernels(rows, end, batches=(1,), widths=(4, 2))
     if arguments.stage in ("decode", "memory", "all"):
@@ -110,16 +108,14 @@ def microseconds(calls: list[Callable[[], object]]) -> float:
     return median(times[2:])
 
 
-def random_kernels(size: tuple[int, int], bits: int, groups: int = 1) -> list[PlanesKernel]:
+def random_kernels(size: tuple[int, int], bits: int) -> list[PlanesKernel]:
     """So many weights that the cache does not hold them."""
-    outputs, inputs = size
-    copies = max(3, min(48, round(COLD / (outputs * inputs * bits / 8))))
-    found = []
-    for _ in range(copies):
-        planes = list(torch.randint(-(2**31), 2**31, (bits, outputs, inputs // 32), device="cuda").int().unbind())
-        scale = torch.rand(outputs, groups, device="cuda").half() / 2**bits
-        found.append(PlanesKernel(planes, {"scale": scale, "offset": scale / 2}, torch.float16))
-    return found
+    copies = max(3, min(48, round(COLD / (size[0] * size[1] * bits / 8))))
+    weights = [random_weight(Case(size, bits), seed) for seed in range(copies)]
+    return [
+        PlanesKernel(one.planes, {"scale": one.scale_OG, "offset": one.offset_OG}, size[1], torch.float16)
+        for one in weights
+    ]
 
 
 def dense_time(size: tuple[int, int], x_NI: Tensor) -> float:
@@ -129,43 +125,29 @@ def dense_time(size: tuple[int, int], x_NI: Tensor) -> float:
     return microseconds([lambda one=one: F.linear(x_NI, one) for one in weights] * 2)
 
 
-def product_time(kernels: list[PlanesKernel], x_NI: Tensor, tile: Any = None, pdl: bool = False) -> float:
+def product_time(kernels: list[PlanesKernel], x_NI: Tensor, pdl: bool = False) -> float:
     """Microseconds of a product: from planes, for more rows from the decoded weight, as a model takes it."""
     found = products()
     assert found is not None
     if len(x_NI) > found.MOST:
-        return decoded_time(kernels, x_NI)
+        return microseconds([lambda one=one: F.linear(x_NI, one.weight()) for one in kernels])
 
     def call(one: PlanesKernel) -> object:
-        return found.product(x_NI, one.planes, one.scale_OG, one.offset_OG, one.stride, tile=tile, pdl=pdl)
+        return found.product(x_NI, one.planes, one.scale_OG, one.offset_OG, pdl=pdl)
 
     return microseconds([lambda one=one: call(one) for one in kernels])
 
 
-def decoded_time(kernels: list[PlanesKernel], x_NI: Tensor) -> float:
-    """Microseconds of decoding the weight and float16's product with it."""
-    return microseconds([lambda one=one: F.linear(x_NI, one.weight()) for one in kernels])
+def dense_of(case: Case) -> float:
+    """Microseconds of float16's product."""
+    return dense_time(case.size, torch.randn(case.batch, case.size[1], device="cuda").half())
 
 
 def relative_error(kernel: PlanesKernel, x_NI: Tensor) -> float:
     """Largest error of the product, of the largest result, against the decoded weight in float64."""
-    words = PlanesKernel([one.cpu() for one in kernel.planes], kernel.levels("cpu"), torch.float64)
+    words = PlanesKernel([one.cpu() for one in kernel.planes], kernel.levels("cpu"), kernel.shape[1], torch.float64)
     exact_NO = F.linear(x_NI.cpu().double(), words.weight())
     return float((kernel.product(x_NI).cpu().double() - exact_NO).abs().max() / exact_NO.abs().max())
-
-
-def sweep(rows: Rows, end: float) -> None:
-    """Tiles of whole rows for each size and width."""
-    found = products()
-    assert found is not None
-    for size, bits in itertools.product(((4096, 4096), (4800, 1600), (1600, 6400), (768, 3072)), (4, 2)):
-        own = random_kernels(size, bits)
-        x_NI = torch.randn(1, size[1], device="cuda").half()
-        wide = 1 << (size[1] // 32 - 1).bit_length()
-        for rows_of, words in TILES:
-            if perf_counter() < end:
-                tile = found.Tile(rows_of, wide, max(1, rows_of * wide // (32 * words)))
-                rows.add(size=size, bits=bits, batch=1, tile=tile, us=product_time(own, x_NI, tile, True))
 
 
 def kernels(rows: Rows, end: float, batches: tuple[int, ...] = (1, 8, 32), widths: tuple[int, ...] = WIDTHS) -> None:

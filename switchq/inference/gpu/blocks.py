@@ -90,12 +90,12 @@ def norm_low(
     dtype: torch.dtype,
     pdl: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """y (N, I) in `dtype`, the layer norm (gain, shift, eps) of x if there is one, and u (N, R) = y low^T, float32."""
+    """y (N, I) in `dtype`, the layer norm (gain, shift, eps) of x if there is one, and u (N, R) = y low^T."""
     tokens, inputs = x_NI.shape
     y_NI = torch.empty(tokens, inputs, dtype=dtype, device=x_NI.device) if norm is not None else x_NI
     gain, shift, eps = norm if norm is not None else (x_NI, x_NI, 0.0)
     rank = len(low_RI) if low_RI is not None else 1
-    u_NR = torch.empty(tokens, rank, dtype=torch.float32, device=x_NI.device) if low_RI is not None else None
+    u_NR = torch.empty(tokens, rank, dtype=dtype, device=x_NI.device) if low_RI is not None else None
     if norm is None and low_RI is None:
         return y_NI, None
     rows = 4 if low_RI is not None else 1

@@ -1,13 +1,8 @@
-"""Reading b bit-planes in Triton: codes as floats in a register, and a whole weight decoded.
+"""Reading b bit-planes in Triton: words of codes, and a whole weight decoded.
 
-Words of planes (see `switchq.inference.gpu.words`) give, by picking bits alone, words whose fields of F = 2, 4 or 8
-bits hold the codes of columns r, r + F, r + 2 F, ... A field is turned to the upper half of a float's mantissa and
-masked there, and 1 laid under it:
-
-    value = 1 + u 2^(s-23)        u = code + 2^(b-1)        s = 19, 15 or so: the field's lowest bit
-
-The T = 8 / F fields beside each other are read with one turn, so that a weight of 2, 4 or 8 bits costs one masking,
-1/4, 1/2 or 1 turn and 1/16, 1/4 or 3/4 pick.
+Words of planes (see `switchq.inference.gpu.tiles`) give, by picking bits alone, words whose fields of F = 2, 4 or 8
+bits hold the codes of bits r, r + F, r + 2 F, ... A code u = code + 2^(b-1) becomes a float without a conversion: laid
+under the exponent of 2^23 it is 2^23 + u.
 """
 
 from collections.abc import Sequence
@@ -17,11 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ONE = 0x3F800000
-"""1 as float32. A kernel is given it as a number that it cannot know, which leaves it in a register.
-
-`zero`, another such number, keeps Triton from giving a thread several neighbours: a thread has one word of a row, and
-what it loads and stores beside it is laid out alike."""
+from switchq.inference.gpu.tensorcore import INTERPRETED
+from switchq.inference.gpu.tiles import COLUMNS, ROWS
 
 
 @triton.jit
@@ -36,12 +28,21 @@ def _pick(a, b, ONES: tl.constexpr, R: tl.constexpr, F: tl.constexpr):
     """Bits of a where ONES, turned so that its first run ends at R, has one; elsewhere of b."""
     by: tl.constexpr = F - 1 - R % F
     mask: tl.constexpr = ((ONES >> by) | (ONES << (32 - by))) & 0xFFFFFFFF
-    return (a & mask) | (b & (mask ^ 0xFFFFFFFF))
+    if INTERPRETED:
+        return (a & mask) | (b & (mask ^ 0xFFFFFFFF))
+    else:  # LLVM makes two instructions of it
+        return tl.inline_asm_elementwise(_merge(mask), "=r,r,r", [a, b], dtype=tl.uint32, is_pure=True, pack=1)
+
+
+@triton.constexpr_function
+def _merge(mask):
+    """The instruction that takes bits of $1 where the mask has ones, elsewhere of $2."""
+    return f"lop3.b32 $0, $1, $2, {mask:#x}, 0xE4;"
 
 
 @triton.jit
 def code_word(planes, R: tl.constexpr, F: tl.constexpr):
-    """The fields of columns R, R + F, ...: the sign bit of column n at bit n, the next one below it, and so on."""
+    """The fields of bits R, R + F, ...: the sign bit of code n at bit n, the next one below it, and so on."""
     last: tl.constexpr = len(planes) - 1
     word = _pick(planes[0], planes[1], 0xAAAAAAAA, R, 2)
     if F > 2:
@@ -56,64 +57,100 @@ def code_word(planes, R: tl.constexpr, F: tl.constexpr):
 
 
 @triton.jit
-def load_words(planes, at, mask):
-    """The words at `at` of each plane. They are read once."""
+def code_words(planes, F: tl.constexpr):
+    """All of them: field p of word r belongs to bit r + F p."""
     words = ()
-    for k in tl.static_range(len(planes)):
-        word = tl.load(planes[k] + at, mask=mask, other=0, eviction_policy="evict_first")
-        words = words + (word.to(tl.uint32, bitcast=True),)
+    for r in tl.static_range(F):
+        words = words + (code_word(planes, r, F),)
     return words
 
 
 @triton.jit
-def value(word, one, J: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
-    """1 + u 2^(s-23) of field J of the T at the top of the mantissa, float32."""
-    s: tl.constexpr = 23 - 8 + F * (J + 1) - BITS
-    mask: tl.constexpr = ((1 << BITS) - 1) << s
-    return ((word & mask) | one).to(tl.float32, bitcast=True)
+def loaded(at, mask, eviction_policy: tl.constexpr, PAST: tl.constexpr):
+    """What lies at `at`; zeros where the mask says that it is past the end, if anything is."""
+    if PAST:
+        return tl.load(at, mask=mask, other=0, eviction_policy=eviction_policy)
+    else:
+        return tl.load(at, eviction_policy=eviction_policy)
 
 
-@triton.constexpr_function
-def unit(j, bits, fields):
-    """2^(23-s) of field j."""
-    return float(1 << (8 - fields * (j + 1) + bits))
+@triton.jit
+def load_four(at, mask, eviction_policy: tl.constexpr, PAST: tl.constexpr):
+    """The four words from `at` on, in one load."""
+    four = loaded(at[:, None] + tl.arange(0, 4)[None, :], mask[:, None], eviction_policy, PAST)
+    even, odd = tl.split(tl.reshape(four, (four.shape[0], 2, 2)))
+    word_0, word_2 = tl.split(even)
+    word_1, word_3 = tl.split(odd)
+    return word_0, word_1, word_2, word_3
 
 
-@triton.jit(do_not_specialize=["one", "zero"])
+@triton.jit
+def load_words(planes, at, mask, PAST: tl.constexpr):
+    """Of each of a thread's four rows a tuple with a word of every plane. They are read once."""
+    rows = ((), (), (), ())
+    for k in tl.static_range(len(planes)):
+        four = load_four((planes[k] + at).to(tl.pointer_type(tl.uint32)), mask, "evict_first", PAST)
+        rows = (rows[0] + (four[0],), rows[1] + (four[1],), rows[2] + (four[2],), rows[3] + (four[3],))
+    return rows
+
+
+@triton.jit
+def load_levels(level_ptr, rows, group, OUT, LEVELS: tl.constexpr):
+    """A scale or an offset of each of a thread's four rows, float32."""
+    levels = ()
+    for e in tl.static_range(4):
+        row = rows + 8 * e
+        levels = levels + (tl.load(level_ptr + row * LEVELS + group, mask=row < OUT, other=0.0).to(tl.float32),)
+    return levels
+
+
+@triton.jit
+def _code(words, N: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
+    """The code of bit N, float32."""
+    u = turned(words[N % F], N - BITS + 1) & ((1 << BITS) - 1)
+    return (u | 0x4B000000).to(tl.float32, bitcast=True) - float((1 << 23) + (1 << (BITS - 1)))
+
+
+@triton.jit
 def _weight(
-    planes, scale_ptr, offset_ptr, weight_ptr, OUT, one, zero,
-    WORDS: tl.constexpr, S: tl.constexpr, F: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr,
+    planes, scale_ptr, offset_ptr, weight_ptr, OUT,
+    IN: tl.constexpr, GROUP: tl.constexpr, F: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """weight (O, I) = code x scale + offset."""
     BITS: tl.constexpr = len(planes)
-    rows_O = (tl.program_id(0) * BO + tl.arange(0, BO))[:, None]
-    words_W = (tl.program_id(1) * BW + tl.arange(0, BW))[None, :]
-    mask = (rows_O < OUT) & (words_W < WORDS)
-    words = load_words(planes, zero + rows_O * WORDS + words_W, mask)
-    level, held = rows_O * (WORDS // S) + words_W // S, mask
-    if S == WORDS:
-        level, held = rows_O, rows_O < OUT
-    scale = tl.load(scale_ptr + level, mask=held, other=0.0).to(tl.float32)
-    offset = tl.load(offset_ptr + level, mask=held, other=0.0).to(tl.float32)
-    place = weight_ptr + zero + rows_O * (WORDS * 32) + (words_W // S) * (32 * S) + (words_W % S) * 4
-    for r in tl.static_range(F):
-        word = code_word(words, r, F)
-        for h in tl.static_range(4):
-            moved = turned(word, r + 8 * h - 22 + 8 - F)
-            for j in tl.static_range(8 // F):
-                code = (value(moved, one, j, BITS, F) - 1.0) * unit(j, BITS, F) - (1 << (BITS - 1))
-                level = code * scale + offset
-                tl.store(place + (r + F * j) * S * 4 + h, level.to(weight_ptr.dtype.element_ty), mask=mask)
+    TILES: tl.constexpr = (IN + 127) // 128
+    thread = tl.arange(0, 32 * WARPS)
+    tile, lane = tl.program_id(1) * WARPS + thread // 32, thread % 32
+    rows = tl.program_id(0) * 32 + lane // 4
+    at = (tl.program_id(0) * TILES + tile) * 128 + lane * 4
+    words = load_words(planes, at, tile < TILES, TILES % WARPS != 0)
+    for e in tl.static_range(4):
+        fields = code_words(words[e], F)
+        row = rows + 8 * e
+        for i in tl.static_range(8):
+            start = tile * 128 + 32 * (i // 2)
+            mask = (row < OUT) & (start < IN)
+            level = row * (IN // GROUP) + start // GROUP
+            scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
+            offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
+            even = tl.join(_code(fields, 2 * i, BITS, F), _code(fields, 2 * i + 16, BITS, F))
+            odd = tl.join(_code(fields, 2 * i + 1, BITS, F), _code(fields, 2 * i + 17, BITS, F))
+            four = tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 1)), (32 * WARPS, 4))
+            level = four * scale[:, None] + offset[:, None]
+            place = row.to(tl.int64) * IN + start + lane % 4 * 8 + i % 2 * 4
+            weight_at = weight_ptr + place[:, None] + tl.arange(0, 4)[None, :]
+            tl.store(weight_at, level.to(weight_ptr.dtype.element_ty), mask=mask[:, None])
 
 
-def weight(planes: Sequence[Tensor], scale_OG: Tensor, offset_OG: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
+def weight(planes: Sequence[Tensor], scale_OG: Tensor, offset_OG: Tensor, inputs: int, dtype: torch.dtype) -> Tensor:
     """The weight (O, I) in `dtype`."""
-    outputs, words = planes[0].shape
-    weight_OI = torch.empty(outputs, words * 32, dtype=dtype, device=planes[0].device)
-    wide = 32
-    _weight[(triton.cdiv(outputs, 4), triton.cdiv(words, wide))](
-        tuple(planes), scale_OG, offset_OG, weight_OI, outputs, ONE, 0,
-        WORDS=words, S=stride, F=field(len(planes)), BO=4, BW=wide, num_warps=4,
+    outputs, groups = scale_OG.shape
+    weight_OI = torch.empty(outputs, inputs, dtype=dtype, device=scale_OG.device)
+    tiles = triton.cdiv(inputs, COLUMNS)
+    warps = min(4, triton.next_power_of_2(tiles))
+    _weight[(triton.cdiv(outputs, ROWS), triton.cdiv(tiles, warps))](
+        tuple(planes), scale_OG, offset_OG, weight_OI, outputs,
+        IN=inputs, GROUP=inputs // groups, F=field(len(planes)), WARPS=warps, num_warps=warps,
     )  # fmt: skip
     return weight_OI
 

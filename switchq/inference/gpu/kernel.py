@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from switchq.inference.gpu.words import WORD, from_words, to_words, words_per_scale
+from switchq.inference.gpu.tiles import check_groups, from_tiles, to_tiles
 from switchq.inference.kernels import Kernel
 from switchq.inference.low_rank import Factors, LowRank
 from switchq.quant import Params
@@ -30,21 +30,22 @@ def products() -> ModuleType | None:
 
 
 class PlanesKernel(Kernel):
-    """A weight (O, I) as the words of its planes.
+    """A weight (O, I) as the tiles of its planes.
 
     Args:
-        planes: words of each plane, see `switchq.inference.gpu.words`.
+        planes: words of each plane, see `switchq.inference.gpu.tiles`.
         params: scale and offset, float16, (O, G) each.
+        inputs: I.
         dtype: of activations and results.
     """
 
     rows = True
 
-    def __init__(self, planes: Sequence[Tensor], params: Params, dtype: torch.dtype) -> None:
+    def __init__(self, planes: Sequence[Tensor], params: Params, inputs: int, dtype: torch.dtype) -> None:
         self.planes, self.dtype = tuple(planes), dtype
         self.scale_OG, self.offset_OG = params["scale"], params["offset"]
-        self.shape = (len(planes[0]), planes[0].shape[1] * WORD)
-        self.stride = words_per_scale(self.shape[1], self.scale_OG.shape[1])
+        self.shape = (len(self.scale_OG), inputs)
+        check_groups(inputs, self.scale_OG.shape[1])
 
     def levels(self, device: torch.device | str) -> Params:
         """Scale and offset, on a device."""
@@ -54,9 +55,9 @@ class PlanesKernel(Kernel):
         """The weight (O, I)."""
         found = self._products()
         if found is not None:
-            weight_OI: Tensor = found.weight(self.planes, self.scale_OG, self.offset_OG, self.stride, self.dtype)
+            weight_OI: Tensor = found.weight(self.planes, self.scale_OG, self.offset_OG, self.shape[1], self.dtype)
             return weight_OI
-        codes_OGS = from_words(self.planes, self.shape, self.stride).view(*self.scale_OG.shape, -1).double()
+        codes_OGS = from_tiles(self.planes, self.shape).view(*self.scale_OG.shape, -1).double()
         levels_OGS = codes_OGS * self.scale_OG.double().unsqueeze(-1) + self.offset_OG.double().unsqueeze(-1)
         return levels_OGS.view(self.shape).to(self.dtype)
 
@@ -71,7 +72,7 @@ class PlanesKernel(Kernel):
             y_NO = F.linear(x_NI, self.weight(), bias_O)
             return y_NO if low is None else low.added(y_NO, x_NI)
         y_NO = found.product(
-            x_NI, self.planes, self.scale_OG, self.offset_OG, self.stride, bias_O=bias_O,
+            x_NI, self.planes, self.scale_OG, self.offset_OG, bias_O=bias_O,
             low=(F.linear(x_NI, low.low_RI), low.high_RO.T) if isinstance(low, LowRank) else None,
         )  # fmt: skip
         return y_NO
@@ -86,15 +87,15 @@ class PlanesKernel(Kernel):
 
 
 class PlaneStore:
-    """The planes of an artifact's layers on a device: each is turned into words once, when a width first needs it."""
+    """The planes of an artifact's layers on a device: each is cut into tiles once, when a width first needs it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._planes: dict[str, list[Tensor]] = {}
 
-    def planes(self, layer: str, stored: Sequence[Tensor], shape: tuple[int, int], stride: int) -> list[Tensor]:
-        """The words of the planes `stored` of a layer, made for those that are new."""
+    def planes(self, layer: str, stored: Sequence[Tensor], shape: tuple[int, int]) -> list[Tensor]:
+        """The tiles of the planes `stored` of a layer, made for those that are new."""
         held = self._planes.setdefault(layer, [])
         for number in range(len(held), len(stored)):
-            held.append(to_words(stored[number].to(self.device), number, shape, stride))
+            held.append(to_tiles(stored[number].to(self.device), number, shape))
         return held[: len(stored)]

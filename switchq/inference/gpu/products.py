@@ -1,15 +1,20 @@
-"""Products of activations with b bit-planes in Triton, see `switchq.inference.gpu.decoding`.
+"""Products of activations with b bit-planes on tensor cores; planes as `switchq.inference.gpu.tiles` lays them.
 
-Few rows are multiplied on the spot: one multiply-add of x with `value` a weight, in a sum of its own for each of the T
-places that a field is read from. The 1 under the codes and the sign's 2^(b-1) are constant; sums of x take them away:
+A program has 32 rows of the weight; its warps share the columns. Two codes, u = code + 2^(b-1), become two halves of a
+word with one masking: a field lies in the upper mantissa bits, or PLACES - 1 fields below them, and 1 is laid under it,
 
-    sum(u x) = sum over places of  2^(23-s) (sum(value x) - sum(x))         at most 2^8 times the codes' range
+    value = 1 + u / 2^(F j + b)      for place j; where a mantissa is shorter than a code, in two parts
+
+and the sum of x, which one more multiplication by ones gives, takes the 1 away:
+
+    sum(u x) = sum over places of  2^(F j + b) (sum(value x) - sum(x))
     y = sum over groups of  scale x sum(u x)  +  (offset - 2^(b-1) scale) x sum(x)
 
-Sums are float32, so that costs 8 of 24 bits. Then + bias + B u, activation, + residual.
+Sums are float32. The adapter's ranks are more columns: + B u in the same sums. Then + bias, activation, + residual.
 """
 
 from collections.abc import Sequence
+from math import gcd
 from typing import NamedTuple
 
 import torch
@@ -18,9 +23,15 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from switchq.inference.gpu.decoding import ONE, code_word, field, load_words, turned, unit, value, weight
+from switchq.inference.gpu.decoding import code_words, field, load_four, load_levels, load_words, turned, weight
+from switchq.inference.gpu.shared import over_warps
+from switchq.inference.gpu.tensorcore import multiply
+from switchq.inference.gpu.tiles import COLUMNS, ROWS
 
 __all__ = ["MOST", "Tile", "product", "tile_for", "weight"]
+
+STEPS = tl.constexpr(COLUMNS // 16)
+"""Multiplications in a tile of columns."""
 
 
 @triton.jit
@@ -31,150 +42,285 @@ def _gelu(y):
 
 
 @triton.jit
-def _four(x_ptr, at, mask):
-    """Four neighbours from `at` on, float32; those of two bytes come in one load."""
-    if x_ptr.dtype.element_ty.primitive_bitwidth == 16:
-        together = tl.load((x_ptr + at).to(tl.pointer_type(tl.int64)), mask=mask, other=0)
-        low, high = together.to(tl.int32), (together >> 32).to(tl.int32)
-        halves = (low.to(tl.int16), (low >> 16).to(tl.int16), high.to(tl.int16), (high >> 16).to(tl.int16))
-        dtype: tl.constexpr = x_ptr.dtype.element_ty
-        return (
-            halves[0].to(dtype, bitcast=True).to(tl.float32),
-            halves[1].to(dtype, bitcast=True).to(tl.float32),
-            halves[2].to(dtype, bitcast=True).to(tl.float32),
-            halves[3].to(dtype, bitcast=True).to(tl.float32),
-        )
-    else:
-        return (
-            tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32),
-            tl.load(x_ptr + at + 1, mask=mask, other=0.0).to(tl.float32),
-            tl.load(x_ptr + at + 2, mask=mask, other=0.0).to(tl.float32),
-            tl.load(x_ptr + at + 3, mask=mask, other=0.0).to(tl.float32),
-        )
+def _values(words, Q: tl.constexpr, PART: tl.constexpr, ones, TOP: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
+            PLACES: tl.constexpr):  # fmt: skip
+    """The two values of bits Q and Q + 16; TOP: bits of the mantissa. Part 1: bits of a code after the first four."""
+    wide: tl.constexpr = _part_bits(PART, BITS, TOP)
+    mask: tl.constexpr = (((1 << wide) - 1) << (TOP - F * _place(Q, F, PLACES) - wide)) * 0x10001
+    moved = turned(words[Q % F], Q + F * _place(Q, F, PLACES) - 4 * PART - (TOP - 1))
+    return ((moved & mask) | ones).to(tl.int32, bitcast=True)
+
+
+@triton.constexpr_function
+def _part_bits(part, bits, top):
+    """Bits of a part of a code: all, or where a mantissa is shorter, four and the others."""
+    return bits if bits <= top else bits - 4 if part else 4
+
+
+@triton.constexpr_function
+def _place(q, fields, places):
+    """The place j of bit q."""
+    return places - 1 - q // fields % places
+
+
+@triton.constexpr_function
+def _unit(j, part, bits, fields):
+    """What a sum of values of place j counts, in u."""
+    return float(1 << (fields * j + bits - 4 * part))
 
 
 @triton.jit
-def _plus(sums, INDEX: tl.constexpr, item):
-    """The tuple with `item` added at INDEX."""
-    return sums[:INDEX] + (sums[INDEX] + item,) + sums[INDEX + 1 :]
+def _coded(parts, totals, SLOT: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
+           SPLIT: tl.constexpr, NT: tl.constexpr):  # fmt: skip
+    """The sum of code x, and that of x; SLOT is that of 16 rows and 8 tokens."""
+    total = totals[0][N][C]
+    for j in tl.static_range(1, len(totals)):
+        total += totals[j][N][C]
+    coded = total * (-float(1 << (BITS - 1)))
+    for j in tl.static_range(len(totals)):
+        for part in tl.static_range(SPLIT):
+            coded += (parts[j][SLOT + part * NT][C] - totals[j][N][C]) * _unit(j, part, BITS, F)
+    return coded, total
 
 
-@triton.jit(do_not_specialize=["one", "zero"])
+@triton.jit
+def _zeros(threads: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT times four sums."""
+    zero = tl.zeros((threads,), tl.float32)
+    return ((zero, zero, zero, zero),) * COUNT
+
+
+@triton.jit
+def _begun(bias_ptr, rows, warp, OUT, NT: tl.constexpr):
+    """Sums that begin, in the first warp, with the bias."""
+    bias = load_levels(bias_ptr, rows, 0, OUT, 1)
+    sums = ()
+    for m in tl.static_range(2):
+        top, low = tl.where(warp == 0, bias[2 * m], 0.0), tl.where(warp == 0, bias[2 * m + 1], 0.0)
+        sums = sums + ((top, top, low, low),) * NT
+    return sums
+
+
+@triton.jit
+def _activations(x_ptr, x_stride, tokens, last, start, lane, IN: tl.constexpr, PAST: tl.constexpr, NT: tl.constexpr):
+    """Those that a tile's columns are multiplied with: a tuple for every eight tokens, of two words for every step."""
+    x = ()
+    for n in tl.static_range(NT):
+        token = tl.minimum(tokens + 8 * n + lane // 4, last)  # results past the last one are dropped
+        words = ()
+        for p in tl.static_range(STEPS // 2):
+            column = start + 32 * p
+            at = (x_ptr + token * x_stride + column + lane % 4 * 8).to(tl.pointer_type(tl.int32))
+            words = words + load_four(at, column < IN, "evict_last", PAST)
+        x = x + (words,)
+    return x
+
+
+@triton.jit
+def _after(ones, x, zero):
+    """The ones, once all of x has come.
+
+    All that is multiplied needs them. Left to itself, the assembler puts every load off to where its value is used, and
+    waits there for one after the other. It cannot know that `zero` is zero.
+    """
+    for d in tl.static_range(len(x)):
+        for n in tl.static_range(len(x[d])):
+            for k in tl.static_range(len(x[d][n])):
+                ones |= x[d][n][k] & zero
+    return ones
+
+
+@triton.jit
+def _step(
+    parts, totals, words, x, ones,
+    STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, PLACES: tl.constexpr,
+    SPLIT: tl.constexpr, NT: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """The sums of a place, and of x there, with those of 16 columns added."""
+    new_totals = ()
+    for n in tl.static_range(NT):
+        two = (x[n][2 * STEP], x[n][2 * STEP + 1])
+        new_totals = new_totals + (multiply((ones, ones, ones, ones), two, totals[n], dtype),)
+    new = ()
+    for m in tl.static_range(2):
+        for part in tl.static_range(SPLIT):
+            a = (
+                _values(words[2 * m], 2 * STEP, part, ones, TOP, BITS, F, PLACES),
+                _values(words[2 * m + 1], 2 * STEP, part, ones, TOP, BITS, F, PLACES),
+                _values(words[2 * m], 2 * STEP + 1, part, ones, TOP, BITS, F, PLACES),
+                _values(words[2 * m + 1], 2 * STEP + 1, part, ones, TOP, BITS, F, PLACES),
+            )
+            for n in tl.static_range(NT):
+                two = (x[n][2 * STEP], x[n][2 * STEP + 1])
+                new = new + (multiply(a, two, parts[(m * SPLIT + part) * NT + n], dtype),)
+    return new, new_totals
+
+
+@triton.jit
+def _tile(
+    sums, parts, totals, planes, x, start, scale_ptr, offset_ptr, rows, OUT, ones,
+    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
+    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """The sums with those of a tile added."""
+    words = ()
+    for e in tl.static_range(4):
+        words = words + (code_words(planes[e], F),)
+    for i in tl.static_range(STEPS):
+        new, new_totals = _step(
+            parts[_place(2 * i, F, PLACES)], totals[_place(2 * i, F, PLACES)], words, x, ones,
+            i, F, BITS, TOP, PLACES, SPLIT, NT, dtype,
+        )  # fmt: skip
+        parts = parts[: _place(2 * i, F, PLACES)] + (new,) + parts[_place(2 * i, F, PLACES) + 1 :]
+        totals = totals[: _place(2 * i, F, PLACES)] + (new_totals,) + totals[_place(2 * i, F, PLACES) + 1 :]
+        if CHUNK != IN and (16 * i + 16) % CHUNK == 0:
+            group = tl.minimum((start + 16 * i) // GROUP, IN // GROUP - 1)
+            scales = load_levels(scale_ptr, rows, group, OUT, IN // GROUP)
+            offsets = load_levels(offset_ptr, rows, group, OUT, IN // GROUP)
+            sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT)
+            parts = (_zeros(rows.numel, 2 * SPLIT * NT),) * PLACES
+            totals = (_zeros(rows.numel, NT),) * PLACES
+    return sums, parts, totals
+
+
+@triton.jit
+def _scaled(
+    sums, parts, totals, scales, offsets,
+    BITS: tl.constexpr, F: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+):  # fmt: skip
+    """The sums with those of a group, scaled, added."""
+    added = ()
+    for m in tl.static_range(2):
+        for n in tl.static_range(NT):
+            new = ()
+            for c in tl.static_range(4):
+                coded, total = _coded(parts, totals, m * SPLIT * NT + n, n, c, BITS, F, SPLIT, NT)
+                scaled = coded * scales[2 * m + c // 2] + total * offsets[2 * m + c // 2]
+                new = new + (sums[m * NT + n][c] + scaled,)
+            added = added + (new,)
+    return added
+
+
+@triton.jit
+def _adapted(
+    sums, u_ptr, high_ptr, rows, tokens, last, warp, lane, OUT,
+    RANK: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr,
+):  # fmt: skip
+    """The sums with those of the adapter, u high, added: a warp has every WARPS-th sixteen of its ranks."""
+    dtype: tl.constexpr = u_ptr.dtype.element_ty
+    for first in tl.static_range(0, RANK, 16 * WARPS):
+        rank = first + 16 * warp + lane % 4 * 2
+        a = ()
+        for e in tl.static_range(4):
+            for half in tl.static_range(2):
+                at = (high_ptr + (rows + 8 * e) * RANK + rank + 8 * half).to(tl.pointer_type(tl.int32))
+                a = a + (tl.load(at, mask=(rows + 8 * e < OUT) & (rank + 8 * half < RANK), other=0),)
+        for n in tl.static_range(NT):
+            token = tl.minimum(tokens + 8 * n + lane // 4, last)
+            b = ()
+            for half in tl.static_range(2):
+                at = (u_ptr + token * RANK + rank + 8 * half).to(tl.pointer_type(tl.int32))
+                b = b + (tl.load(at, mask=rank + 8 * half < RANK, other=0),)
+            top = multiply((a[0], a[2], a[1], a[3]), b, sums[n], dtype)
+            low = multiply((a[4], a[6], a[5], a[7]), b, sums[NT + n], dtype)
+            sums = sums[:n] + (top,) + sums[n + 1 : NT + n] + (low,) + sums[NT + n + 1 :]
+    return sums
+
+
+@triton.jit(do_not_specialize=["one"])
 def _product(
     x_ptr, planes, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
-    N, OUT, x_stride, RANK, one, zero,
-    WORDS: tl.constexpr, S: tl.constexpr, F: tl.constexpr,
+    N, OUT, x_stride, one,
+    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
-    BN: tl.constexpr, BO: tl.constexpr, BW: tl.constexpr, BR: tl.constexpr, PDL: tl.constexpr,
+    PLACES: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
+    RANK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O)."""
     BITS: tl.constexpr = len(planes)
-    T: tl.constexpr = 8 // F
-    GROUPED: tl.constexpr = S != WORDS
-    rows_O = tl.program_id(0) * BO + tl.arange(0, BO)
-    first_N = tl.program_id(1) * BN
-    in_O = rows_O < OUT
-    empty = tl.zeros((BO, BW), tl.float32)
-    empty_x = tl.zeros((1, BW), tl.float32)
-    sums = (empty,) * BN
-    totals = (empty_x,) * BN
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    TOP: tl.constexpr = 7 if dtype == tl.bfloat16 else 10
+    ONES: tl.constexpr = 0x3F803F80 if dtype == tl.bfloat16 else 0x3C003C00
+    SPLIT: tl.constexpr = 1 if BITS <= TOP else 2
+    TILES: tl.constexpr = (IN + 127) // 128
+    PAST: tl.constexpr = IN % (128 * WARPS * DEPTH) != 0
+    thread = tl.arange(0, 32 * WARPS)
+    warp, lane = thread // 32, thread % 32
+    rows = tl.program_id(0) * 32 + lane // 4
+    ones = tl.full((32 * WARPS,), 0, tl.int32) + one.to(tl.int32)
+    sums = _begun(bias_ptr, rows, warp, OUT, NT) if BIAS else _zeros(32 * WARPS, 2 * NT)
+    parts = (_zeros(32 * WARPS, 2 * SPLIT * NT),) * PLACES
+    totals = (_zeros(32 * WARPS, NT),) * PLACES
     if PDL:
         gdc_launch_dependents()
-    for first in range(0, WORDS, BW):
-        words_W = (first + tl.arange(0, BW))[None, :]
-        in_W = words_W < WORDS
-        mask = in_O[:, None] & in_W
-        words = load_words(planes, zero + rows_O[:, None] * WORDS + words_W, mask)
-        scale = tl.full((1, 1), 1.0, tl.float32)
-        offset = scale
-        if GROUPED:
-            level = rows_O[:, None] * (WORDS // S) + words_W // S
-            scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
-            offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
+    scales, offsets = (), ()
+    if CHUNK == IN:
+        scales = load_levels(scale_ptr, rows, 0, OUT, 1)
+        offsets = load_levels(offset_ptr, rows, 0, OUT, 1)
+    for first in range(0, TILES, WARPS * DEPTH):
+        words = ()
+        for d in tl.static_range(DEPTH):
+            tile = first + d * WARPS + warp
+            at = (tl.program_id(0) * TILES + tile) * 128 + lane * 4
+            words = words + (load_words(planes, at, tile < TILES, TILES % (WARPS * DEPTH) != 0),)
         if PDL:
             gdc_wait()  # all that came before is weights, which no kernel writes
-        column = zero + (words_W // S) * (32 * S) + (words_W % S) * 4
-        parts = (empty,) * (BN * T)
-        xs = (empty_x,) * (BN * T)
-        for r in tl.static_range(F):
-            word = code_word(words, r, F)
-            x = ()
-            for n in tl.static_range(BN):
-                for j in tl.static_range(T):
-                    at = (first_N + n) * x_stride + column + (r + F * j) * S * 4
-                    x = x + (_four(x_ptr, at, in_W & (first_N + n < N)),)  # type: ignore[assignment]
-            for h in tl.static_range(4):
-                moved = turned(word, r + 8 * h - 22 + 8 - F)
-                for j in tl.static_range(T):
-                    weights = value(moved, one, j, BITS, F)
-                    for n in tl.static_range(BN):
-                        xs = _plus(xs, n * T + j, x[n * T + j][h])
-                        parts = _plus(parts, n * T + j, weights * x[n * T + j][h])
-        for n in tl.static_range(BN):
-            part, total = empty, empty_x
-            for j in tl.static_range(T):
-                part += (parts[n * T + j] - xs[n * T + j]) * unit(j, BITS, F)
-                total += xs[n * T + j]
-            part -= total * float(1 << (BITS - 1))
-            if GROUPED:
-                part = part * scale + total * offset
-            sums = _plus(sums, n, part)
-            totals = _plus(totals, n, total)
-    row = tl.zeros((BO,), tl.float32)
-    scale, offset, bias = row, row, row
-    if not GROUPED:
-        scale = tl.load(scale_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
-        offset = tl.load(offset_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
-    if BIAS:
-        bias = tl.load(bias_ptr + rows_O, mask=in_O, other=0.0).to(tl.float32)
-    rows_R = tl.arange(0, BR)
-    in_R = rows_R < RANK
-    high = tl.zeros((BO, BR), tl.float32)
+        x = ()
+        for d in tl.static_range(DEPTH):
+            start = (first + d * WARPS + warp) * 128
+            x = x + (_activations(x_ptr, x_stride, tl.program_id(1) * (8 * NT), N - 1, start, lane, IN, PAST, NT),)
+        ones = _after(ones, x, one ^ ONES)
+        for d in tl.static_range(DEPTH):
+            start = (first + d * WARPS + warp) * 128
+            sums, parts, totals = _tile(
+                sums, parts, totals, words[d], x[d], start, scale_ptr, offset_ptr, rows, OUT, ones,
+                IN, GROUP, CHUNK, F, BITS, TOP, PLACES, SPLIT, NT, dtype,
+            )  # fmt: skip
+    if CHUNK == IN:
+        sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT)
     if LOW:
-        high_at = high_ptr + rows_O[:, None] * RANK + rows_R[None, :]
-        high = tl.load(high_at, mask=in_O[:, None] & in_R[None, :], other=0.0).to(tl.float32)
-    for n in tl.static_range(BN):
-        row_N = first_N + n
-        y = tl.sum(sums[n], 1)
-        if not GROUPED:
-            y = y * scale + tl.sum(totals[n]) * offset
-        y += bias
-        if LOW:
-            u = tl.load(u_ptr + row_N * RANK + rows_R, mask=in_R & (row_N < N), other=0.0).to(tl.float32)
-            y += tl.sum(high * u[None, :], 1)
-        if GELU:
-            y = _gelu(y)
-        y_at = row_N * OUT + rows_O
-        y_mask = in_O & (row_N < N)
-        if RESIDUAL:
-            y += tl.load(residual_ptr + y_at, mask=y_mask, other=0.0).to(tl.float32)
-        tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=y_mask)
+        sums = _adapted(
+            sums, u_ptr, high_ptr, rows, tl.program_id(1) * (8 * NT), N - 1, warp, lane, OUT, RANK, NT, WARPS
+        )
+    for n in tl.static_range(NT):
+        found = over_warps(sums[n] + sums[NT + n], thread, WARPS)
+        for i in tl.static_range(len(found)):
+            value = warp + i * WARPS  # eights of rows, columns
+            row = tl.program_id(0) * 32 + 8 * (value // 2) + lane // 4
+            token = (tl.program_id(1) * NT + n) * 8 + lane % 4 * 2 + value % 2
+            mask = (value < 8) & (row < OUT) & (token < N)
+            y = _gelu(found[i]) if GELU else found[i]
+            y_at = token * OUT + row
+            if RESIDUAL:
+                y += tl.load(residual_ptr + y_at, mask=mask, other=0.0).to(tl.float32)
+            tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 class Tile(NamedTuple):
-    """How a product is cut up: output rows and words of a program, and its warps."""
+    """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields."""
 
-    rows: int
-    words: int
     warps: int
+    depth: int
+    places: int
 
 
-def tile_for(outputs: int, words: int, bits: int, tokens: int) -> Tile:
-    """The tile for a weight of `outputs` rows of `words` words: whole rows, and few enough for all processors.
-
-    At 2 bits a thread has so little to read that half as many rows a thread were faster (on an H100, 4,096 x 4,096, one
-    token: 5.7 us against 6.8; at 4 bits 6.6 against 6.1), with words that were not turned yet; not tried again since.
-    """
-    wide = min(triton.next_power_of_2(words), 256)
-    warps = max(1, wide // 32)
-    rows = 4
-    while rows < 16 and outputs // (2 * rows) * warps >= PROGRAM_WARPS and tokens == 1:
-        rows *= 2
-    return Tile(rows, wide, warps * 2 if bits == 2 and rows > 4 else warps)
+def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
+    """The tile for a weight of so many columns and eights of tokens: what was fastest on an H200."""
+    tiles = triton.cdiv(inputs, COLUMNS)
+    if across > 2 and tiles <= 16:
+        warps, depth = 4, 2
+    else:
+        warps, depth = 16 if tiles > 32 and across == 1 else 8, max(1, 16 // (bits * across))
+    warps = min(warps, triton.next_power_of_2(tiles))
+    places = 2 if across == 1 and field(bits) + bits <= MANTISSA[dtype] else 1
+    return Tile(warps, min(depth, triton.cdiv(tiles, warps)), places)
 
 
-PROGRAM_WARPS = 132 * 8
-"""Warps that there should be in all, before a program takes more rows."""
+MANTISSA = {torch.float16: 10, torch.bfloat16: 7}
+"""Bits of a mantissa."""
+
+ONE = {torch.float16: 0x3C003C00, torch.bfloat16: 0x3F803F80}
+"""1 in both halves of a word. A kernel is given it as a number that it cannot know, which leaves it in a register."""
 
 
 def product(
@@ -182,7 +328,6 @@ def product(
     planes: Sequence[Tensor],
     scale_OG: Tensor,
     offset_OG: Tensor,
-    stride: int,
     *,
     bias_O: Tensor | None = None,
     low: tuple[Tensor, Tensor] | None = None,
@@ -192,16 +337,15 @@ def product(
     tile: Tile | None = None,
     pdl: bool = False,
 ) -> Tensor:
-    """x W^T + bias + u high^T, then GELU, then + residual, for few rows of x.
+    """x W^T + bias + u high^T, then GELU, then + residual.
 
     Args:
         x_NI: activations, float16 or bfloat16, rows contiguous.
-        planes: words (O, I / 32) of each plane, see `switchq.inference.gpu.words`.
+        planes: words of each plane, see `switchq.inference.gpu.tiles`.
         scale_OG: float16 scales.
         offset_OG: float16 offsets.
-        stride: S of the words.
         bias_O: a bias.
-        low: u (N, R) float32 and high (O, R), of the adapter.
+        low: u (N, R) and high (O, R) of the adapter, rows contiguous, R even; types as x's.
         gelu: GELU's tanh form on the result.
         residual_NO: added at the end.
         out_NO: where to write; as x by default.
@@ -209,29 +353,26 @@ def product(
         pdl: begin to read weights while the kernel before still runs.
     """
     tokens, inputs = x_NI.shape
-    outputs = len(scale_OG)
-    words, bits = inputs // 32, len(planes)
+    outputs, groups = scale_OG.shape
+    bits = len(planes)
+    chunk = inputs if groups == 1 else gcd(inputs // groups, COLUMNS)  # columns summed before they are scaled
     if out_NO is None:
         out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
     u, high = low if low is not None else (x_NI, x_NI)
-    arguments = (
+    across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))
+    tile = tile or tile_for(inputs, bits, x_NI.dtype, across)
+    _product[(triton.cdiv(outputs, ROWS), triton.cdiv(tokens, 8 * across))](
         x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
         residual_NO if residual_NO is not None else x_NI, out_NO,
-        tokens, outputs, x_NI.stride(0), u.shape[1], ONE, 0,
-    )  # fmt: skip
-    options = {
-        "WORDS": words, "S": stride, "F": field(bits), "BIAS": bias_O is not None, "LOW": low is not None,
-        "GELU": gelu, "RESIDUAL": residual_NO is not None,
-        "BR": triton.next_power_of_2(u.shape[1]) if low is not None else 1,
-    }  # fmt: skip
-    tile = tile or tile_for(outputs, words, bits, tokens)
-    block_N = min(4, triton.next_power_of_2(tokens))
-    _product[(triton.cdiv(outputs, tile.rows), triton.cdiv(tokens, block_N))](
-        *arguments, **options, BN=block_N, BO=tile.rows, BW=tile.words, PDL=pdl,
+        tokens, outputs, x_NI.stride(0), ONE[x_NI.dtype],
+        IN=inputs, GROUP=inputs // groups, CHUNK=chunk, F=field(bits),
+        BIAS=bias_O is not None, LOW=low is not None, GELU=gelu, RESIDUAL=residual_NO is not None,
+        PLACES=tile.places, NT=across, WARPS=tile.warps, DEPTH=tile.depth,
+        RANK=u.shape[1], PDL=pdl,
         num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
     )  # fmt: skip
     return out_NO
 
 
-MOST = 4
+MOST = 32
 """Most rows of activations for which this is faster than decoding the weight and float16's product."""

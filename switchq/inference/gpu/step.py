@@ -74,7 +74,6 @@ class GraphStep(Step):
             kernel.planes,
             kernel.scale_OG,
             kernel.offset_OG,
-            kernel.stride,
             bias_O=linear.bias,
             low=None if low is None else (u_NR, low.high_RO.T),
             gelu=gelu,

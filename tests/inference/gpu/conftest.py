@@ -14,7 +14,7 @@ from switchq.inference.source import ArtifactSource
 
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """The device on which Triton runs here; on a CPU artifacts are loaded as for a GPU, in float32."""
+    """The device on which Triton runs here; on a CPU artifacts are loaded as for a GPU, in float16."""
     if find_spec("triton") is None:
         pytest.skip("needs triton")
     if torch.cuda.is_available():
@@ -22,6 +22,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     if os.environ.get("TRITON_INTERPRET") != "1":  # read when triton is imported
         pytest.skip("needs a GPU, or TRITON_INTERPRET=1 in the environment")
     monkeypatch.setattr(PlanesKernel, "_products", lambda self: products())
+    monkeypatch.setattr("switchq.inference.model._dtype_on", lambda device, dtype: dtype or torch.float16)
     monkeypatch.setattr("switchq.inference.model.ArtifactSource", AsOnAGpu)
     return torch.device("cpu")
 

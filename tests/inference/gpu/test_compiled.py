@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def compiled(kernel: Any, bits: int, pointers: dict[str, str], constants: dict[str, Any]) -> str:
-    """The PTX of a kernel over `bits` planes; what is no pointer and no constant is a 32-bit integer."""
+    """The PTX of a kernel over `bits` planes, pointers and rows aligned; what else is no constant is an integer."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -25,31 +25,50 @@ def compiled(kernel: Any, bits: int, pointers: dict[str, str], constants: dict[s
     kinds = dict.fromkeys(kernel.arg_names, "i32") | pointers | dict.fromkeys(constants, "constexpr")
     kinds["planes"] = ("*i32",) * bits
     values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    built = triton.compile(ASTSource(kernel, kinds, values), target=GPUTarget(*HOPPER), options={"num_warps": 1})
+    aligned = [(kernel.arg_names.index(name),) for name in (*pointers, "x_stride") if name in kernel.arg_names]
+    aligned += [(kernel.arg_names.index("planes"), k) for k in range(bits)]
+    attributes = {place: [["tt.divisibility", 16]] for place in aligned}
+    built = triton.compile(
+        ASTSource(kernel, kinds, values, attributes), target=GPUTarget(*HOPPER), options={"num_warps": 1}
+    )
     return str(built.asm["ptx"])
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
 def test_a_weight_is_decoded(bits: int) -> None:
+    """Four neighbours are written at once."""
     from switchq.inference.gpu.decoding import _weight, field
 
     pointers = {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "weight_ptr": "*bf16"}
-    assert compiled(_weight, bits, pointers, {"WORDS": 24, "S": 24, "F": field(bits), "BO": 4, "BW": 32})
+    ptx = compiled(_weight, bits, pointers, {"IN": 768, "GROUP": 64, "F": field(bits), "WARPS": 1})
+    assert len(re.findall(r"\sst\.global\.v2\.b32", ptx)) == 32
 
 
-@pytest.mark.parametrize(("bits", "stride", "rows"), [(2, 24, 1), (4, 2, 1), (3, 24, 4)])
-def test_products(bits: int, stride: int, rows: int) -> None:
-    """Activations come four at a load, and no plane is read twice."""
+@pytest.mark.parametrize(
+    ("bits", "group", "dtype", "places", "tokens"),
+    [(2, 768, "fp16", 2, 1), (4, 64, "fp16", 2, 1), (8, 768, "bf16", 1, 1), (3, 768, "fp16", 1, 2)],
+)
+def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -> None:
+    """Four words come at a load and go to the tensor cores without another thread's help."""
     from switchq.inference.gpu.decoding import field
     from switchq.inference.gpu.products import _product
 
-    names = ("x_ptr", "scale_ptr", "offset_ptr", "bias_ptr", "high_ptr", "y_ptr")
-    pointers = dict.fromkeys(names, "*fp16") | {"u_ptr": "*fp32", "residual_ptr": "*fp32"}
-    options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "BR": 16}
-    sizes = {"WORDS": 24, "S": stride, "F": field(bits), "BN": rows, "BO": 4, "BW": 32}
-    ptx = compiled(_product, bits, pointers, options | sizes)
+    pointers = dict.fromkeys(("x_ptr", "bias_ptr", "u_ptr", "high_ptr", "y_ptr"), f"*{dtype}")
+    pointers |= {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "residual_ptr": "*fp32"}
+    options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16}
+    sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "F": field(bits)}
+    tile = {"PLACES": places, "NT": tokens, "WARPS": 1, "DEPTH": 2}
+    ptx = compiled(_product, bits, pointers, options | sizes | tile)
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
-    once = sum(count for kind, count in loads.items() if "evict_first" in kind)
-    assert once == 4 * bits, loads
-    assert loads[".b64"] == 8 * rows, loads
+    assert loads[".L1::evict_first.L2::cache_hint.v4.b32"] == 2 * bits, loads
+    assert loads[".L1::evict_last.L2::cache_hint.v4.b32"] == 2 * 4 * tokens, loads
+    parts = 2 if dtype == "bf16" and bits > 7 else 1
+    kind = {"fp16": "f16", "bf16": "bf16"}[dtype]
+    assert (
+        ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32")
+        == 2 * 8 * tokens * (2 * parts + 1) + 2 * tokens
+    )
+    before = ptx[: ptx.rindex("m16n8k16.row.col.f32." + kind)]
+    assert "shfl" not in before
+    assert "st.shared" not in before
     assert ptx.count("griddepcontrol.wait") == 1

@@ -37,7 +37,7 @@ def loaded(model: PreTrainedModel, export: Export, place: Path, **options: objec
     lm = SwitchableLM.from_pretrained(place / "a", "2", **options)  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("switchq.inference.model.ArtifactSource", ArtifactSource)
-        return lm, SwitchableLM.from_pretrained(place / "a", "2", packed=False)
+        return lm, SwitchableLM.from_pretrained(place / "a", "2", packed=False, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("embedding_bits", [8, 32])
@@ -72,7 +72,7 @@ def test_more_bits_read_just_the_missing_planes(
 def test_steps_are_the_models_own(
     trained: Build, export: Export, prompts: tuple[Tensor, Tensor], tmp_path: Path, interpreted: torch.device
 ) -> None:
-    """Tokens of transformers' greedy generation, from a padded batch, with the bitmap changing on the way."""
+    """The best tokens by the model's own logits, from a padded batch, with the bitmap changing on the way."""
     lm, plain = loaded(trained(), export, tmp_path, device=interpreted)
     ids_NT, mask_NT = prompts
     decoder = GraphDecoder(lm, pdl=interpreted.type == "cuda", graphs=interpreted.type == "cuda")
@@ -94,11 +94,13 @@ def test_steps_are_the_models_own(
             past_key_values=known.past_key_values,
         )  # fmt: skip
     assert decoder.cache is not None
-    tolerance = 1e-3 if interpreted.type == "cpu" else 2e-2  # sums lose 8 bits of float32; float16 has 11
-    torch.testing.assert_close(decoder.cache.logits_NV.cpu(), last.logits[:, -1], rtol=tolerance, atol=tolerance)
-    if interpreted.type == "cpu":
-        greedy_NT = torch.cat([known.logits[:, begin - 2 :], last.logits], 1).argmax(-1)
-        assert torch.equal(new_NT, greedy_NT)
+    tolerance = 2e-2  # activations are float16
+    torch.testing.assert_close(
+        decoder.cache.logits_NV.cpu().float(), last.logits[:, -1], rtol=tolerance, atol=tolerance
+    )
+    logits_NTV = torch.cat([known.logits[:, begin - 2 :], last.logits], 1)
+    chosen_NT = logits_NTV.gather(-1, new_NT.unsqueeze(-1)).squeeze(-1)
+    assert (chosen_NT >= logits_NTV.amax(-1) - tolerance).all()
 
 
 @pytest.mark.parametrize("schedule", ["8", "2"])

@@ -7,12 +7,12 @@ from torch.nn import functional as F
 
 from switchq.bitmap import WIDTHS
 from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
-from switchq.inference.gpu.words import to_words, words_per_scale
+from switchq.inference.gpu.tiles import to_tiles
 from switchq.inference.low_rank import LowRank
 from switchq.quant import Nested
 from switchq.quant.planes import pack_planes
 
-OUTPUTS, INPUTS = 20, 256
+OUTPUTS, INPUTS = 40, 256
 CPU = torch.device("cpu")
 
 
@@ -22,11 +22,10 @@ def packed(bits: int, group_size: int | None, device: torch.device, dtype: torch
     weight_OI = torch.randn(OUTPUTS, INPUTS)
     params = grid.fit(weight_OI, bits)
     codes_OI = grid.encode(weight_OI, grid.fit(weight_OI, 8), 8).to(torch.int8)
-    stride = words_per_scale(INPUTS, params["scale"].shape[1])
     stored = pack_planes(codes_OI)[:bits]
-    planes = [to_words(plane, k, (OUTPUTS, INPUTS), stride).to(device) for k, plane in enumerate(stored)]
+    planes = [to_tiles(plane, k, (OUTPUTS, INPUTS)).to(device) for k, plane in enumerate(stored)]
     halves = {name: params[name].half().to(device) for name in ("scale", "offset")}
-    return PlanesKernel(planes, halves, dtype), grid.decode(codes_OI >> (8 - bits), params).double()
+    return PlanesKernel(planes, halves, INPUTS, dtype), grid.decode(codes_OI >> (8 - bits), params).double()
 
 
 @pytest.mark.parametrize("group_size", [None, 64], ids=str)
@@ -50,22 +49,25 @@ def test_kernels_decode_exactly(bits: int, group_size: int | None, interpreted: 
     torch.testing.assert_close(kernel.weight().cpu().double(), weight_OI, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 7])
-@pytest.mark.parametrize(("bits", "group_size"), [(2, None), (3, 64), (4, None), (8, 32)])
-def test_kernels_multiply(bits: int, group_size: int | None, tokens: int, interpreted: torch.device) -> None:
+@pytest.mark.parametrize("tokens", [1, 9])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("bits", "group_size"), [(2, None), (3, 64), (4, None), (5, 256), (8, 32)])
+def test_kernels_multiply(
+    bits: int, group_size: int | None, dtype: torch.dtype, tokens: int, interpreted: torch.device
+) -> None:
     """float32 sums lose at most 8 bits to what lies under the codes."""
     from switchq.inference.gpu import products
 
-    kernel, weight_OI = packed(bits, group_size, interpreted, torch.float16)
-    x_NI, bias_O = torch.randn(tokens, INPUTS).half(), torch.randn(OUTPUTS).half()
-    u_NR, high_OR = torch.randn(tokens, 5), torch.randn(OUTPUTS, 5).half()
+    kernel, weight_OI = packed(bits, group_size, interpreted, dtype)
+    x_NI, bias_O = torch.randn(tokens, INPUTS).to(dtype), torch.randn(OUTPUTS).to(dtype)
+    u_NR, high_OR = torch.randn(tokens, 6).to(dtype), torch.randn(OUTPUTS, 6).to(dtype)
     residual_NO = torch.randn(tokens, OUTPUTS)
     before_NO = x_NI.double() @ weight_OI.T + bias_O + u_NR.double() @ high_OR.double().T
     expected_NO = F.gelu(before_NO.float(), approximate="tanh") + residual_NO
     out_NO = torch.empty(tokens, OUTPUTS, device=interpreted)
     there = [one.to(interpreted) for one in (x_NI, bias_O, u_NR, high_OR, residual_NO)]
     products.product(
-        there[0], kernel.planes, kernel.scale_OG, kernel.offset_OG, kernel.stride,
+        there[0], kernel.planes, kernel.scale_OG, kernel.offset_OG,
         bias_O=there[1], low=(there[2], there[3]), gelu=True, residual_NO=there[4], out_NO=out_NO,
     )  # fmt: skip
     sizes_NO = (x_NI.double().abs() @ weight_OI.abs().T).float()
@@ -83,12 +85,12 @@ def test_on_a_gpu(tokens: int, dtype: torch.dtype, gpu: torch.device) -> None:
     assert ((kernel.product(x_NI).cpu().double() - exact_NO).abs() <= eps * (sizes_NO + exact_NO.abs())).all()
 
 
-def test_planes_are_made_into_words_once() -> None:
+def test_planes_are_cut_into_tiles_once() -> None:
     codes_OI = torch.randint(-128, 128, (OUTPUTS, INPUTS)).to(torch.int8)
     stored, store = pack_planes(codes_OI), PlaneStore(CPU)
-    first = store.planes("a", stored[:2], (OUTPUTS, INPUTS), 8)
-    more = store.planes("a", stored[:4], (OUTPUTS, INPUTS), 8)
+    first = store.planes("a", stored[:2], (OUTPUTS, INPUTS))
+    more = store.planes("a", stored[:4], (OUTPUTS, INPUTS))
     assert [one.data_ptr() for one in more[:2]] == [one.data_ptr() for one in first]
-    assert len(store.planes("a", stored[:3], (OUTPUTS, INPUTS), 8)) == 3
-    other = store.planes("b", stored[:1], (OUTPUTS, INPUTS), 8)
+    assert len(store.planes("a", stored[:3], (OUTPUTS, INPUTS))) == 3
+    other = store.planes("b", stored[:1], (OUTPUTS, INPUTS))
     assert other[0].data_ptr() != first[0].data_ptr()

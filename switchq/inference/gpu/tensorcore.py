@@ -1,0 +1,69 @@
+"""One multiplication of the tensor cores from and to registers: 16 x 16 by 16 x 8, sums in float32.
+
+Every thread of a warp holds what PTX's `mma.m16n8k16` says. Thread 4 g + t has
+
+    a (rows, k)       four words: rows g, g + 8, g, g + 8 at k = 2 t, the last two at k + 8; two neighbours in k each
+    b (k, columns)    two words: column g at k = 2 t and k + 8
+    c (rows, columns) four sums: row g at columns 2 t and 2 t + 1, and row g + 8
+
+As all k are summed, which columns of a matrix are called k = 2 t, 2 t + 1, 2 t + 8, 2 t + 9 is free, if a and b agree.
+Triton's own `dot` would move a through shared memory, where the decoded weights would cost more than their planes.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+"""Whether kernels run in Triton's interpreter, which knows no inline assembly."""
+
+
+@triton.jit
+def multiply(a, b, c, dtype: tl.constexpr):
+    """c + a b, four sums a thread. Tensors have an element for each thread; dtype is float16 or bfloat16."""
+    if INTERPRETED:
+        return _emulated(a, b, c, dtype)
+    elif dtype == tl.bfloat16:
+        return _instruction(a, b, c, "bf16")
+    else:
+        return _instruction(a, b, c, "f16")
+
+
+@triton.jit
+def _instruction(a, b, c, NAME: tl.constexpr):
+    return tl.inline_asm_elementwise(
+        "mma.sync.aligned.m16n8k16.row.col.f32." + NAME + "." + NAME + ".f32 "
+        "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};",
+        "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f",
+        [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], c[2], c[3]],
+        dtype=(tl.float32, tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def _emulated(a, b, c, dtype: tl.constexpr):
+    """The same without tensor cores."""
+    top = _rows_by_columns(a[0], b[0], dtype) + _rows_by_columns(a[2], b[1], dtype)
+    low = _rows_by_columns(a[1], b[0], dtype) + _rows_by_columns(a[3], b[1], dtype)
+    top_0, top_1 = tl.split(tl.reshape(top, (top.numel // 2, 2)))
+    low_0, low_1 = tl.split(tl.reshape(low, (low.numel // 2, 2)))
+    return c[0] + top_0, c[1] + top_1, c[2] + low_0, c[3] + low_1
+
+
+@triton.jit
+def _rows_by_columns(a, b, dtype: tl.constexpr):
+    """Of each warp, rows g by columns g': the sum over a row's four threads and the two halves of their words."""
+    warps: tl.constexpr = a.numel // 32
+    sums = tl.zeros((warps, 8, 8), tl.float32)
+    for half in tl.static_range(2):
+        left = tl.reshape(_half(a, half, dtype), (warps, 8, 1, 4))
+        right = tl.reshape(_half(b, half, dtype), (warps, 1, 8, 4))
+        sums += tl.sum(left * right, 3)
+    return sums
+
+
+@triton.jit
+def _half(word, HALF: tl.constexpr, dtype: tl.constexpr):
+    """The lower (0) or upper half of each word, float32."""
+    return (word >> (16 * HALF)).to(tl.int16).to(dtype, bitcast=True).to(tl.float32)

@@ -1,0 +1,176 @@
+"""Ways of multiplying with bit-planes on a GPU, beside each other: tiles of the kernel, widths, sizes, batches.
+
+One that fails is reported, and the rest go on. Results are compared with the decoded weight's in float64.
+"""
+
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SIZES = ((4096, 4096), (4800, 1600), (1600, 6400), (6400, 1600), (2304, 768))
+COLD = 160e6
+"""Bytes of weights that are gone through in turn, more than a cache holds."""
+
+
+class Case(NamedTuple):
+    """What is multiplied, and how: warps, depth and places of the tile, or None for the program's own."""
+
+    size: tuple[int, int]
+    bits: int
+    batch: int = 1
+    tile: tuple[int, int, int] | None = None
+    groups: int = 1
+
+
+class Weight(NamedTuple):
+    """A random weight of so many planes."""
+
+    planes: list[Tensor]
+    scale_OG: Tensor
+    offset_OG: Tensor
+
+
+def cases() -> Iterator[Case]:
+    """The program's own tiles first, then batches, then other tiles, then groups."""
+    for size, bits in itertools.product(SIZES, (4, 2)):
+        yield Case(size, bits)
+    yield Case((4096, 128), 2)  # next to nothing to read
+    for batch, bits, size in itertools.product((32, 8), (4, 2), SIZES[:2]):
+        yield Case(size, bits, batch)
+    for bits, size in itertools.product((8, 3), SIZES):
+        yield Case(size, bits)
+    for size, bits in itertools.product(SIZES[:3], (4, 2)):
+        most = {warps: min(4, -(-size[1] // (128 * warps))) for warps in (4, 8, 16)}  # tiles of a warp
+        tiles = [(warps, depth, 2) for warps, depth in most.items()]
+        tiles += [(4, 2, 2), (8, 1, 2)] + [(8, 2, 2)] * (most[8] > 2) + [(8, most[8], 4), (4, most[4], 4)] * (bits == 2)
+        yield from (Case(size, bits, 1, tile) for tile in tiles)
+    for size, tile in itertools.product(SIZES[:2], ((8, 1, 1), (4, 1, 1), (4, 2, 1))):
+        yield Case(size, 4, 32, tile)
+    for size, bits in itertools.product(SIZES[:2], (4, 2)):
+        yield Case(size, bits, 1, None, size[1] // 64)
+
+
+def weight(case: Case, seed: int = 0) -> Weight:
+    """Random planes and levels."""
+    from switchq.inference.gpu.tiles import COLUMNS, ROWS
+
+    (outputs, inputs), bits = case.size, case.bits
+    shape = (bits, -(-outputs // ROWS), -(-inputs // COLUMNS), 32, 4)
+    generator = torch.Generator("cuda").manual_seed(seed)
+    planes = torch.randint(-(2**31), 2**31, shape, device="cuda", generator=generator).int().unbind()
+    scale = torch.rand(outputs, case.groups, device="cuda", generator=generator).half() / 2**bits
+    return Weight(list(planes), scale, scale / 2)
+
+
+def multiply(case: Case, one: Weight, x_NI: Tensor, pdl: bool) -> Tensor:
+    """The product."""
+    from switchq.inference.gpu import products
+
+    tile = None if case.tile is None else products.Tile(*case.tile)
+    found: Tensor = products.product(x_NI, one.planes, one.scale_OG, one.offset_OG, tile=tile, pdl=pdl)
+    return found
+
+
+def prepare(case: Case) -> str:
+    """Compile what the case needs, and run it once; what went wrong."""
+    try:
+        x_NI = torch.zeros(case.batch, case.size[1], device="cuda", dtype=torch.float16)
+        for pdl in overlaps(case):
+            multiply(case, weight(case), x_NI, pdl)
+        torch.cuda.synchronize()
+    except Exception as error:
+        return said(error)
+    return ""
+
+
+def said(error: Exception) -> str:
+    """Its kind and its last words."""
+    return f"{type(error).__name__}: {str(error).strip()[-300:]}"
+
+
+def overlaps(case: Case) -> tuple[bool, ...]:
+    """Whether a kernel begins while the one before runs; both only where tiles are not compared."""
+    return (True, False) if case.tile is None and case.batch == 1 and case.groups == 1 else (True,)
+
+
+def error_of(case: Case, one: Weight, x_NI: Tensor) -> float:
+    """Largest error, of the largest result."""
+    from switchq.inference.gpu.tiles import from_tiles
+
+    codes_OGS = from_tiles(one.planes, case.size).double().view(case.size[0], case.groups, -1)
+    weight_OGS = codes_OGS * one.scale_OG.double().unsqueeze(-1) + one.offset_OG.double().unsqueeze(-1)
+    exact_NO = F.linear(x_NI.double(), weight_OGS.view(case.size))
+    return float((multiply(case, one, x_NI, True).double() - exact_NO).abs().max() / exact_NO.abs().max())
+
+
+def variants(
+    add: Callable[..., Any],
+    end: float,
+    microseconds: Callable[[list[Callable[[], object]]], float],
+    dense: Callable[[Case], float],
+    limit: float,
+) -> None:
+    """Write a row for every case as soon as it is timed; `dense` gives microseconds of float16's product.
+
+    The first are compiled here, the others meanwhile in processes, which share Triton's cache with this one. `waiting`
+    counts those that were still to be compiled when a case was timed.
+    """
+    multiprocessing.set_forkserver_preload(["__main__"])
+    known: dict[tuple[tuple[int, int], int], float] = {}
+    todo = list(cases())
+    with multiprocessing.get_context("forkserver").Pool(max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
+        jobs = [pool.apply_async(prepare, (case,)) for case in todo[OWN:]]
+        for number, case in enumerate(todo):
+            if perf_counter() > end:
+                add(cut_off=len(todo) - number)
+                break
+            try:
+                wrong = jobs[number - OWN].get(max(0.1, end - perf_counter())) if number >= OWN else ""
+                if wrong:
+                    raise RuntimeError(wrong)
+                key = (case.size, case.batch)
+                if key not in known:
+                    known[key] = dense(case)
+                waiting = sum(not job.ready() for job in jobs)
+                measure(case, add, microseconds, known[key], limit, waiting)
+            except multiprocessing.TimeoutError:
+                continue
+            except Exception as error:
+                add(**case._asdict(), wrong=said(error))
+        pool.terminate()
+
+
+OWN = 4
+"""Cases that are compiled by the process that times them, so that there is something to see at once."""
+
+
+def measure(
+    case: Case,
+    add: Callable[..., Any],
+    microseconds: Callable[[list[Callable[[], object]]], float],
+    dense: float,
+    limit: float,
+    waiting: int,
+) -> None:
+    """One row."""
+    packed = case.size[0] * case.size[1] * case.bits / 8
+    ones = [weight(case, seed) for seed in range(max(3, min(48, round(COLD / packed))))]
+    x_NI = torch.randn(case.batch, case.size[1], device="cuda").half()
+
+    def time(pdl: bool, weights: list[Weight]) -> float:
+        return microseconds([lambda one=one: multiply(case, one, x_NI, pdl) for one in weights])  # type: ignore[misc]
+
+    times = {pdl: time(pdl, ones) for pdl in overlaps(case)}
+    cached = time(True, ones[:2] * 12)
+    best = min(times.values())
+    add(
+        **case._asdict(), us=best, us_no_overlap=times.get(False), us_cached=cached, float16=dense,
+        ratio=dense / best, of_limit=packed / best * 1e6 / limit, error=error_of(case, ones[0], x_NI), waiting=waiting,
+    )  # fmt: skip
