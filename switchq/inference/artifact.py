@@ -28,6 +28,7 @@ from torch import Tensor
 
 from switchq.bitmap import check_width
 from switchq.errors import UserError
+from switchq.inference.unmapped import UnmappedFile
 from switchq.quant.planes import plane_bytes
 
 FORMAT = "switchq artifact"
@@ -137,6 +138,7 @@ class Artifact:
         if missing:
             raise UserError(f"{self.folder / WEIGHTS} is damaged: it has no {min(missing)}; export again")
         self._check_planes()
+        self._unmapped = UnmappedFile(self.folder / WEIGHTS)
         self._read: dict[str, int] = {}
 
     @property
@@ -152,15 +154,19 @@ class Artifact:
         """The tensors whose names begin with `prefix`, without it."""
         return [name.removeprefix(prefix) for name in self.manifest.tensors if name.startswith(prefix)]
 
-    def tensor(self, name: str) -> Tensor:
-        """A tensor, mapped from the file and checked; it must not be written to.
+    def tensor(self, name: str, mapped: bool = True) -> Tensor:
+        """A tensor, checked; one that is mapped from the file must not be written to.
+
+        Args:
+            name: of the tensor.
+            mapped: False to read it into memory of its own, which goes with it.
 
         Raises:
             UserError: its bytes are not those that were written.
         """
         if name not in self.manifest.tensors:
             raise UserError(f"the artifact {self.folder} has no {name}")
-        value: Tensor = self._file.get_tensor(name)
+        value: Tensor = (self._file if mapped else self._unmapped).get_tensor(name)
         if name not in self._read:
             self._check(name, tensor_bytes(value), self.manifest.tensors[name])
             self._read[name] = value.nbytes

@@ -59,8 +59,8 @@ class SwitchableLM:
             dtype: of activations and of what is not packed: float32 on a CPU, elsewhere float16 (the default) or
                 bfloat16.
             prefer: `speed`; or `memory`, which on a CPU holds 2 bits in 2 bits, where the fastest product holds them in
-                4, and has malloc give large buffers back at once, for the whole process; on a GPU every width is held
-                in its own bits in any case.
+                4, reads planes instead of mapping them, and has malloc give large buffers back at once, for the whole
+                process; on a GPU every width is held in its own bits in any case.
 
         Raises:
             UserError: missing, damaged, of a newer version; a bitmap that it does not hold; no such device, or one
@@ -70,8 +70,8 @@ class SwitchableLM:
             UserWarning: this PyTorch has no product of 2 bits, so that `memory` holds them in 4, too.
         """
         check_preference(prefer)
-        artifact = Artifact(folder)
         place = pick_device(str(device))
+        artifact = Artifact(folder)
         if prefer == "memory" and packed and place.type == "cpu":
             give_back_at_once()
             if not bag_products():

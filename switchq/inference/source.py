@@ -48,17 +48,21 @@ class ArtifactSource:
         return unpack_planes(self._planes(layer, bits), self.artifact.manifest.layers[layer])
 
     def _planes(self, layer: str, bits: int) -> list[Tensor]:
-        return [self.artifact.tensor(f"plane{k}.{layer}") for k in range(bits)]
+        return [self._passing(f"plane{k}.{layer}") for k in range(bits)]
+
+    def _passing(self, name: str) -> Tensor:
+        """A tensor that something is made of: pages of the file need not stay with the process."""
+        return self.artifact.tensor(name, mapped=self.prefer == "speed")
 
     def levels(self, layer: str, bits: int) -> Params:
         """See `Source.levels`."""
-        return {name: self.artifact.tensor(f"levels{bits}.{name}.{layer}").float() for name in ("scale", "offset")}
+        return {name: self._passing(f"levels{bits}.{name}.{layer}").float() for name in ("scale", "offset")}
 
     def adapter(self, layer: str, bits: int) -> tuple[Tensor, Tensor] | None:
         """See `Source.adapter`."""
         if bits not in self.artifact.manifest.adapters:
             return None
-        stored = (self.artifact.tensor(f"adapter{bits}.{factor}.{layer}") for factor in "AB")
+        stored = (self._passing(f"adapter{bits}.{factor}.{layer}") for factor in "AB")
         a_RI, b_OR = (factor.to(self.device, self.dtype) for factor in stored)
         return a_RI, b_OR
 
