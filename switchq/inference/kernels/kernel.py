@@ -14,7 +14,7 @@ class Kernel(ABC):
 
     Attributes:
         offset_O: what is left to add to every weight of a row, or None.
-        rows: whether `layer` wants the second factor in rows of outputs.
+        rows: whether `layer` wants the second factor in rows of outputs, and an even number of ranks.
         rounded_factors: whether an adapter beside it is held in 8 bits: where activations and results are bfloat16
             anyway, or bytes count more.
     """
