@@ -40,7 +40,15 @@ def compare_command(run: list[str] | None, confidence: float, seed: int, output:
             raise UserError(f"{output} is there already: give another --output, or --overwrite")
         check_writable(output)
     console = Console()
-    if all(_is_search(Path(path)) for path in run):
+    searches = [path for path in run if _is_search(Path(path))]
+    others = [path for path in run if path not in searches]
+    if searches and others and Path(others[0]).exists():
+        raise UserError(
+            f"{searches[0]} is a search and {others[0]} is none: compare two searches, or two runs of `switchq ptq`"
+        )
+    if searches and others:
+        raise UserError(f"cannot read {others[0]}: there is no such file")
+    if searches:
         content = _compare_searches(console, *map(Path, run), seed=seed, confidence=confidence)
     else:
         first, second = (read_scored(Path(path)) for path in run)

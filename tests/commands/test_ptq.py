@@ -331,6 +331,9 @@ MISTAKES = [
     ("compare {run} missing.json", "cannot read missing.json"),
     ("compare {run} ptq.yaml", "ptq.yaml is damaged"),
     ("compare {run} nan", "is no saved model"),
+    ("compare {run} search.json", "search.json is a search and", "compare two searches"),
+    ("compare search.json missing.json", "cannot read missing.json"),
+    ("compare search.json search.json", "cannot read search.journal.jsonl"),
     ("compare {run} {run} --confidence 1", "--confidence must be between 0 and 1"),
     ("compare {run} {run} --output file", "file is there already"),
 ]
@@ -352,6 +355,7 @@ def test_one_line_exit_code_2_nothing_written(
     }.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**settings, **change, "output": "new"}))
     (tmp_path / "file").write_text("")
+    (tmp_path / "search.json").write_text('{"kind": "search"}')
     shutil.copytree(workshop.base, tmp_path / "nan")
     weights = load_file(tmp_path / "nan/model.safetensors")
     weights["transformer.h.0.mlp.c_fc.weight"][0, 0] = torch.nan
