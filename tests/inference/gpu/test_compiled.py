@@ -51,14 +51,14 @@ def test_a_weight_is_decoded(bits: int) -> None:
 def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -> None:
     """Four words come at a load and go to the tensor cores without another thread's help."""
     from switchq.inference.gpu.decoding import field
-    from switchq.inference.gpu.products import _product
+    from switchq.inference.gpu.product_kernel import product_kernel
 
     pointers = dict.fromkeys(("x_ptr", "bias_ptr", "u_ptr", "high_ptr", "y_ptr"), f"*{dtype}")
     pointers |= {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "residual_ptr": "*fp32"}
     options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16}
     sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "F": field(bits)}
     tile = {"PLACES": places, "NT": tokens, "WARPS": 1, "DEPTH": 2}
-    ptx = compiled(_product, bits, pointers, options | sizes | tile)
+    ptx = compiled(product_kernel, bits, pointers, options | sizes | tile)
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
     assert loads[".L1::evict_first.L2::cache_hint.v4.b32"] == 2 * bits, loads
     assert loads[".L1::evict_last.L2::cache_hint.v4.b32"] == 2 * 4 * tokens, loads
