@@ -40,16 +40,18 @@ def compare_command(run: list[str] | None, confidence: float, seed: int, output:
             raise UserError(f"{output} is there already: give another --output, or --overwrite")
         check_writable(output)
     console = Console()
-    searches = [path for path in run if _is_search(Path(path))]
-    others = [path for path in run if path not in searches]
-    if searches and others and Path(others[0]).exists():
+    searches = {path: content for path in run if (content := _search_content(Path(path))) is not None}
+    other = next((path for path in run if path not in searches), None)
+    if searches and other is not None:
+        if not Path(other).exists():
+            raise UserError(f"cannot read {other}: there is no such file")
         raise UserError(
-            f"{searches[0]} is a search and {others[0]} is none: compare two searches, or two runs of `switchq ptq`"
+            f"{next(iter(searches))} is a search and {other} is none: compare two searches, or two runs of "
+            f"`switchq ptq`"
         )
-    if searches and others:
-        raise UserError(f"cannot read {others[0]}: there is no such file")
     if searches:
-        content = _compare_searches(console, *map(Path, run), seed=seed, confidence=confidence)
+        first_search, second_search = (read_search(Path(path), searches[path]) for path in run)
+        content = _compare_searches(console, first_search, second_search, seed=seed, confidence=confidence)
     else:
         first, second = (read_scored(Path(path)) for path in run)
         found = compare(first, second, seed=seed, confidence=confidence)
@@ -61,20 +63,20 @@ def compare_command(run: list[str] | None, confidence: float, seed: int, output:
         console.print(f"Differences {output}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _is_search(path: Path) -> bool:
+def _search_content(path: Path) -> Mapping[str, Any] | None:
+    """What the file of a search holds; None if it is no such file."""
     content = read_json(path) if path.is_file() else None
-    return isinstance(content, Mapping) and content.get("kind") == SEARCH
+    return content if isinstance(content, Mapping) and content.get("kind") == SEARCH else None
 
 
 def _compare_searches(
-    console: Console, first_path: Path, second_path: Path, *, seed: int, confidence: float
+    console: Console, first: SearchRun, second: SearchRun, *, seed: int, confidence: float
 ) -> dict[str, Any]:
     """Print how much better the second search's front is; returns the same as plain values.
 
     Raises:
         UserError: the two searched other models, or asked other questions.
     """
-    first, second = (read_search(path, read_json(path)) for path in (first_path, second_path))
     differing = [name for name, value in first.subject.items() if second.subject[name] != value]
     if differing:
         raise UserError(

@@ -6,13 +6,13 @@ A lookup decodes the rows that it needs. The head multiplies 8-bit codes like an
 `switchq.inference.kernels`, and float16 rows by FBGEMM's product, which sums in float32.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from switchq.inference.kernels import Kernel, choose
+from switchq.inference.kernels.trial import trial
 from switchq.quant import Params, Symmetric
 
 TABLE_GRID = Symmetric()
@@ -103,10 +103,7 @@ def _half_product(x_NI: Tensor, packed: Any) -> Tensor:
     return product
 
 
-@cache
+@trial
 def half_products() -> bool:
     """Whether PyTorch has FBGEMM's float16 product here."""
-    try:
-        return bool((_half_product(torch.ones(1, 16), _pack_half(torch.ones(8, 16))) == 16).all())
-    except (AttributeError, RuntimeError):  # NotImplementedError is one of these
-        return False
+    return bool((_half_product(torch.ones(1, 16), _pack_half(torch.ones(8, 16))) == 16).all())

@@ -18,7 +18,7 @@ def pick_device(wanted: str = "auto") -> torch.device:
     try:
         device = torch.device(wanted)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError):
         raise UserError(f"no device {wanted!r} on this machine: use auto, cpu or cuda") from None
     return device
 

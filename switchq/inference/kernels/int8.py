@@ -1,13 +1,13 @@
 """8-bit codes, multiplied in integers."""
 
 import warnings
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from switchq.inference.kernels.kernel import Kernel
+from switchq.inference.kernels.trial import trial
 from switchq.inference.low_rank import Factors
 from switchq.quant import Params
 
@@ -74,14 +74,11 @@ def _product(rows_NI: Tensor, packed: Any) -> Tensor:
     return product
 
 
-@cache
+@trial
 def exact_products() -> bool:
     """Whether PyTorch has FBGEMM's product here, and sums that do not saturate: those of a processor with VNNI."""
-    try:
-        packed = _packed(torch.full((16, 64), _LARGEST, dtype=torch.int8), torch.ones(16))
-        product = _product(torch.full((1, 64), float(_LARGEST)), packed)
-    except (AttributeError, RuntimeError):  # NotImplementedError is one of these
-        return False
+    packed = _packed(torch.full((16, 64), _LARGEST, dtype=torch.int8), torch.ones(16))
+    product = _product(torch.full((1, 64), float(_LARGEST)), packed)
     return bool((product == 64 * _LARGEST**2).all())
 
 
