@@ -19,6 +19,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -138,8 +139,11 @@ class Artifact:
         if missing:
             raise UserError(f"{self.folder / WEIGHTS} is damaged: it has no {min(missing)}; export again")
         self._check_planes()
-        self._unmapped = UnmappedFile(self.folder / WEIGHTS)
         self._read: dict[str, int] = {}
+
+    @cached_property
+    def _unmapped(self) -> UnmappedFile:
+        return UnmappedFile(self.folder / WEIGHTS)
 
     @property
     def bytes_read(self) -> int:
