@@ -8,7 +8,7 @@ from switchq.inference.formats import Fixed
 LOADERS = {
     "hf": "AutoModelForCausalLM.from_pretrained",
     "compressed-tensors": "AutoModelForCausalLM.from_pretrained with the package compressed-tensors, or vLLM",
-    "gptq": "GPTQModel, AutoModelForCausalLM.from_pretrained with gptqmodel and optimum (not GPT-2), or vLLM",
+    "gptq": "GPTQModel, AutoModelForCausalLM.from_pretrained with gptqmodel and optimum (GPT-2: see README), or vLLM",
 }
 
 

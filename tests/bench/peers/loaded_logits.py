@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
 
 PACKAGES = ("torch", "transformers", "compressed-tensors", "gptqmodel", "optimum")
 
@@ -19,11 +20,13 @@ PACKAGES = ("torch", "transformers", "compressed-tensors", "gptqmodel", "optimum
 def load(folder, form):
     """A float32 model on the CPU.
 
+    transformers initialises the weight of every GPT-2's `c_proj`, which no packed layer has: it is told not to.
     GPTQModel decodes with float16 scales, whatever the model's type: they are made float32 after loading. Its own
     loader (`gptqmodel`) takes 16-bit models only, so the weights that it decodes are put into linears, and all other
     parameters are read again.
     """
     if form != "gptqmodel":
+        GPT2PreTrainedModel._init_weights = lambda self, module: None
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         for module in model.modules() if form == "gptq" else ():
             if hasattr(module, "scales"):
