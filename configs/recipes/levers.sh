@@ -11,6 +11,7 @@ lever() {
     base) with=(--model.train_base true --model.base_lr 1e-4) ;;
     norms) with=(--model.own_norms true) ;;
     lr-2bit) with=(--model.width_lr '{2: 2.0}') ;;
+    lr-double) with=(--model.lr 1e-3) ;;
     switch-dropout) with=(--model.switch_dropout 0.1) ;;
     mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
     hard) with=(--schedule.distill 0) ;;

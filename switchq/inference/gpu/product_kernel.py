@@ -226,13 +226,14 @@ def product_kernel(
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     PLACES: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
-    RANK: tl.constexpr, PDL: tl.constexpr,
+    RANK: tl.constexpr, PDL: tl.constexpr, TOP: tl.constexpr, ONES: tl.constexpr,
 ):  # fmt: skip
-    """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O)."""
+    """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O).
+
+    ONES, 1 in both halves of a word, comes once more as `one`, which the compiler cannot know: it stays in a register.
+    """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
-    TOP: tl.constexpr = 7 if dtype == tl.bfloat16 else 10
-    ONES: tl.constexpr = 0x3F803F80 if dtype == tl.bfloat16 else 0x3C003C00
     SPLIT: tl.constexpr = 1 if BITS <= TOP else 2
     TILES: tl.constexpr = (IN + 127) // 128
     PAST: tl.constexpr = IN % (128 * WARPS * DEPTH) != 0

@@ -39,7 +39,7 @@ MANTISSA = {torch.float16: 10, torch.bfloat16: 7}
 """Bits of a mantissa."""
 
 ONE = {torch.float16: 0x3C003C00, torch.bfloat16: 0x3F803F80}
-"""1 in both halves of a word. A kernel is given it as a number that it cannot know, which leaves it in a register."""
+"""1 in both halves of a word."""
 
 
 def product(
@@ -87,7 +87,7 @@ def product(
         IN=inputs, GROUP=inputs // groups, CHUNK=chunk, F=field(bits),
         BIAS=bias_O is not None, LOW=low is not None, GELU=gelu, RESIDUAL=residual_NO is not None,
         PLACES=tile.places, NT=across, WARPS=tile.warps, DEPTH=tile.depth,
-        RANK=u.shape[1], PDL=pdl,
+        RANK=u.shape[1], PDL=pdl, TOP=MANTISSA[x_NI.dtype], ONES=ONE[x_NI.dtype],
         num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
     )  # fmt: skip
     return out_NO

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
+import torch
 
 HOPPER = ("cuda", 90, 32)
 
@@ -52,12 +53,14 @@ def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -
     """Four words come at a load and go to the tensor cores without another thread's help."""
     from switchq.inference.gpu.decoding import field
     from switchq.inference.gpu.product_kernel import product_kernel
+    from switchq.inference.gpu.products import MANTISSA, ONE
 
+    of = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     pointers = dict.fromkeys(("x_ptr", "bias_ptr", "u_ptr", "high_ptr", "y_ptr"), f"*{dtype}")
     pointers |= {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "residual_ptr": "*fp32"}
     options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16}
     sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "F": field(bits)}
-    tile = {"PLACES": places, "NT": tokens, "WARPS": 1, "DEPTH": 2}
+    tile = {"PLACES": places, "NT": tokens, "WARPS": 1, "DEPTH": 2, "TOP": MANTISSA[of], "ONES": ONE[of]}
     ptx = compiled(product_kernel, bits, pointers, options | sizes | tile)
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
     assert loads[".L1::evict_first.L2::cache_hint.v4.b32"] == 2 * bits, loads
