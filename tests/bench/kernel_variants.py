@@ -19,13 +19,23 @@ COLD = 160e6
 """Bytes of weights that are gone through in turn, more than a cache holds."""
 
 
+FEW_REGISTERS = [
+    (bits, (8, depth, places, registers))
+    for bits, depth, places, registers in (
+        (4, 2, 2, 96), (4, 2, 1, 96), (4, 2, 1, 80), (4, 1, 1, 80), (2, 2, 2, 96), (2, 2, 2, 80), (2, 2, 1, 80),
+        (2, 2, 1, 64), (8, 2, 1, 128), (8, 2, 1, 96), (3, 2, 1, 96), (3, 2, 1, 80),
+    )
+]  # fmt: skip
+"""Widths and tiles that leave a multiprocessor room for more programs."""
+
+
 class Case(NamedTuple):
-    """What is multiplied, and how: warps, depth and places of the tile, or None for the program's own."""
+    """What is multiplied, and how: warps, depth, places and registers of the tile, or None for the program's own."""
 
     size: tuple[int, int]
     bits: int
     batch: int = 1
-    tile: tuple[int, int, int] | None = None
+    tile: tuple[int, ...] | None = None
     groups: int = 1
 
 
@@ -38,9 +48,11 @@ class Weight(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """The program's own tiles first, then batches, then other tiles, then groups."""
+    """The program's own tiles first, then fewer registers, batches, other tiles, groups."""
     for size, bits in itertools.product(SIZES, (4, 2)):
         yield Case(size, bits)
+    for bits, tile in FEW_REGISTERS:
+        yield from (Case(size, bits, 1, tile) for size in (SIZES[1], SIZES[3]))
     yield Case((4096, 128), 2)  # next to nothing to read
     for batch, bits, size in itertools.product((32, 8), (4, 2), SIZES[:2]):
         yield Case(size, bits, batch)

@@ -16,11 +16,20 @@ __all__ = ["MOST", "Tile", "product", "tile_for", "weight"]
 
 
 class Tile(NamedTuple):
-    """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields."""
+    """How a product is cut up.
+
+    Attributes:
+        warps: of a program.
+        depth: tiles that a warp asks for at once.
+        places: of fields.
+        registers: most of a thread, None for as many as the compiler wants. A multiprocessor has 65,536 for the
+            programs that it runs at once.
+    """
 
     warps: int
     depth: int
     places: int
+    registers: int | None = None
 
 
 def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
@@ -88,7 +97,7 @@ def product(
         BIAS=bias_O is not None, LOW=low is not None, GELU=gelu, RESIDUAL=residual_NO is not None,
         PLACES=tile.places, NT=across, WARPS=tile.warps, DEPTH=tile.depth,
         RANK=u.shape[1], PDL=pdl, TOP=MANTISSA[x_NI.dtype], ONES=ONE[x_NI.dtype],
-        num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
+        num_warps=tile.warps, maxnreg=tile.registers, **({"launch_pdl": True} if pdl else {}),
     )  # fmt: skip
     return out_NO
 
