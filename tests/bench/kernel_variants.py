@@ -19,23 +19,13 @@ COLD = 160e6
 """Bytes of weights that are gone through in turn, more than a cache holds."""
 
 
-FEW_REGISTERS = [
-    (bits, (8, depth, places, registers))
-    for bits, depth, places, registers in (
-        (4, 2, 2, 96), (4, 2, 1, 96), (4, 2, 1, 80), (4, 1, 1, 80), (2, 2, 2, 96), (2, 2, 2, 80), (2, 2, 1, 80),
-        (2, 2, 1, 64), (8, 2, 1, 128), (8, 2, 1, 96), (3, 2, 1, 96), (3, 2, 1, 80),
-    )
-]  # fmt: skip
-"""Widths and tiles that leave a multiprocessor room for more programs."""
-
-
 class Case(NamedTuple):
-    """What is multiplied, and how: warps, depth, places and registers of the tile, or None for the program's own."""
+    """What is multiplied, and how: warps, depth and places of the tile, or None for the program's own."""
 
     size: tuple[int, int]
     bits: int
     batch: int = 1
-    tile: tuple[int, ...] | None = None
+    tile: tuple[int, int, int] | None = None
     groups: int = 1
 
 
@@ -48,11 +38,9 @@ class Weight(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """The program's own tiles first, then fewer registers, batches, other tiles, groups."""
+    """The program's own tiles first, then batches, then other tiles, then groups."""
     for size, bits in itertools.product(SIZES, (4, 2)):
         yield Case(size, bits)
-    for bits, tile in FEW_REGISTERS:
-        yield from (Case(size, bits, 1, tile) for size in (SIZES[1], SIZES[3]))
     yield Case((4096, 128), 2)  # next to nothing to read
     for batch, bits, size in itertools.product((32, 8), (4, 2), SIZES[:2]):
         yield Case(size, bits, batch)
@@ -63,6 +51,8 @@ def cases() -> Iterator[Case]:
         tiles = [(warps, depth, 2) for warps, depth in most.items()]
         tiles += [(4, 2, 2), (8, 1, 2)] + [(8, 2, 2)] * (most[8] > 2) + [(8, most[8], 4), (4, most[4], 4)] * (bits == 2)
         yield from (Case(size, bits, 1, tile) for tile in tiles)
+    for size, bits, tile in itertools.product(SIZES[2:3] + SIZES[-1:], (4, 2), ((16, 4, 1), (8, 1, 1), (4, 2, 1))):
+        yield Case(size, bits, 1, tile)
     for size, tile in itertools.product(SIZES[:2], ((8, 1, 1), (4, 1, 1), (4, 2, 1))):
         yield Case(size, 4, 32, tile)
     for size, bits in itertools.product(SIZES[:2], (4, 2)):

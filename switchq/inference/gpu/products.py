@@ -16,31 +16,22 @@ __all__ = ["MOST", "Tile", "product", "tile_for", "weight"]
 
 
 class Tile(NamedTuple):
-    """How a product is cut up.
-
-    Attributes:
-        warps: of a program.
-        depth: tiles that a warp asks for at once.
-        places: of fields.
-        registers: most of a thread, None for as many as the compiler wants. A multiprocessor has 65,536 for the
-            programs that it runs at once.
-    """
+    """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields."""
 
     warps: int
     depth: int
     places: int
-    registers: int | None = None
 
 
 def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
     """The tile for a weight of so many columns and eights of tokens: what was fastest on an H200."""
     tiles = triton.cdiv(inputs, COLUMNS)
-    if across > 2 and tiles <= 16:
+    if (across > 2 and tiles <= 16) or (across == 1 and tiles <= 8 and bits <= 4):
         warps, depth = 4, 2
     else:
         warps, depth = 16 if tiles > 32 and across == 1 else 8, max(1, 16 // (bits * across))
     warps = min(warps, triton.next_power_of_2(tiles))
-    places = 2 if across == 1 and field(bits) + bits <= MANTISSA[dtype] else 1
+    places = 2 if across == 1 and warps > 4 and field(bits) + bits <= MANTISSA[dtype] else 1
     return Tile(warps, min(depth, triton.cdiv(tiles, warps)), places)
 
 
@@ -97,7 +88,7 @@ def product(
         BIAS=bias_O is not None, LOW=low is not None, GELU=gelu, RESIDUAL=residual_NO is not None,
         PLACES=tile.places, NT=across, WARPS=tile.warps, DEPTH=tile.depth,
         RANK=u.shape[1], PDL=pdl, TOP=MANTISSA[x_NI.dtype], ONES=ONE[x_NI.dtype],
-        num_warps=tile.warps, maxnreg=tile.registers, **({"launch_pdl": True} if pdl else {}),
+        num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
     )  # fmt: skip
     return out_NO
 
