@@ -79,9 +79,14 @@ def states(model: PreTrainedModel, batch: Batch, block: int) -> tuple[Tensor, Te
 
 
 def block_error(model: PreTrainedModel, whole: PreTrainedModel, batches: list[Batch], block: int) -> Tensor:
-    """Mean squared difference of a block's outputs over all real tokens of the batches."""
-    gaps = [states(model, batch, block)[1] - states(whole, batch, block)[1] for batch in batches]
-    return torch.cat(gaps).square().mean()
+    """How far a block's outputs are off, over all real tokens of the batches."""
+    return torch.cat([distances(states(model, one, block), states(whole, one, block)[1]) for one in batches]).mean()
+
+
+def distances(ends: tuple[Tensor, Tensor], wanted_NI: Tensor) -> Tensor:
+    """Of the output from what is wanted, squared, token by token (N), in the length of the input."""
+    input_NI, output_NI = ends
+    return ((output_NI - wanted_NI).norm(dim=1) / input_NI.norm(dim=1)).square()
 
 
 def naive(model: PreTrainedModel, whole: PreTrainedModel, batches: list[Batch], block: int, setting: Setting) -> None:
@@ -100,7 +105,7 @@ def naive(model: PreTrainedModel, whole: PreTrainedModel, batches: list[Batch], 
     for _ in range(SHORT.iterations):
         order = order or torch.randperm(len(batches), generator=generator).tolist()
         batch = batches[order.pop(0)]
-        error = (states(model, batch, block)[1] - states(whole, batch, block)[1].detach()).square().mean()
+        error = distances(states(model, batch, block), states(whole, batch, block)[1].detach()).mean()
         optimiser.zero_grad()
         error.backward()
         if error < least:
