@@ -6,6 +6,10 @@ few helpings, because a model answers many at once, until those left cannot chan
 whose bounds are furthest apart, of equals those that bitmaps have lost most on so far. A refusal needs only as many
 questions as it takes to lose more than the budget allows.
 
+Perplexity and KL change on every question with every step, so that bounds seldom meet. There the sum is estimated, too
+(`switchq.posttraining.search.estimate`), and an estimate `SURE` standard errors from zero decides. The questions are
+asked in their own order, which was drawn at random, so that those asked stand for all.
+
 A real model is only nearly monotone: a question that has once been better at a bitmap than at a wider one has its
 bounds moved apart by as much.
 """
@@ -14,10 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchq.bitmap import FULL, Bitmap
+from switchq.posttraining.search.estimate import estimated_sum
 from switchq.posttraining.search.metric import Array
-from switchq.posttraining.search.objective import Objective, keeps
+from switchq.posttraining.search.objective import SMALLEST_LOOK, Objective, keeps
 
-FIRST = 4
+SURE = 2.5
+"""Standard errors. A bitmap that is accepted wrongly is found out at the end; one refused wrongly costs a step."""
+
+FIRST = 8
 """What part of the open questions the first helping is, as a denominator; later ones are as large as all before."""
 
 
@@ -31,13 +39,19 @@ def bracket(objective: Objective, bitmap: Bitmap, allowance: int) -> tuple[bool 
     """
     low_Q, high_Q, asked_Q, lost_Q = _known(objective, bitmap)
     asked = [int(row) for row in np.flatnonzero(asked_Q)]
-    open_ = [int(row) for row in np.lexsort((-lost_Q, low_Q - high_Q)) if low_Q[row] < high_Q[row]]
-    first = -(-len(open_) // FIRST)
+    whole, additive = _whole(objective, bitmap), not objective.metric.generates
+    order = objective.all if additive else np.lexsort((-lost_Q, low_Q - high_Q))
+    open_ = [int(row) for row in order if low_Q[row] < high_Q[row]]
+    first = max(-(-len(open_) // FIRST), SMALLEST_LOOK)
     while True:
         if keeps(low_Q):
             return True, sorted(asked)
         if not keeps(high_Q):
             return False, sorted(asked)
+        if additive and len(asked) >= SMALLEST_LOOK:
+            total, error = estimated_sum(np.where(low_Q == high_Q, low_Q, np.nan), *whole)
+            if abs(total) > SURE * error:
+                return total > 0, sorted(asked)
         size = min(max(first, len(asked)), allowance)
         if size <= 0:
             return None, sorted(asked)
@@ -53,9 +67,7 @@ def _known(objective: Objective, bitmap: Bitmap) -> tuple[Array, Array, NDArray[
     bitmaps_BL, margins_BQ = objective.used()
     wider_B, narrower_B = (bitmaps_BL >= own_L).all(1), (bitmaps_BL <= own_L).all(1)
     asked_BQ = ~np.isnan(margins_BQ)
-    ceiling_Q = np.where(asked_BQ, margins_BQ, np.inf)[wider_B].min(0)
-    floor_Q = np.where(asked_BQ, margins_BQ, -np.inf)[narrower_B].max(0, initial=-np.inf)
-    floor_Q = np.where(np.isinf(floor_Q), objective.worst_margins(), floor_Q)
+    floor_Q, ceiling_Q = _between(objective, margins_BQ[narrower_B], margins_BQ[wider_B])
     low_Q, high_Q = np.minimum(floor_Q, ceiling_Q), np.maximum(floor_Q, ceiling_Q)
     broken_Q = _broken(bitmaps_BL, np.where(asked_BQ, margins_BQ, np.inf), asked_BQ)
     low_Q = np.maximum(low_Q - broken_Q, objective.worst_margins())
@@ -66,6 +78,22 @@ def _known(objective: Objective, bitmap: Bitmap) -> tuple[Array, Array, NDArray[
         low_Q[asked_Q] = high_Q[asked_Q] = margins_BQ[same_B][0][asked_Q]
     lost_Q = np.where(asked_BQ, full_Q - margins_BQ, 0).sum(0) / asked_BQ.sum(0)
     return low_Q, high_Q, asked_Q, lost_Q
+
+
+def _between(objective: Objective, narrower_BQ: Array, wider_BQ: Array) -> tuple[Array, Array]:
+    """Floor and ceiling of each question, by margins at narrower and at wider bitmaps, NaN where one was not asked."""
+    floor_Q = np.where(np.isnan(narrower_BQ), -np.inf, narrower_BQ).max(0, initial=-np.inf)
+    ceiling_Q = np.where(np.isnan(wider_BQ), np.inf, wider_BQ).min(0)
+    return np.where(np.isinf(floor_Q), objective.worst_margins(), floor_Q), ceiling_Q
+
+
+def _whole(objective: Objective, bitmap: Bitmap) -> tuple[Array, Array]:
+    """Floor and ceiling of each question at `bitmap`, by those bitmaps that were asked all questions."""
+    bitmaps_BL, margins_BQ = objective.used()
+    other_B = ~np.isnan(margins_BQ).any(1)
+    bitmaps_BL, margins_BQ, own_L = bitmaps_BL[other_B], margins_BQ[other_B], np.array(bitmap)
+    narrower_B, wider_B = (bitmaps_BL <= own_L).all(1), (bitmaps_BL >= own_L).all(1)
+    return _between(objective, margins_BQ[narrower_B], margins_BQ[wider_B])
 
 
 def _broken(bitmaps_BL: NDArray[np.int64], margins_BQ: Array, asked_BQ: NDArray[np.bool_]) -> Array:
