@@ -11,7 +11,7 @@ this question changes along the path, next to the others: two that agree may sti
 The bitmap that would add most to the hypervolume if it were `optimism` standard deviations better than predicted is
 asked next, first those questions that hold half of its variance. If its chances are gone it rests there; otherwise its
 turn comes again until it was asked all questions, which makes it a point. Where no bitmap has chances, optimism grows.
-Perplexity and KL, where every question differs a little everywhere, are asked on all questions at once.
+This is for F1 and EM; perplexity and KL differ a little on every question everywhere (`place`).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from switchq.bitmap import Bitmap
-from switchq.posttraining.search.front import Point, hypervolume, pareto
+from switchq.posttraining.search.gain import gains
 from switchq.posttraining.search.metric import WORST, Array
 from switchq.posttraining.search.report import reference_point
 from switchq.posttraining.search.study import Study
@@ -57,15 +57,14 @@ def fill_in(study: Study, path: Sequence[Bitmap], allowance: int, negligible: fl
         values_SQ = np.stack([objective.known(bitmap) for bitmap in path])
         missing_S = np.isnan(values_SQ).sum(1)
         means_SQ, variances_SQ = predicted(np.clip(values_SQ, -WORST, WORST))
-        gains_S = _gains(study, path, means_SQ.sum(1), optimism * np.sqrt(variances_SQ.sum(1)), corner)
+        gains_S = gains(study, path, means_SQ.sum(1) + optimism * np.sqrt(variances_SQ.sum(1)), corner)
         gains_S[(missing_S == 0) | (missing_S > allowance)] = 0.0
         step = int(gains_S.argmax())
         if not gains_S[step] > max(least, 0.0):
             if (optimism := next(chances, 0.0)) == 0.0:
                 return
             continue
-        open_Q = np.isnan(values_SQ[step])
-        rows = _helping(variances_SQ[step], open_Q) if objective.metric.generates else np.flatnonzero(open_Q).tolist()
+        rows = _helping(variances_SQ[step], np.isnan(values_SQ[step]))
         allowance -= len(rows)
         if len(rows) == missing_S[step]:
             study.score(path[step])
@@ -98,18 +97,6 @@ def predicted(values_SQ: Array) -> tuple[Array, Array]:
     mean_S = squares_SQ.sum(1) / np.maximum((~asked_SQ).sum(1), 1)
     variances_SQ: Array = np.where(asked_SQ, 0.0, shares_SQ * (squares_SQ + ready_Q * mean_S[:, None]))
     return means_SQ, variances_SQ
-
-
-def _gains(study: Study, path: Sequence[Bitmap], sums_S: Array, luck_S: Array, corner: Point) -> Array:
-    """(S,): the hypervolume that each bitmap would add, were the sum of its values better by `luck_S` than `sums_S`."""
-    metric, weight = study.objective.metric, float(study.objective.full.weights.sum())
-    hoped_S = (sums_S + luck_S if metric.generates else sums_S - luck_S) / weight
-    front = pareto((study.point(scored) for scored in study.points.values()), lambda point: point)
-    before = hypervolume(front, corner)
-    points = [
-        (study.price(bitmap), metric.loss(metric.figure_of_mean(float(mean)))) for bitmap, mean in zip(path, hoped_S)
-    ]
-    return np.array([hypervolume([*front, point], corner) - before for point in points])
 
 
 def _helping(variances_Q: Array, open_Q: Array) -> list[int]:

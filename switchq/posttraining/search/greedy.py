@@ -5,19 +5,22 @@ are known beforehand: steps times questions. The order of the steps is known, to
 if that keeps the budget, so does every part of it. If not, bisection finds the first step that breaks the budget; that
 one is refused, and the next run starts with a single step and doubles while it succeeds (Bentley and Yao, 1976). A test
 asks only what is not clear from wider and narrower bitmaps (`switchq.posttraining.search.bracket`); the narrowest one
-of all is evaluated first. What the share no longer pays for is refused.
+of all is evaluated first. What the share no longer pays for is refused; so is, by perplexity and KL, where every test
+has its price, the rest of a width after a few refusals in a row.
 
 Both end at the same bitmap if narrowing never helps any question (the metric is monotone) and the share suffices. A
 real model is not quite monotone, and the two may part. Therefore the end of the path is checked on all questions. Where
 it breaks the budget, bisection goes back along the path; and the steps that were refused are tried once more from the
-end, until none is accepted. What is left then goes into points along the path (`switchq.posttraining.search.fill`).
+end, until none is accepted. What is left then goes into points along the path, for F1 and EM chosen by questions
+(`switchq.posttraining.search.fill`), for perplexity and KL by sensitivities (`switchq.posttraining.search.place`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from switchq.bitmap import Bitmap
 from switchq.posttraining.search.fill import fill_in
 from switchq.posttraining.search.metric import Array
+from switchq.posttraining.search.place import place
 from switchq.posttraining.search.space import Genome
 from switchq.posttraining.search.study import Study
 
@@ -30,12 +33,14 @@ SHARE = 0.2
 LEAST = 8
 """Evaluations on all questions that it may spend on a model of few steps, whatever their share."""
 
-FILL = {"F1": 0.6, "EM": 0.6, "perplexity": 0.3, "KL": 0.3}
-"""The part of the allowance that is kept for points along the path: less where every bitmap differs on every question,
-so that finding the path takes more."""
+FILL = 0.4
+"""The part of the allowance that is kept for points along the path."""
 
-FIRST = 6
+FIRST = 4
 """Evaluations on all questions that finding the path may take, whatever is kept."""
+
+IN_A_ROW = 4
+"""Refusals in a row at one width, by perplexity or KL, after which the rest of that width is refused unasked."""
 
 
 def plain(study: Study, scores: Array) -> Bitmap:
@@ -57,9 +62,7 @@ def fast(study: Study, scores: Array, share: float = SHARE) -> Bitmap:
     # the uniform bitmaps that plain greedy comes through may be known already
     evaluations = max(share * (len(steps) - len(study.space.widths)), LEAST)
     allowance = int(evaluations * study.objective.questions)
-    reserve = max(
-        0, min(int(FILL[study.objective.metric.name] * allowance), allowance - FIRST * study.objective.questions)
-    )
+    reserve = max(0, min(int(FILL * allowance), allowance - FIRST * study.objective.questions))
 
     def left() -> int:
         return allowance - (study.objective.evaluated[study.method] - before)
@@ -73,7 +76,10 @@ def fast(study: Study, scores: Array, share: float = SHARE) -> Bitmap:
     study.path = [study.space.bitmap(genome) for genome in path]
     for end in (study.path[0], study.path[-1]):
         study.score(end)
-    fill_in(study, study.path, left())
+    if study.objective.metric.generates:
+        fill_in(study, study.path, left())
+    elif narrowest in study.points:
+        place(study, [*path, *_descent(path[-1], _ahead(path[-1], steps))], scores, left())
     return study.path[-1]
 
 
@@ -89,6 +95,14 @@ def _steps(study: Study, scores: Array) -> list[Step]:
         for choice, bits in enumerate(study.space.choices[1:], 1)
         for unit in sorted(range(len(scores)), key=lambda unit: (scores[unit, choice], unit))
     ]
+
+
+def _descent(genome: Genome, steps: Sequence[Step]) -> Iterator[Genome]:
+    """What `genome` becomes by one step after the other, whatever that loses."""
+    for step in steps:
+        if genome[step[0]] > step[1]:
+            genome = _narrow(genome, [step])
+            yield genome
 
 
 def _narrow(genome: Genome, steps: Sequence[Step]) -> Genome:
@@ -117,14 +131,15 @@ def _checked(study: Study, start: Genome, steps: Sequence[Step], left: Callable[
 def _accepted(study: Study, start: Genome, steps: Sequence[Step], left: Callable[[], int]) -> list[Step]:
     """The steps that plain greedy would accept, one after the other, from `start` on.
 
-    A step is refused, too, if there are not enough evaluations left to tell.
+    A step is refused, too, if there are not enough evaluations left to tell, or if as many as `IN_A_ROW` before it were
+    at its width, while no refusal can be inferred: those left are more sensitive still.
     """
     accepted: list[Step] = []
 
     def keeps(count: int) -> bool:
         return study.bracket(study.space.bitmap(_narrow(start, [*accepted, *steps[:count]])), left())
 
-    run = len(steps)
+    run, in_a_row = len(steps), 0
     while steps:
         passes, fails = 0, min(run, len(steps))
         if keeps(fails):
@@ -133,5 +148,11 @@ def _accepted(study: Study, start: Genome, steps: Sequence[Step], left: Callable
         while fails - passes > 1:
             middle = (passes + fails) // 2
             passes, fails = (middle, fails) if keeps(middle) else (passes, middle)
-        accepted, steps, run = [*accepted, *steps[:passes]], steps[fails:], 1
+        (_, width), rest = steps[passes], steps[fails:]
+        in_a_row = in_a_row + 1 if passes == 0 else 1
+        if in_a_row >= IN_A_ROW and not study.objective.metric.generates:
+            rest = [step for step in rest if step[1] != width]
+        if not rest or rest[0][1] != width:
+            in_a_row = 0
+        accepted, steps, run = [*accepted, *steps[:passes]], rest, 1
     return accepted

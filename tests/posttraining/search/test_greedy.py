@@ -31,7 +31,7 @@ def test_both_end_at_the_same_bitmap(
     measure = Threshold(space, 20, seed)
     scores = measure.damage_LW if ranking == "right" else np.random.default_rng(seed).uniform(size=(layers, 4))
     ends = []
-    for method in (plain, partial(fast, share=10.0)):
+    for method in (plain, partial(fast, share=30.0)):
         study = make_study(space, measure, 20, budget)
         study.start("greedy")
         ends.append(method(study, scores))
@@ -53,12 +53,12 @@ def test_the_same_front_for_a_fifth_of_the_questions(layers: int, seed: int, bud
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(layers=st.integers(24, 48), seed=st.integers(0, 999), budget=st.floats(0.02, 0.3), sigma=st.floats(0, 1))
 def test_a_fifth_where_no_two_bitmaps_agree_on_a_question(layers: int, seed: int, budget: float, sigma: float) -> None:
-    """Losses that grow steadily leave little to infer: steps near the budget may stay untried, and fewer points on a
-    staircase dominate a little less."""
+    """Losses that grow steadily leave nothing to infer, and steps near the budget may stay untried; but they add up, so
+    that what lies between is known."""
     slow, quick = compared(Divergence, "KL", layers, seed, budget, sigma)
     assert quick.evaluations <= slow.evaluations / 5
     assert quick.end in quick.kept
-    assert quick.volume >= 0.93 * slow.volume
+    assert quick.volume >= 0.98 * slow.volume
 
 
 @pytest.mark.parametrize("seed", range(12))
