@@ -84,7 +84,7 @@ def compare_fronts(
         one_RG, other_RG = (_heights(tried, first.corner[1], grid_G, chosen_RQ, scored_RQ) for tried in (first, second))
         better_RG = (other_RG - one_RG)[:, reached_G]
         return {
-            "volume": (other_RG @ widths_G) / (one_RG @ widths_G) - 1,
+            "volume": _growth(one_RG @ widths_G, other_RG @ widths_G),
             "height": better_RG @ widths_G[reached_G] / widths_G[reached_G].sum(),
             "below": np.clip(-better_RG, 0, None).max(1),
             "above": np.clip(better_RG, 0, None).max(1),
@@ -97,8 +97,16 @@ def compare_fronts(
     return FrontDifference(**figures, held_out=held_out, questions=questions)
 
 
+def _growth(one_R: Array, other_R: Array) -> Array:
+    """other / one - 1; none from nothing to nothing, infinite from nothing to something."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(one_R == other_R, 0.0, other_R / one_R - 1)
+
+
 def _estimate(value: float, resampled_R: Array, confidence: float) -> Estimate:
-    low, high = np.percentile(resampled_R, (50 * (1 - confidence), 50 * (1 + confidence)))
+    with np.errstate(invalid="ignore"):
+        bounds = np.percentile(resampled_R, (50 * (1 - confidence), 50 * (1 + confidence)))
+    low, high = np.where(np.isnan(bounds), np.inf, bounds)  # between two infinite ones
     return Estimate(value, float(low), float(high))
 
 

@@ -87,6 +87,15 @@ def test_a_real_difference_is_seen_on_questions_left_out() -> None:
     assert found.above.value == 0
 
 
+def test_a_front_from_nothing_grows_without_bounds() -> None:
+    """Where resamples leave one front no volume at all, the intervals are still numbers."""
+    values_PQ = np.eye(4)[:1]  # one question of four is answered: a third of the resamples have none
+    found = compare_fronts(tried([4.0], values_PQ), tried([4.0], values_PQ + np.eye(4)[1:2]), resamples=500)
+    assert (found.volume.value, found.volume.low, found.volume.high) == (1.0, 0.0, np.inf)
+    one = tried([4.0], np.zeros((1, 4)))
+    assert compare_fronts(one, one, resamples=50).volume.high == 0
+
+
 def test_lower_is_better_metrics_and_weights() -> None:
     values_PQ, weights_Q = np.array([[1.0, 2.0], [0.5, 1.0]]), np.array([1.0, 4.0])
     one = Tried(Metric("perplexity"), np.array([4.0, 8.0]), values_PQ, weights_Q, (16.0, 3.0))
