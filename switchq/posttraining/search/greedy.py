@@ -37,7 +37,7 @@ FILL = {"F1": 0.6, "EM": 0.6, "perplexity": 0.4, "KL": 0.4}
 """The part of the allowance that is kept for points along the path: less where every bitmap differs on every question,
 so that finding the path takes more."""
 
-FIRST = 4
+FIRST = {"F1": 6, "EM": 6, "perplexity": 4, "KL": 4}
 """Evaluations on all questions that finding the path may take, whatever is kept."""
 
 IN_A_ROW = 4
@@ -63,9 +63,8 @@ def fast(study: Study, scores: Array, share: float = SHARE) -> Bitmap:
     # the uniform bitmaps that plain greedy comes through may be known already
     evaluations = max(share * (len(steps) - len(study.space.widths)), LEAST)
     allowance = int(evaluations * study.objective.questions)
-    reserve = max(
-        0, min(int(FILL[study.objective.metric.name] * allowance), allowance - FIRST * study.objective.questions)
-    )
+    metric, questions = study.objective.metric.name, study.objective.questions
+    reserve = max(0, min(int(FILL[metric] * allowance), allowance - FIRST[metric] * questions))
 
     def left() -> int:
         return allowance - (study.objective.evaluated[study.method] - before)

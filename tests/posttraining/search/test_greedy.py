@@ -31,7 +31,7 @@ def test_both_end_at_the_same_bitmap(
     measure = Threshold(space, 20, seed)
     scores = measure.damage_LW if ranking == "right" else np.random.default_rng(seed).uniform(size=(layers, 4))
     ends = []
-    for method in (plain, partial(fast, share=30.0)):
+    for method in (plain, partial(fast, share=10.0)):
         study = make_study(space, measure, 20, budget)
         study.start("greedy")
         ends.append(method(study, scores))
