@@ -39,7 +39,7 @@ def bracket(objective: Objective, bitmap: Bitmap, allowance: int) -> tuple[bool 
     """
     low_Q, high_Q, asked_Q, lost_Q = _known(objective, bitmap)
     asked = [int(row) for row in np.flatnonzero(asked_Q)]
-    whole, additive = _whole(objective, bitmap), not objective.metric.generates
+    additive = not objective.metric.generates
     order = objective.all if additive else np.lexsort((-lost_Q, low_Q - high_Q))
     open_ = [int(row) for row in order if low_Q[row] < high_Q[row]]
     first = max(-(-len(open_) // FIRST), SMALLEST_LOOK)
@@ -49,7 +49,7 @@ def bracket(objective: Objective, bitmap: Bitmap, allowance: int) -> tuple[bool 
         if not keeps(high_Q):
             return False, sorted(asked)
         if additive and len(asked) >= SMALLEST_LOOK:
-            total, error = estimated_sum(np.where(low_Q == high_Q, low_Q, np.nan), *whole)
+            total, error = estimated_sum(np.where(low_Q == high_Q, low_Q, np.nan), *_whole(objective, bitmap))
             if abs(total) > SURE * error:
                 return total > 0, sorted(asked)
         size = min(max(first, len(asked)), allowance)

@@ -26,7 +26,8 @@ def load(folder, form):
     parameters are read again.
     """
     if form != "gptqmodel":
-        GPT2PreTrainedModel._init_weights = lambda self, module: None
+        if form == "gptq":
+            GPT2PreTrainedModel._init_weights = lambda self, module: None
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         for module in model.modules() if form == "gptq" else ():
             if hasattr(module, "scales"):
