@@ -4,7 +4,7 @@
 # CHECKPOINT is a file of `fit`; without one, the row turns-even of smollm2-squad.sh is trained first. Blocks get a width each
 # in one search, layers in another; plain greedy on the same blocks is there to compare, without a look at the dev set. All
 # three run at once, on GPUS GPUs (1) in turn, which slows their tokens/s where they share one; SEARCHES="blocks plain" leaves
-# one out. What was cut off goes on by the same command.
+# one out, and "greedy" is that method alone, without a look at the dev set. What was cut off goes on by the same command.
 set -euo pipefail
 export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1
 model=$1 train=$2 dev=$3 out=$4 seed=${5:-0} ckpt=${6:-}
@@ -33,6 +33,7 @@ for name in $searches; do
   case $name in
     blocks) search blocks --group block ;;
     layers) search layers --greedy_share 0.05 ;; # of 840 steps
+    greedy) search greedy --group block --method greedy --dev none ;;
     plain) search plain --group block --method greedy-plain --dev none ;;
     *) echo "no search $name" >&2; exit 2 ;;
   esac

@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--stage", choices=stages, default="all")
     options.add_argument("--output", type=Path, required=True, help="folder for the figures")
     options.add_argument("--shapes", default="gpt2", help="of the model; weights are random")
+    options.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="sequences that are decoded at once")
     options.add_argument("--seconds", type=float, default=110.0, help="begin nothing new after so long")
     arguments = options.parse_args(argv)
     quiet()
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = build(arguments.shapes, Path(place), rows)
             if arguments.stage != "memory":
-                decode(folder, rows, end)
+                decode(folder, rows, end, arguments.batch)
             if arguments.stage != "decode":
                 memory(folder / "artifact", rows, end)
 
@@ -195,14 +196,15 @@ def timed(call: Callable[[], object]) -> float:
     return perf_counter() - began
 
 
-def decode(folder: Path, rows: Rows, end: float, prompt: int = 64, new: int = 64) -> None:
+def decode(folder: Path, rows: Rows, end: float, batches: Sequence[int], prompt: int = 64, new: int = 64) -> None:
     """Tokens a second of whole generations."""
     lm = SwitchableLM.from_pretrained(folder / "artifact", "8", device="cuda")
-    prompts = {batch: torch.randint(0, 1000, (batch, prompt), device="cuda") for batch in (1, 32)}
+    prompts = {batch: torch.randint(0, 1000, (batch, prompt), device="cuda") for batch in batches}
     reference = {batch: plain_seconds(folder / "base", ids_NT, new) for batch, ids_NT in prompts.items()}
     for batch, seconds in reference.items():
         rows.add(what="float16 generate", batch=batch, tokens_per_s=batch * new / seconds)
-    check_logits(lm, prompts[1], rows)
+    one_1T = prompts[batches[0]][:1]
+    check_logits(lm, one_1T, rows)
     rows.add(switch_us=switch_microseconds(lm))
     for batch, ids_NT in prompts.items():
         decoder = GraphDecoder(lm)
@@ -226,9 +228,11 @@ def decode(folder: Path, rows: Rows, end: float, prompt: int = 64, new: int = 64
             if bitmap == "4":
                 profile(decoder, rows, bitmap)
     for overlap, graphs in ((False, True), (False, False)):
+        if perf_counter() > end:
+            return
         decoder = GraphDecoder(lm, pdl=overlap, graphs=graphs)
-        spent(decoder, prompts[1], 3)
-        seconds = min(spent(decoder, prompts[1], new) for _ in range(3))
+        spent(decoder, one_1T, 3)
+        seconds = min(spent(decoder, one_1T, new) for _ in range(3))
         rows.add(what="8/4 bits", overlap=overlap, graphs=graphs, batch=1, tokens_per_s=new / seconds)
 
 
