@@ -38,13 +38,19 @@ def distillation(
         top_k: tell apart only the teacher's K likeliest tokens, and take all others as one more; 0 tells apart all.
             The divergence of such coarser distributions is never larger, and 0 for an equal teacher still.
     """
-    student_NV, teacher_NV = student_NV.float() / temperature, teacher_NV.float() / temperature
-    if 0 < top_k < teacher_NV.shape[-1]:
-        ids_NK = teacher_NV.topk(top_k).indices
-        student_NV, teacher_NV = _with_rest(student_NV, ids_NK), _with_rest(teacher_NV, ids_NK)
-    student, teacher = F.log_softmax(student_NV, -1), F.log_softmax(teacher_NV, -1)
+    told_apart = teacher_NV.topk(top_k).indices if 0 < top_k < teacher_NV.shape[-1] else None
+    student, teacher = (_logprobs(logits_NV, temperature, told_apart) for logits_NV in (student_NV, teacher_NV))
     total = F.kl_div(student, teacher, reduction="sum", log_target=True)
     return total / (len(student_NV) if count is None else count) * temperature**2
+
+
+def _logprobs(logits_NV: Tensor, temperature: float, ids_NK: Tensor | None) -> Tensor:
+    """Log-probabilities (N, V) at a temperature, or (N, K + 1) of K tokens and all others together.
+
+    What a vocabulary's logits become on the way is as large as they are, and is let go of here.
+    """
+    logits_NV = logits_NV.float() / temperature
+    return F.log_softmax(logits_NV if ids_NK is None else _with_rest(logits_NV, ids_NK), -1)
 
 
 def _with_rest(logits_NV: Tensor, ids_NK: Tensor) -> Tensor:

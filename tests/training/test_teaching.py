@@ -1,11 +1,15 @@
 """What passes learn from earlier ones beside their predictions of labels."""
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from workshop import Workshop, assert_same
 
 from switchq.nn import at, set_bitmap
@@ -29,6 +33,39 @@ def test_the_likeliest_tokens_and_the_rest_are_a_coarser_distribution() -> None:
     p_N, q_N = p[range(6), best_N], q[range(6), best_N]
     by_hand = p_N * (p_N / q_N).log() + (1 - p_N) * ((1 - p_N) / (1 - q_N)).log()
     torch.testing.assert_close(coarse[0], 4 * by_hand.mean())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of what operators return for as long as it lives, and the most at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.most = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and storage._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.live += storage.nbytes()
+                self.most = max(self.most, self.live)
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return result
+
+    def _gone(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_distillation_lets_go_of_what_it_made_of_the_logits(dtype: torch.dtype) -> None:
+    """Both log-probabilities and three of the divergence's own: with a real vocabulary each is gigabytes."""
+    student_NV, teacher_NV = torch.randn(64, 1000, dtype=dtype, requires_grad=True), torch.randn(64, 1000, dtype=dtype)
+    with LiveBytes() as seen:
+        distillation(student_NV, teacher_NV, 2.0).backward()
+    assert 2 <= seen.most / (4 * student_NV.numel()) < 5.1
 
 
 def test_the_distance_of_states_is_relative() -> None:
