@@ -6,10 +6,12 @@ whole one: shares of the joint loss.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor, count: Tensor | None = None) -> Tensor:
@@ -20,9 +22,7 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor, count: Tensor | None = N
         targets_N: labels.
         count: what the sum over positions is divided by, if not by N: with part of a batch here, the size of the whole.
     """
-    if count is None:
-        return F.cross_entropy(logits_NV.float(), targets_N)
-    return F.cross_entropy(logits_NV.float(), targets_N, reduction="sum") / count
+    return _over_positions(_surprise, logits_NV, targets_N) / (len(targets_N) if count is None else count)
 
 
 def distillation(
@@ -38,25 +38,8 @@ def distillation(
         top_k: tell apart only the teacher's K likeliest tokens, and take all others as one more; 0 tells apart all.
             The divergence of such coarser distributions is never larger, and 0 for an equal teacher still.
     """
-    told_apart = teacher_NV.topk(top_k).indices if 0 < top_k < teacher_NV.shape[-1] else None
-    student, teacher = (_logprobs(logits_NV, temperature, told_apart) for logits_NV in (student_NV, teacher_NV))
-    total = F.kl_div(student, teacher, reduction="sum", log_target=True)
+    total = _over_positions(_divergence, student_NV, teacher_NV, temperature=temperature, top_k=top_k)
     return total / (len(student_NV) if count is None else count) * temperature**2
-
-
-def _logprobs(logits_NV: Tensor, temperature: float, ids_NK: Tensor | None) -> Tensor:
-    """Log-probabilities (N, V) at a temperature, or (N, K + 1) of K tokens and all others together.
-
-    What a vocabulary's logits become on the way is as large as they are, and is let go of here.
-    """
-    logits_NV = logits_NV.float() / temperature
-    return F.log_softmax(logits_NV if ids_NK is None else _with_rest(logits_NV, ids_NK), -1)
-
-
-def _with_rest(logits_NV: Tensor, ids_NK: Tensor) -> Tensor:
-    """Logits (N, K + 1) of K tokens, and of all others together."""
-    rest_N1 = logits_NV.scatter(-1, ids_NK, -torch.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([logits_NV.gather(-1, ids_NK), rest_N1], -1)
 
 
 def top_k_distillation(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor, count: Tensor | None = None) -> Tensor:
@@ -65,9 +48,59 @@ def top_k_distillation(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor, 
     The teacher's K probabilities are renormalised to sum to 1, as in LLM-QAT (arXiv:2305.17888) with a truncated
     teacher. `count` is as for `cross_entropy`.
     """
+    total = _over_positions(_stored_divergence, student_NV, ids_NK, logprobs_NK)
+    return total / (len(student_NV) if count is None else count)
+
+
+NUMBERS = 2**26
+"""Most logits that are float32 at a time, 256 MB: those of 1,365 positions and 49,152 tokens."""
+
+
+def _over_positions(function: Callable[..., Tensor], logits_NV: Tensor, *others: Tensor, **options: Any) -> Tensor:
+    """The sum of a function over positions, for many of them part by part.
+
+    What a gradient needs of a part is computed again when it is due: kept, it is several times as large as the logits.
+    Compiled code does not make it in the first place.
+
+    Args:
+        function: of some positions' logits and rows of `others`; a sum over them.
+        logits_NV: predictions.
+        others: what belongs to them, (N, ...) each.
+        options: of the function.
+    """
+    rows = max(1, NUMBERS // logits_NV.shape[-1])
+    if torch.compiler.is_compiling() or len(logits_NV) <= rows:
+        return function(logits_NV, *others, **options)
+    parts = zip(*(one.split(rows) for one in (logits_NV, *others)), strict=True)
+    sums = [checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False, **options) for part in parts]
+    return torch.stack(sums).sum()
+
+
+def _surprise(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    return F.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
+
+
+def _divergence(student_NV: Tensor, teacher_NV: Tensor, temperature: float, top_k: int) -> Tensor:
+    told_apart = teacher_NV.topk(top_k).indices if 0 < top_k < teacher_NV.shape[-1] else None
+    student, teacher = (_logprobs(logits_NV, temperature, told_apart) for logits_NV in (student_NV, teacher_NV))
+    return F.kl_div(student, teacher, reduction="sum", log_target=True)
+
+
+def _stored_divergence(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor) -> Tensor:
     student_NK = F.log_softmax(student_NV.float(), -1).gather(-1, ids_NK)
-    sums_N = -(logprobs_NK.float().softmax(-1) * student_NK).sum(-1)
-    return sums_N.mean() if count is None else sums_N.sum() / count
+    return -(logprobs_NK.float().softmax(-1) * student_NK).sum()
+
+
+def _logprobs(logits_NV: Tensor, temperature: float, ids_NK: Tensor | None) -> Tensor:
+    """Log-probabilities (N, V) at a temperature, or (N, K + 1) of K tokens and all others together."""
+    logits_NV = logits_NV.float() / temperature
+    return F.log_softmax(logits_NV if ids_NK is None else _with_rest(logits_NV, ids_NK), -1)
+
+
+def _with_rest(logits_NV: Tensor, ids_NK: Tensor) -> Tensor:
+    """Logits (N, K + 1) of K tokens, and of all others together."""
+    rest_N1 = logits_NV.scatter(-1, ids_NK, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logits_NV.gather(-1, ids_NK), rest_N1], -1)
 
 
 def state_distance(student: Sequence[Tensor], teacher: Sequence[Tensor], count: Tensor | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """What passes learn from earlier ones beside their predictions of labels."""
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 from workshop import Workshop, assert_same
 
 from switchq.nn import at, set_bitmap
+from switchq.training import losses
 from switchq.training.callbacks import SPNet
-from switchq.training.losses import distillation, state_distance
+from switchq.training.losses import cross_entropy, distillation, state_distance, top_k_distillation
 from switchq.training.module import SwitchableModule
 
 from .test_module import autograd, step_once
@@ -36,12 +38,16 @@ def test_the_likeliest_tokens_and_the_rest_are_a_coarser_distribution() -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of what operators return for as long as it lives, and the most at once."""
+    """Counts the bytes of what operators return for as long as it lives, and the most at once.
 
-    def __init__(self) -> None:
+    Args:
+        there: tensors that do not count.
+    """
+
+    def __init__(self, *there: Tensor) -> None:
         super().__init__()
         self.live = self.most = 0
-        self.known: set[int] = set()
+        self.known = {one.untyped_storage()._cdata for one in there}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -59,13 +65,39 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
+def losses_of(
+    student_NV: Tensor, teacher_NV: Tensor, targets_N: Tensor, count: Tensor | None
+) -> dict[str, Callable[[], Tensor]]:
+    """All losses that look at a whole vocabulary."""
+    ids_NK = teacher_NV.topk(4).indices
+    stored_NK = teacher_NV.float().log_softmax(-1).gather(-1, ids_NK)
+    return {
+        "labels": lambda: cross_entropy(student_NV, targets_N, count),
+        "teacher": lambda: distillation(student_NV, teacher_NV, 2.0, count),
+        "its likeliest": lambda: distillation(student_NV, teacher_NV, 2.0, count, top_k=3),
+        "stored": lambda: top_k_distillation(student_NV, ids_NK, stored_NK, count),
+    }
+
+
+@pytest.mark.parametrize("name", ["labels", "teacher", "its likeliest", "stored"])
+@pytest.mark.parametrize("count", [None, torch.tensor(100)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_distillation_lets_go_of_what_it_made_of_the_logits(dtype: torch.dtype) -> None:
-    """Both log-probabilities and three of the divergence's own: with a real vocabulary each is gigabytes."""
-    student_NV, teacher_NV = torch.randn(64, 1000, dtype=dtype, requires_grad=True), torch.randn(64, 1000, dtype=dtype)
-    with LiveBytes() as seen:
-        distillation(student_NV, teacher_NV, 2.0).backward()
-    assert 2 <= seen.most / (4 * student_NV.numel()) < 5.1
+def test_many_positions_are_looked_at_in_parts(
+    name: str, count: Tensor | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same loss and gradient, for less memory: with a real vocabulary each copy of the logits is gigabytes."""
+    student_NV = torch.randn(61, 1000, dtype=dtype, requires_grad=True)
+    teacher_NV = torch.randn(61, 1000).to(dtype)
+    loss = losses_of(student_NV, teacher_NV, torch.randint(1000, (61,)), count)[name]
+    found, copies = {}, {}
+    for numbers in (61_000, 1_999):  # all at once, or one position after the other
+        monkeypatch.setattr(losses, "NUMBERS", numbers)
+        with LiveBytes(student_NV, teacher_NV) as seen:
+            value = loss()
+            found[numbers] = value.detach(), *torch.autograd.grad(value, student_NV)
+        copies[numbers] = seen.most / student_NV.nbytes
+    torch.testing.assert_close(found[1_999], found[61_000])
+    assert copies[1_999] < 2.5 < copies[61_000]  # the gradient by parts, and put together
 
 
 def test_the_distance_of_states_is_relative() -> None:
