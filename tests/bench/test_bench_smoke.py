@@ -11,6 +11,7 @@ from typing import Any
 import bench_artifact
 import bench_autoscheme
 import bench_cpu_peers
+import bench_losses
 import bench_mixed
 import bench_praq
 import bench_ptq_memory
@@ -43,6 +44,14 @@ def _timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 TOY = ["--device", "cpu", "--shapes", "toy", "--rounds", "1"]
+
+
+def test_losses_of_all_positions_and_of_parts_are_timed(tmp_path: Path) -> None:
+    sizes = ["--positions", "8", "--vocabulary", "64", "--numbers", "100"]
+    output = tmp_path / "losses.json"
+    rows = bench_losses.main(["--device", "cpu", "--rounds", "1", *sizes, "--output", str(output)])
+    assert [row.name for row in rows] == list(bench_losses.NAMES)
+    assert set(json.loads(output.read_text())["peak_mb"]) == set(bench_losses.NAMES)
 
 
 @pytest.mark.filterwarnings("ignore")
