@@ -10,6 +10,7 @@ from switchq.errors import UserError
 from switchq.posttraining.ptq.results import RunRecord
 from switchq.posttraining.report import build, read_sources, render
 from switchq.posttraining.report.sections.leaderboard import leaderboard
+from switchq.posttraining.report.sweeps import joined
 
 METRICS = [{"name": "perplexity", "better": "lower", "form": "perplexity"}]
 TASKS = {name: {"metrics": METRICS, "protocol": "windows of 8 tokens"} for name in ("wiki", "<b>c4</b>")}
@@ -48,6 +49,25 @@ def test_one_figure_a_task_and_two_tables(tmp_path: Path) -> None:
     assert cross.title.startswith("Calibrated on one set")
 
 
+def test_sweeps_of_one_model_and_setting_are_one_board(tmp_path: Path) -> None:
+    """Whatever bits, seeds and texts they have; another setting or key, or none, makes a board of its own."""
+    full, awq = run("full precision", 16, 20.0, key="f"), run("awq", 4, 26.0, seed=1, calibration="c4.jsonl", key="a")
+    one = {"key": "k", "setting": {"group_size": 64, "bits": [4, 2], "seeds": [0]}, "runs": [full, *RUNS[1:]]}
+    two = {"key": "k", "setting": {"group_size": 64, "bits": [3], "seeds": [1]}, "runs": [full, awq]}
+    folders = [write(tmp_path / "one", **one), write(tmp_path / "two", **two)]
+    (joint,) = joined(read_sources(folders).sweeps)
+    assert [path.parent.name for path in joint.paths] == ["one", "two"]
+    assert joint.setting == {"group_size": 64, "bits": [4, 2, 3], "seeds": [0, 1]}
+    assert [record.name for record in joint.runs].count("full precision") == 1
+    assert (joint.runs[-1].name, len(joint.runs)) == ("awq", len(RUNS) + 1)
+    section = leaderboard(read_sources(folders))
+    assert section is not None
+    assert [block.title for block in section.blocks].count("Leaderboard of models/tiny") == 1
+    for number, other in enumerate(({"key": "l"}, {"key": None}, {"setting": {"group_size": 128}})):
+        folder = write(tmp_path / f"other{number}", **{**two, **other})
+        assert len(joined(read_sources([folders[0], folder]).sweeps)) == 2
+
+
 def test_the_chart_has_a_line_a_method_and_full_precision(tmp_path: Path) -> None:
     report = build(read_sources([write(tmp_path / "ptq") / "sweep.json"]))
     line, points, rule = report.figures[0].chart.to_dict()["layer"]
@@ -76,6 +96,8 @@ def test_the_table_sorts_by_numbers_and_names_what_failed(tmp_path: Path) -> Non
         ({"runs": {}}, "damaged"),
         ({"tasks": {"wiki": {}}}, "what its metrics are"),
         ({"runs": [{"kind": "search"}]}, "run 1 of"),
+        ({"setting": {"bits": 4}}, "not all lists"),
+        ({"setting": {"calibration": [{"a": 1}]}}, "not all lists"),
     ],
     ids=str,
 )

@@ -12,21 +12,21 @@ from switchq.posttraining.ptq.leaderboard import Figure as Score
 from switchq.posttraining.ptq.results import FULL_PRECISION
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
 from switchq.posttraining.report.sources import Sources
-from switchq.posttraining.report.sweeps import Sweep
+from switchq.posttraining.report.sweeps import Sweep, joined
 from switchq.posttraining.report.text import short, slug
 
 FORMS = {"perplexity": "g", "g": "g"}
 
 
 def leaderboard(sources: Sources) -> Section | None:
-    """Figures and tables of all sweeps."""
-    blocks = [block for number, one in enumerate(sources.sweeps, 1) for block in _blocks(one, number)]
+    """Figures and tables of all sweeps, those that can be compared on one board."""
+    blocks = [block for number, one in enumerate(joined(sources.sweeps), 1) for block in _blocks(one, number)]
     return Section("leaderboard", "Post-training quantisation", tuple(blocks)) if blocks else None
 
 
 def _blocks(one: Sweep, number: int) -> list[Figure | Table]:
     rows = entries(one.runs)
-    made = made_from([one.path], [run.run for run in one.runs], more=one.setting)
+    made = made_from(one.paths, [run.run for run in one.runs], more=one.setting)
     tag = f"{slug(one.name)}-{number}"
     drawn = [
         made_figure for score in figures(one.tasks, headlines=True) for made_figure in _figure(rows, score, made, tag)
