@@ -91,18 +91,20 @@ COSTS = {"weight_mb": "Size of the weights (MB)", "average_bits": "Average bits"
 """Fields that can lie across, and what each is."""
 
 
-def size_axis(field: str = "weight_mb") -> alt.X:
-    """Weight MB, or another field of `COSTS`, across."""
+def size_axis(field: str = "weight_mb", title: str = "") -> alt.X:
+    """Weight MB, or another field (of `COSTS`, or with a title), across: not from zero, a number every 80 pixels."""
     ticks = alt.Axis(tickCount=alt.ExprRef("ceil(width / 80)"))
     scale = alt.Scale(zero=False, nice=False, padding=22)
-    return alt.X(f"{field}:Q", title=COSTS[field], scale=scale, axis=ticks)
+    return alt.X(f"{field}:Q", title=title or COSTS[field], scale=scale, axis=ticks)
 
 
 def bits_colour(rows: Rows) -> alt.Color:
-    """Mean width by colour, with its key."""
+    """Mean width by colour, with its key: the widths themselves where there are a few, else some on the way."""
     averages = [row["average_bits"] for row in rows]
-    ends = [2, 4, 8] + ([16] if max(averages, default=0) > 8 else [])
-    legend = alt.Legend(title="Average bits", type="symbol", values=ends, symbolType="square")
+    widths = sorted(set(averages))
+    if len(widths) > 6 or any(width % 1 for width in widths):
+        widths = [2, 4, 8] + ([16] if max(averages, default=0) > 8 else [])
+    legend = alt.Legend(title="Average bits", type="symbol", values=widths, symbolType="square")
     return alt.Color("average_bits:Q", scale=width_scale(averages), legend=legend)
 
 

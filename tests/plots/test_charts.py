@@ -10,7 +10,7 @@ import pytest
 from switchq.plots.curves import curve_chart, smooth, thin
 from switchq.plots.heatmap import correlation_map, heat_map
 from switchq.plots.layers import brief, layout, split_layer
-from switchq.plots.quality import quality_chart
+from switchq.plots.quality import bits_colour, quality_chart
 from switchq.plots.render import WIDTH, png, svg
 from switchq.plots.search import path_chart, search_chart
 from switchq.plots.strip import bit_strip
@@ -66,6 +66,15 @@ def test_files_are_told_apart_by_lines_through_their_uniform_and_striped_bitmaps
         layer for layer in quality_chart([*rows, mixed], "F1 (%)").to_dict()["layer"] if layer["mark"]["type"] == "line"
     ]
     assert [row["file"] for row in line["data"]["values"]] == ["a"] * 4 + ["b"] * 4
+
+
+@pytest.mark.parametrize(
+    ("averages", "shown"),
+    [([3.0, 2.0, 4.0, 3.0], [2.0, 3.0, 4.0]), ([2.0, 2.5, 4.0], [2, 4, 8]), ([2.0, 6.3, 16.0], [2, 4, 8, 16])],
+)
+def test_the_key_of_colours_names_the_widths_where_they_are_few(averages: list[float], shown: list[float]) -> None:
+    colour = bits_colour([{"average_bits": average} for average in averages])
+    assert colour.to_dict()["legend"]["values"] == shown
 
 
 def test_png_is_as_large_as_asked() -> None:

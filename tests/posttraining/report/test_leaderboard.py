@@ -62,7 +62,8 @@ def test_sweeps_of_one_model_and_setting_are_one_board(tmp_path: Path) -> None:
     assert (joint.runs[-1].name, len(joint.runs)) == ("awq", len(RUNS) + 1)
     section = leaderboard(read_sources(folders))
     assert section is not None
-    assert [block.title for block in section.blocks].count("Leaderboard of models/tiny") == 1
+    (board,) = [block for block in section.blocks if block.title == "Leaderboard of models/tiny"]
+    assert "Setting: group_size 64, bits 4 2 3, seeds 0 1." in board.caption
     for number, other in enumerate(({"key": "l"}, {"key": None}, {"setting": {"group_size": 128}})):
         folder = write(tmp_path / f"other{number}", **{**two, **other})
         assert len(joined(read_sources([folders[0], folder]).sweeps)) == 2

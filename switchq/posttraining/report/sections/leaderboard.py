@@ -90,11 +90,16 @@ def _table(rows: Sequence[Entry], one: Sweep, made: Made, tag: str) -> Table:
         Column("Failed", [row.failed[0].error or "" if row.failed else "" for row in rows]),
     ]
     words = ["The best value of a column is in bold. Click a heading to sort.", "Setting:"]
-    words.append(
-        ", ".join(f"{name} {value}" for name, value in one.setting.items() if value not in (None, [], "")) + "."
-    )
+    set_to = {name: value for name, value in one.setting.items() if value not in (None, [], "")}
+    words.append(", ".join(f"{name} {_said(value)}" for name, value in set_to.items()) + ".")
     words += [f"{short(task)}: {described.get('protocol', '')}." for task, described in one.tasks.items()]
     return table(f"ptq-{tag}", f"Leaderboard of {short(one.base)}", " ".join(words), columns, made)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _cross(rows: Sequence[Entry], one: Sweep, made: Made, tag: str) -> list[Table]:
