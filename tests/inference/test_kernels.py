@@ -11,10 +11,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from switchq.bitmap import WIDTHS
-from switchq.inference.kernels import Bags, Int4, Int8, Kernel, Plain, bag_products, choose, exact_products
+from switchq.inference.kernels import (
+    Bags,
+    Int4,
+    Int8,
+    Kernel,
+    Plain,
+    bag_products,
+    choose,
+    exact_narrow_products,
+    exact_products,
+)
 from switchq.quant import Nested, Params
 
 OUTPUTS, INPUTS = 48, 256
+
+LARGEST = [63, 127][: 1 + exact_products()]
+"""Largest integers of `Int8`'s activations that this processor sums exactly."""
 
 
 def coded(bits: int, group_size: int | None, seed: int = 0) -> tuple[Nested, Tensor, Params]:
@@ -53,28 +66,32 @@ def test_int4_rounds_only_activations_and_results(
     assert (error_NO <= 2**-9 * (exact_NO.abs() + levels_NO + 4 * lower_NO) * 1.01 + 1e-6 * x_NI.abs().sum()).all()
 
 
+@pytest.mark.parametrize("largest", LARGEST)
 @pytest.mark.parametrize("bits", WIDTHS)
 @given(seed=st.integers(0, 2**31), tokens=st.integers(1, 5), outlier=st.sampled_from((1.0, 1000.0)))
 @settings(max_examples=5, deadline=None)
-def test_int8_rounds_activations_to_15_bits(bits: int, seed: int, tokens: int, outlier: float) -> None:
+def test_int8_rounds_activations_to_13_or_15_bits(
+    bits: int, largest: int, seed: int, tokens: int, outlier: float
+) -> None:
     grid, codes_OI, params = coded(bits, None, seed)
     x_NI = torch.randn(tokens, INPUTS, generator=torch.Generator().manual_seed(seed))
     x_NI[:, 7] *= outlier
     exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
-    step_N1 = x_NI.abs().amax(-1, keepdim=True) / (127 * 254)
+    step_N1 = x_NI.abs().amax(-1, keepdim=True) / (2 * largest**2)
     codes_O = (codes_OI.double().abs().sum(-1)) * params["scale"].squeeze(-1)
-    error_NO = (full(Int8(codes_OI, params), x_NI).double() - exact_NO).abs()
+    error_NO = (full(Int8(codes_OI, params, largest), x_NI).double() - exact_NO).abs()
     assert (error_NO <= 0.5 * step_N1 * codes_O * 1.01 + 1e-5 * exact_NO.abs().max()).all()
 
 
-def test_int8_loses_no_more_than_rounding_does() -> None:
-    """Over a million activations, errors are those of a 15-bit number's last place, evenly spread: step / sqrt(12)."""
+@pytest.mark.parametrize("largest", LARGEST)
+def test_int8_loses_no_more_than_rounding_does(largest: int) -> None:
+    """Over a million activations, errors are those of a number's last place, evenly spread: step / sqrt(12)."""
     grid, codes_OI, params = coded(8, None)
     x_NI = torch.randn(4096, INPUTS)
     exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
-    step_N1 = x_NI.double().abs().amax(-1, keepdim=True) / (127 * 254)
+    step_N1 = x_NI.double().abs().amax(-1, keepdim=True) / (2 * largest**2)
     spread_O = (codes_OI.double() * params["scale"]).square().sum(-1).sqrt() / 12**0.5
-    relative_NO = (full(Int8(codes_OI, params), x_NI) - exact_NO) / (step_N1 * spread_O)
+    relative_NO = (full(Int8(codes_OI, params, largest), x_NI) - exact_NO) / (step_N1 * spread_O)
     assert 0.9 < relative_NO.square().mean().sqrt() < 1.1
 
 
@@ -155,17 +172,29 @@ def test_choice_for_memory(bits: int, group_size: int | None, expected: type[Ker
     assert type(choose(codes_OI, params, bits, grid, packed=False, prefer="memory")) is Plain
 
 
+@pytest.mark.parametrize("largest", LARGEST)
+def test_the_largest_codes_and_activations_do_not_saturate(largest: int) -> None:
+    codes_OI = torch.tensor([-128, 127], dtype=torch.int8).repeat_interleave(8)[:, None].repeat(1, 512)
+    ones_O1 = torch.ones(16, 1)
+    kernel = Int8(codes_OI, {"scale": ones_O1, "offset": 0 * ones_O1}, largest)
+    for sign in (1.0, -1.0):
+        exact_O = sign * 512.0 * codes_OI[:, 0]
+        torch.testing.assert_close(kernel.product(torch.full((1, 512), sign))[0], exact_O, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX512"])
-def test_a_processor_whose_products_saturate_takes_no_int8(instructions: str) -> None:
+def test_a_processor_whose_products_saturate_takes_narrower_activations(instructions: str) -> None:
     """FBGEMM can be kept from the instructions that the processor has, before it first looks for them."""
     code = (
-        "import torch; from switchq.inference.kernels import choose, exact_products; from switchq.quant import Nested\n"
+        "import torch; from switchq.inference.kernels import choose, exact_products, largest_activation\n"
+        "from switchq.quant import Nested\n"
         "codes, ones = torch.ones(16, 32, dtype=torch.int8), torch.ones(16, 1)\n"
-        "print(exact_products(), type(choose(codes, {'scale': ones, 'offset': ones}, 8, Nested())).__name__)"
+        "kernel = choose(codes, {'scale': ones, 'offset': ones}, 8, Nested())\n"
+        "print(exact_products(), largest_activation(), type(kernel).__name__, kernel.split.largest)"
     )
     environment = {**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": instructions}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "Int4"]
+    assert done.stdout.split() == ["False", "63", "Int8", "63"]
 
 
 def test_without_the_operator_there_is_no_int8(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +203,7 @@ def test_without_the_operator_there_is_no_int8(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("switchq.inference.kernels.int8._packed", missing)
     assert not exact_products.__wrapped__()
+    assert not exact_narrow_products.__wrapped__()
 
 
 def test_without_the_operator_there_are_no_bags(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 | kernel | holds | multiplies |
 |---|---|---|
 | `Plain` | int8 codes | float32, decoded in every call: the numbers of training, by which the others are tested |
-| `Int8` | int8 codes, one scale a row | in integers (FBGEMM); an activation is two 8-bit numbers, 15 bits together |
+| `Int8` | int8 codes, one scale a row | in integers (FBGEMM); an activation is two numbers of 8 bits, without VNNI 7 |
 | `Int4` | four bits a weight, or two times four | activations, levels and results in bfloat16, sums in float32 |
 | `Bags` | two or four bits a weight | float32, in FBGEMM's embedding bags, on one core |
 
@@ -14,7 +14,7 @@ adds offset x sum(x) where it adds its low-rank product, which costs one more co
 from switchq.inference.kernels.bags import Bags, bag_products
 from switchq.inference.kernels.choose import KERNELS, Prefer, check_preference, choose
 from switchq.inference.kernels.int4 import Int4
-from switchq.inference.kernels.int8 import Int8, exact_products
+from switchq.inference.kernels.int8 import Int8, exact_narrow_products, exact_products, largest_activation
 from switchq.inference.kernels.kernel import Kernel, Plain
 
 __all__ = [
@@ -28,5 +28,7 @@ __all__ = [
     "bag_products",
     "check_preference",
     "choose",
+    "exact_narrow_products",
     "exact_products",
+    "largest_activation",
 ]

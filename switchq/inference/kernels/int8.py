@@ -1,7 +1,8 @@
 """8-bit codes, multiplied in integers."""
 
 import warnings
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,43 +16,53 @@ from switchq.quant import Params
 class Int8(Kernel):
     """FBGEMM's integer product of codes and activations.
 
-    A token's activations are scaled to -127 ... 127 and split in the nearest integers and what is left, in 1/254, which
-    are two rows of one product: the codes are read once for both. Activations of 8 bits alone are not enough for models
-    with outliers, like GPT-2. A token's result does not depend on the tokens beside it.
+    A token's activations are scaled to -L ... L and split in the nearest integers and what is left, in 1/2L, which are
+    two rows of one product: the codes are read once for both. L is 127 where sums of such products are exact, which
+    gives activations of 15 bits; where they saturate, on processors without VNNI, it is 63, which gives 13. Activations
+    of 8 bits alone are not enough for models with outliers, like GPT-2. A token's result does not depend on the tokens
+    beside it.
+
+    Args:
+        codes_OI: signed codes, int8.
+        params: scale and offset, (O, 1) each.
+        largest: L; by default that of this processor.
     """
 
-    def __init__(self, codes_OI: Tensor, params: Params) -> None:
+    def __init__(self, codes_OI: Tensor, params: Params, largest: int | None = None) -> None:
+        self.split = _Split.of(largest or largest_activation())
         self.packed = _packed(codes_OI, params["scale"].squeeze(-1))
         self.offset_O = params["offset"].squeeze(-1)
         self.held = codes_OI.nbytes + _ROW_BYTES * len(codes_OI)
 
     @staticmethod
     def takes(params: Params) -> bool:
-        """One scale a row, where 8-bit products are exact."""
-        return params["scale"].shape[1] == 1 and exact_products()
+        """One scale a row, where there are exact products."""
+        return params["scale"].shape[1] == 1 and largest_activation() > 0
 
     def product(self, x_NI: Tensor) -> Tensor:
         """See `Kernel.product`."""
         most_N1, parts_2NO = self._parts(x_NI)
         high_NO, low_NO = parts_2NO.view(2, len(x_NI), -1)
-        return high_NO.add_(low_NO, alpha=0.5 / _LARGEST).mul_(most_N1 / _LARGEST)
+        largest = self.split.largest
+        return high_NO.add_(low_NO, alpha=0.5 / largest).mul_(most_N1 / largest)
 
     def layer(self, x_NI: Tensor, bias_O: Tensor | None, low: Factors | None) -> Tensor:
         """See `Kernel.layer`; of one token, both parts and the bias are added in one product."""
         if len(x_NI) > 1 or low is None:
             return super().layer(x_NI, bias_O, low)
         most_11, parts_2O = self._parts(x_NI)
-        shares_12 = most_11 * _SHARES_2
+        shares_12 = most_11 * self.split.shares_2
         y_1O = torch.mm(shares_12, parts_2O) if bias_O is None else torch.addmm(bias_O, shares_12, parts_2O)
         return low.added(y_1O, x_NI)
 
     def _parts(self, x_NI: Tensor) -> tuple[Tensor, Tensor]:
         """The largest activation of each token, (N, 1), and the products of both parts, (2 N, O), in its units."""
         most_N1 = x_NI.abs().amax(-1, keepdim=True).clamp_min_(_TINY)
-        rows_2NI = _STEPS_211 / most_N1 * x_NI
+        rows_2NI = self.split.steps_211 / most_N1 * x_NI
         high_NI, low_NI = rows_2NI
-        low_NI.sub_(high_NI.round_(), alpha=2 * _LARGEST)  # FBGEMM rounds, too, but not always to the same side
-        return most_N1, _product(rows_2NI.view(-1, x_NI.shape[1]), self.packed)
+        largest = self.split.largest
+        low_NI.sub_(high_NI.round_(), alpha=2 * largest)  # FBGEMM rounds, too, but not always to the same side
+        return most_N1, _product(rows_2NI.view(-1, x_NI.shape[1]), self.packed, largest)
 
     @property
     def resident_bytes(self) -> int:
@@ -68,22 +79,56 @@ def _packed(codes_OI: Tensor, scale_O: Tensor) -> Any:
         return torch.ops.quantized.linear_prepack(quantised, None)
 
 
-def _product(rows_NI: Tensor, packed: Any) -> Tensor:
-    """Activations in -127 ... 127, rounded to integers, times scaled codes: (N, O) float32."""
-    product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(rows_NI, 1.0, 128, packed)
+def _product(rows_NI: Tensor, packed: Any, largest: int) -> Tensor:
+    """Activations in -largest ... largest, rounded to integers, times scaled codes: (N, O) float32."""
+    operator = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    product: Tensor = operator(rows_NI, 1.0, largest + 1, packed)
     return product
+
+
+class _Split(NamedTuple):
+    """How activations are split.
+
+    Attributes:
+        largest: L, the largest integer of a part.
+        steps_211: integers in the largest activation, of both parts.
+        shares_2: one by those.
+    """
+
+    largest: int
+    steps_211: Tensor
+    shares_2: Tensor
+
+    @classmethod
+    @cache
+    def of(cls, largest: int) -> "_Split":
+        """Those of L."""
+        steps_2 = torch.tensor([largest, 2.0 * largest**2])
+        return cls(largest, steps_2.view(2, 1, 1), 1 / steps_2)
+
+
+def largest_activation() -> int:
+    """The largest integer that an activation can be for sums of products to be exact; 0 without FBGEMM's product."""
+    return 127 if exact_products() else 63 if exact_narrow_products() else 0
 
 
 @trial
 def exact_products() -> bool:
     """Whether PyTorch has FBGEMM's product here, and sums that do not saturate: those of a processor with VNNI."""
-    packed = _packed(torch.full((16, 64), _LARGEST, dtype=torch.int8), torch.ones(16))
-    product = _product(torch.full((1, 64), float(_LARGEST)), packed)
-    return bool((product == 64 * _LARGEST**2).all())
+    return _exact(127)
 
 
-_LARGEST = 127
+@trial
+def exact_narrow_products() -> bool:
+    """The same for activations of 7 bits, of which two products fit in the 16 bits that other processors have."""
+    return _exact(63)
+
+
+def _exact(largest: int) -> bool:
+    packed = _packed(torch.full((16, 64), -128, dtype=torch.int8), torch.ones(16))
+    rows_2I = torch.tensor([[largest], [-largest]]).expand(2, 64).float()
+    return bool((_product(rows_2I, packed, largest) == -64 * 128 * rows_2I[:, :1]).all())
+
+
 _TINY = 1e-30
-_STEPS_211 = torch.tensor([_LARGEST, 2.0 * _LARGEST**2]).view(2, 1, 1)  # of both parts, in the largest activation
-_SHARES_2 = 1 / _STEPS_211.flatten()
 _ROW_BYTES = 4 + 4 + 4  # a row's scale, zero point and sum of codes
