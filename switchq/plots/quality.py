@@ -102,7 +102,7 @@ def bits_colour(rows: Rows) -> alt.Color:
     """Mean width by colour, with its key: the widths themselves where there are a few, else some on the way."""
     averages = [row["average_bits"] for row in rows]
     widths = sorted(set(averages))
-    if len(widths) > 6 or any(width % 1 for width in widths):
+    if not 0 < len(widths) <= 6 or any(width % 1 for width in widths):
         widths = [2, 4, 8] + ([16] if max(averages, default=0) > 8 else [])
     legend = alt.Legend(title="Average bits", type="symbol", values=widths, symbolType="square")
     return alt.Color("average_bits:Q", scale=width_scale(averages), legend=legend)

@@ -19,7 +19,7 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor, count: Tensor | None = N
 
     Args:
         logits_NV: predictions.
-        targets_N: labels.
+        targets_N: labels, of which none is to be left out.
         count: what the sum over positions is divided by, if not by N: with part of a batch here, the size of the whole.
     """
     return _over_positions(_surprise, logits_NV, targets_N) / (len(targets_N) if count is None else count)
@@ -53,7 +53,7 @@ def top_k_distillation(student_NV: Tensor, ids_NK: Tensor, logprobs_NK: Tensor, 
 
 
 NUMBERS = 2**26
-"""Most logits that are float32 at a time, 256 MB: those of 1,365 positions and 49,152 tokens."""
+"""Most logits that are float32 at a time, 268 MB: those of 1,365 positions and 49,152 tokens."""
 
 
 def _over_positions(function: Callable[..., Tensor], logits_NV: Tensor, *others: Tensor, **options: Any) -> Tensor:

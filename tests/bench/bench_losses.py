@@ -38,12 +38,13 @@ def main(argv: list[str] | None = None) -> list[Row]:
         def gradient() -> None:
             with mock.patch.object(losses, "NUMBERS", numbers):
                 loss = cross_entropy(student_NV, targets_N) + distillation(student_NV, teacher_NV)
-                found[name] = loss.detach(), *torch.autograd.grad(loss, student_NV)
+                found[name] = loss.detach(), *torch.autograd.grad(loss * len(targets_N), student_NV)
 
         return gradient
 
-    calls = {name: call(name, numbers) for name, numbers in zip(NAMES, (student_NV.numel(), arguments.numbers))}
-    peaks = {name: _peak(one, device) for name, one in calls.items()}
+    numbers = dict(zip(NAMES, (student_NV.numel(), arguments.numbers), strict=True))
+    calls = {name: call(name, numbers[name]) for name in NAMES}
+    peaks = {name: _peak(calls[name], device) for name in reversed(NAMES)}  # where a peak cannot be reset, it grows
     torch.testing.assert_close(found[NAMES[1]], found[NAMES[0]])
     rows = side_by_side(calls, arguments.rounds, clock=arguments.clock, warmup=0)
     report(f"Loss and gradient, {shape[0]:,} x {shape[1]:,} {arguments.dtype} logits", rows, arguments, peak_mb=peaks)

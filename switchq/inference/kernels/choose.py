@@ -14,7 +14,7 @@ from switchq.quant import Grid, Params
 Prefer = Literal["speed", "memory"]
 """What a model is packed for, where there is a choice."""
 
-KERNELS = 3
+KERNELS = 4
 """Counts the changes that make old timings wrong."""
 
 

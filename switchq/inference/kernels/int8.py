@@ -1,7 +1,6 @@
 """8-bit codes, multiplied in integers."""
 
 import warnings
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +24,11 @@ class Int8(Kernel):
     Args:
         codes_OI: signed codes, int8.
         params: scale and offset, (O, 1) each.
-        largest: L; by default that of this processor.
+        largest: L, 127 or 63; by default that of this processor.
     """
 
     def __init__(self, codes_OI: Tensor, params: Params, largest: int | None = None) -> None:
-        self.split = _Split.of(largest or largest_activation())
+        self.split = _SPLITS[largest or largest_activation()]
         self.packed = _packed(codes_OI, params["scale"].squeeze(-1))
         self.offset_O = params["offset"].squeeze(-1)
         self.held = codes_OI.nbytes + _ROW_BYTES * len(codes_OI)
@@ -99,12 +98,13 @@ class _Split(NamedTuple):
     steps_211: Tensor
     shares_2: Tensor
 
-    @classmethod
-    @cache
-    def of(cls, largest: int) -> "_Split":
-        """Those of L."""
-        steps_2 = torch.tensor([largest, 2.0 * largest**2])
-        return cls(largest, steps_2.view(2, 1, 1), 1 / steps_2)
+
+def _split(largest: int) -> _Split:
+    steps_2 = torch.tensor([largest, 2.0 * largest**2])
+    return _Split(largest, steps_2.view(2, 1, 1), 1 / steps_2)
+
+
+_SPLITS = {largest: _split(largest) for largest in (127, 63)}
 
 
 def largest_activation() -> int:

@@ -16,7 +16,7 @@ class Sweep:
     """A sweep of post-training quantisation, or several of one board.
 
     Attributes:
-        name: of its folder.
+        name: of its folder, or of the first one's.
         paths: its files.
         base: the model.
         key: says that sweeps are of the same model, tasks and kind of device; empty where it is not known.
@@ -40,15 +40,16 @@ class Sweep:
         return json.dumps([self.key or str(self.paths[0]), shared], sort_keys=True, default=str)
 
     def with_runs_of(self, other: "Sweep") -> "Sweep":
-        """Both on one board; a run that both have stands there once."""
+        """Both on one board; a run that both have stands there once, the one that did not fail."""
         known = {run.key for run in self.runs if run.key}
+        mended = {run.key: run for run in other.runs if run.key in known and run.error is None}
+        own = tuple(run if run.error is None else mended.get(run.key, run) for run in self.runs)
         lists = {name: list(dict.fromkeys([*self._listed(name), *other._listed(name)])) for name in APART}
         return replace(
             self,
-            name=f"{self.name} {other.name}",
             paths=self.paths + other.paths,
             setting={**self.setting, **{name: value for name, value in lists.items() if value}},
-            runs=self.runs + tuple(run for run in other.runs if run.key not in known),
+            runs=own + tuple(run for run in other.runs if run.key not in known),
         )
 
     def _listed(self, name: str) -> list[str | int]:

@@ -52,14 +52,18 @@ def test_one_figure_a_task_and_two_tables(tmp_path: Path) -> None:
 def test_sweeps_of_one_model_and_setting_are_one_board(tmp_path: Path) -> None:
     """Whatever bits, seeds and texts they have; another setting or key, or none, makes a board of its own."""
     full, awq = run("full precision", 16, 20.0, key="f"), run("awq", 4, 26.0, seed=1, calibration="c4.jsonl", key="a")
-    one = {"key": "k", "setting": {"group_size": 64, "bits": [4, 2], "seeds": [0]}, "runs": [full, *RUNS[1:]]}
-    two = {"key": "k", "setting": {"group_size": 64, "bits": [3], "seeds": [1]}, "runs": [full, awq]}
+    failed, later = run("hqq", 3, None, key="h", error="out of luck"), run("hqq", 3, 33.0, key="h")
+    one = {"key": "k", "setting": {"group_size": 64, "bits": [4, 2], "seeds": [0]}, "runs": [full, failed, *RUNS[1:]]}
+    two = {"key": "k", "setting": {"group_size": 64, "bits": [3], "seeds": [1]}, "runs": [full, later, awq]}
     folders = [write(tmp_path / "one", **one), write(tmp_path / "two", **two)]
     (joint,) = joined(read_sources(folders).sweeps)
     assert [path.parent.name for path in joint.paths] == ["one", "two"]
     assert joint.setting == {"group_size": 64, "bits": [4, 2, 3], "seeds": [0, 1]}
     assert [record.name for record in joint.runs].count("full precision") == 1
-    assert (joint.runs[-1].name, len(joint.runs)) == ("awq", len(RUNS) + 1)
+    assert (joint.runs[-1].name, len(joint.runs)) == ("awq", len(RUNS) + 2)
+    for order in (folders, folders[::-1]):
+        (found,) = [one for one in joined(read_sources(order).sweeps)[0].runs if one.name == "hqq"]
+        assert found.error is None
     section = leaderboard(read_sources(folders))
     assert section is not None
     (board,) = [block for block in section.blocks if block.title == "Leaderboard of models/tiny"]
