@@ -19,14 +19,13 @@ from switchq.inference.kernels import (
     Plain,
     bag_products,
     choose,
-    exact_narrow_products,
     exact_products,
 )
 from switchq.quant import Nested, Params
 
 OUTPUTS, INPUTS = 48, 256
 
-LARGEST = [largest for largest, exact in ((63, exact_narrow_products()), (127, exact_products())) if exact]
+LARGEST = [largest for largest in (63, 127) if exact_products(largest)]
 """Largest integers of `Int8`'s activations that this processor sums exactly."""
 
 
@@ -182,7 +181,7 @@ def test_the_largest_codes_and_activations_do_not_saturate(largest: int) -> None
         torch.testing.assert_close(kernel.product(torch.full((1, 512), sign))[0], exact_O, rtol=1e-6, atol=0)
 
 
-@pytest.mark.skipif(not exact_narrow_products(), reason="PyTorch has no FBGEMM here")
+@pytest.mark.skipif(not exact_products(63), reason="PyTorch has no FBGEMM here")
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX512"])
 def test_a_processor_whose_products_saturate_takes_narrower_activations(instructions: str) -> None:
     """FBGEMM can be kept from the instructions that the processor has, before it first looks for them."""
@@ -191,7 +190,7 @@ def test_a_processor_whose_products_saturate_takes_narrower_activations(instruct
         "from switchq.quant import Nested\n"
         "codes, ones = torch.ones(16, 32, dtype=torch.int8), torch.ones(16, 1)\n"
         "kernel = choose(codes, {'scale': ones, 'offset': ones}, 8, Nested())\n"
-        "print(exact_products(), largest_activation(), type(kernel).__name__, kernel.split.largest)"
+        "print(exact_products(127), largest_activation(), type(kernel).__name__, kernel.split.largest)"
     )
     environment = {**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": instructions}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -203,8 +202,8 @@ def test_without_the_operator_there_is_no_int8(monkeypatch: pytest.MonkeyPatch) 
         raise AttributeError("no such operator")
 
     monkeypatch.setattr("switchq.inference.kernels.int8._packed", missing)
-    assert not exact_products.__wrapped__()
-    assert not exact_narrow_products.__wrapped__()
+    assert not exact_products.__wrapped__(127)
+    assert not exact_products.__wrapped__(63)
 
 
 def test_without_the_operator_there_are_no_bags(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_many_positions_are_looked_at_in_parts(
             value = loss() * len(student_NV)
             found[numbers] = value.detach(), *torch.autograd.grad(value, student_NV)
         copies[numbers] = seen.most / student_NV.nbytes
-    torch.testing.assert_close(found[1_999], found[61_000])
+    torch.testing.assert_close(found[1_999], found[61_000], rtol=16 * torch.finfo(dtype).eps, atol=1e-8)
     assert copies[1_999] < 2.5 < copies[61_000]  # the gradient by parts, and put together
 
 

@@ -14,7 +14,7 @@ adds offset x sum(x) where it adds its low-rank product, which costs one more co
 from switchq.inference.kernels.bags import Bags, bag_products
 from switchq.inference.kernels.choose import KERNELS, Prefer, check_preference, choose
 from switchq.inference.kernels.int4 import Int4
-from switchq.inference.kernels.int8 import Int8, exact_narrow_products, exact_products, largest_activation
+from switchq.inference.kernels.int8 import Int8, exact_products, largest_activation
 from switchq.inference.kernels.kernel import Kernel, Plain
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "bag_products",
     "check_preference",
     "choose",
-    "exact_narrow_products",
     "exact_products",
     "largest_activation",
 ]

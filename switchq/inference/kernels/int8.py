@@ -104,27 +104,20 @@ def _split(largest: int) -> _Split:
     return _Split(largest, steps_2.view(2, 1, 1), 1 / steps_2)
 
 
-_SPLITS = {largest: _split(largest) for largest in (127, 63)}
+_SPLITS = {largest: _split(largest) for largest in (127, 63)}  # the better one first
 
 
 def largest_activation() -> int:
     """The largest integer that an activation can be for sums of products to be exact; 0 without FBGEMM's product."""
-    return 127 if exact_products() else 63 if exact_narrow_products() else 0
+    return next(filter(exact_products, _SPLITS), 0)
 
 
 @trial
-def exact_products() -> bool:
-    """Whether PyTorch has FBGEMM's product here, and sums that do not saturate: those of a processor with VNNI."""
-    return _exact(127)
+def exact_products(largest: int) -> bool:
+    """Whether PyTorch has FBGEMM's product here, and sums of activations up to `largest` that do not saturate.
 
-
-@trial
-def exact_narrow_products() -> bool:
-    """The same for activations of 7 bits, of which two products fit in the 16 bits that other processors have."""
-    return _exact(63)
-
-
-def _exact(largest: int) -> bool:
+    127 takes a processor with VNNI. Elsewhere two products have to fit in 16 bits, as they do with 63.
+    """
     packed = _packed(torch.full((16, 64), -128, dtype=torch.int8), torch.ones(16))
     rows_2I = torch.tensor([[largest], [-largest]]).expand(2, 64).float()
     return bool((_product(rows_2I, packed, largest) == -64 * 128 * rows_2I[:, :1]).all())

@@ -2,21 +2,24 @@
 
 from collections.abc import Callable
 from functools import cache, wraps
+from typing import ParamSpec, cast
+
+P = ParamSpec("P")
 
 
-def trial(works: Callable[[], bool]) -> Callable[[], bool]:
+def trial(works: Callable[P, bool]) -> Callable[P, bool]:
     """Decorate a function that runs an operator and says whether it did what it should.
 
-    Its answer is kept. Where the operator is missing (an AttributeError or a RuntimeError, of which NotImplementedError
-    is one), the answer is no.
+    Its answers are kept. Where the operator is missing (an AttributeError or a RuntimeError, of which
+    NotImplementedError is one), the answer is no.
     """
 
     @cache
     @wraps(works)
-    def answer() -> bool:
+    def answer(*arguments: P.args, **options: P.kwargs) -> bool:
         try:
-            return works()
+            return works(*arguments, **options)
         except (AttributeError, RuntimeError):
             return False
 
-    return answer
+    return cast(Callable[P, bool], answer)

@@ -41,15 +41,17 @@ class Sweep:
 
     def with_runs_of(self, other: "Sweep") -> "Sweep":
         """Both on one board; a run that both have stands there once, the one that did not fail."""
-        known = {run.key for run in self.runs if run.key}
-        mended = {run.key: run for run in other.runs if run.key in known and run.error is None}
-        own = tuple(run if run.error is None else mended.get(run.key, run) for run in self.runs)
+        found: dict[str | int, RunRecord] = {}
+        for run in (*self.runs, *other.runs):
+            place = run.key or len(found)
+            if place not in found or found[place].error is not None:
+                found[place] = run
         lists = {name: list(dict.fromkeys([*self._listed(name), *other._listed(name)])) for name in APART}
         return replace(
             self,
             paths=self.paths + other.paths,
             setting={**self.setting, **{name: value for name, value in lists.items() if value}},
-            runs=own + tuple(run for run in other.runs if run.key not in known),
+            runs=tuple(found.values()),
         )
 
     def _listed(self, name: str) -> list[str | int]:
