@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--output", type=Path, required=True, help="folder for the figures")
     options.add_argument("--shapes", default="gpt2", help="of the model; weights are random")
     options.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="sequences that are decoded at once")
+    options.add_argument("--bitmaps", nargs="+", default=["8", "4", "3", "2", "8/4"], help="that are decoded at")
     options.add_argument("--seconds", type=float, default=110.0, help="begin nothing new after so long")
     arguments = options.parse_args(argv)
     quiet()
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as place:
             folder = build(arguments.shapes, Path(place), rows)
             if arguments.stage != "memory":
-                decode(folder, rows, end, arguments.batch)
+                decode(folder, rows, end, arguments.batch, arguments.bitmaps)
             if arguments.stage != "decode":
                 memory(folder / "artifact", rows, end)
 
@@ -196,19 +197,20 @@ def timed(call: Callable[[], object]) -> float:
     return perf_counter() - began
 
 
-def decode(folder: Path, rows: Rows, end: float, batches: Sequence[int], prompt: int = 64, new: int = 64) -> None:
+def decode(folder: Path, rows: Rows, end: float, batches: Sequence[int], bitmaps: Sequence[str]) -> None:
     """Tokens a second of whole generations."""
+    prompt = new = 64
     lm = SwitchableLM.from_pretrained(folder / "artifact", "8", device="cuda")
     prompts = {batch: torch.randint(0, 1000, (batch, prompt), device="cuda") for batch in batches}
     reference = {batch: plain_seconds(folder / "base", ids_NT, new) for batch, ids_NT in prompts.items()}
     for batch, seconds in reference.items():
         rows.add(what="float16 generate", batch=batch, tokens_per_s=batch * new / seconds)
     one_1T = prompts[batches[0]][:1]
-    check_logits(lm, one_1T, rows)
+    check_logits(lm, one_1T, bitmaps, rows)
     rows.add(switch_us=switch_microseconds(lm))
     for batch, ids_NT in prompts.items():
         decoder = GraphDecoder(lm)
-        for bitmap in ("8", "4", "3", "2", "8/4"):
+        for bitmap in bitmaps:
             if perf_counter() > end:
                 return
             lm.set_bitmap(bitmap)
@@ -275,10 +277,10 @@ def profile(decoder: GraphDecoder, rows: Rows, bitmap: str) -> None:
 
 
 @torch.inference_mode()
-def check_logits(lm: SwitchableLM, ids_1T: Tensor, rows: Rows) -> None:
+def check_logits(lm: SwitchableLM, ids_1T: Tensor, bitmaps: Sequence[str], rows: Rows) -> None:
     """Steps against the same model's whole forward: the largest difference of logits, and how often both agree."""
     decoder = GraphDecoder(lm)
-    for bitmap in ("8", "4", "2"):
+    for bitmap in bitmaps:
         lm.set_bitmap(bitmap)
         new = [int(one) for one in decoder.tokens(ids_1T, new_tokens=24)]
         last_1V = decoder.cache.logits_NV.clone()  # type: ignore[union-attr]
