@@ -14,6 +14,8 @@ lever() {
     lr-double) with=(--model.lr 1e-3) ;;
     switch-dropout) with=(--model.switch_dropout 0.1) ;;
     mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
+    apiq) with=(--model.adapter_start apiq) ;;
+    mixed-apiq) lever mixed && with+=(--model.adapter_start apiq) ;;
     hard) with=(--schedule.distill 0) ;;
     kd) with=(--schedule.distill 1) ;;
     kd-all) with=(--schedule.distill 1 --model.kd_tokens all) ;;

@@ -27,6 +27,10 @@ even=("${qera[@]}" --model.rank '{4: 48, 3: 64}' --model.shared_rank 32)
 even_turns=(--schedule.bitmaps '["8", "3", "2", "4", "3", "2"]')
 even_steps=(--schedule.bitmaps '["8", "4", "3", "2"]')
 source "$(dirname "$0")/levers.sh"
+dedicated() { # dedicated-WIDTH..., then options of fit
+  local bits=${1:10:1}
+  row "$1" 1 "${even[@]}" --model.bits "[$bits]" --model.bitmaps "[16, $bits]" --schedule.bitmaps "[\"$bits\"]" "${@:2}"
+}
 run() {
   case $1 in
     before) switchq eval --model "$model" --data "$dev" --batch_size 128 --max_new_tokens 24 --output "$out/before.json" ;;
@@ -49,7 +53,8 @@ run() {
     even-instantnet-*)
       lever "${1#even-instantnet-}" && row "$1" 4 "${even[@]}" --schedule InstantNet "${even_steps[@]}" "${with[@]}" ;;
     dedicated-[8432]) # the same model for one width alone
-      row "$1" 1 "${even[@]}" --model.bits "[${1#*-}]" --model.bitmaps "[16, ${1#*-}]" --schedule.bitmaps "[\"${1#*-}\"]" ;;
+      dedicated "$1" ;;
+    dedicated-[8432]-*) lever "${1#dedicated-?-}" && dedicated "$1" "${with[@]}" ;;
     turns-qera-kd) row turns-qera-kd 1 "${qera[@]}" --schedule.distill 1 ;;
     turns-base) row turns-base 1 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.rank '{8: 0, 4: 0, 2: 0}' ;;
     turns-base-loftq) row turns-base-loftq 1 "${groups[@]}" "${turns[@]}" "${base[@]}" --model.adapter_start loftq --model.rank '{8: 0}' ;;

@@ -21,8 +21,8 @@ from switchq.errors import UserError
 from switchq.nn.linear import QuantLinear
 from switchq.nn.lora import SwitchedLora
 
-Start = Literal["zero", "loftq", "qera"]
-"""`qera` needs data, and comes after `add_adapters`: see `start_at_residual`."""
+Start = Literal["zero", "loftq", "qera", "apiq"]
+"""The last two need data, and come after `add_adapters`: `switchq.training.calibrated_start` and `block_start`."""
 
 DEFAULT_RANKS = {8: 16, 7: 16, 6: 16, 5: 32, 4: 32, 3: 32, 2: 64, FULL: 16}
 """Ranks grow as bits fall: 16, 32 and 64 at 8, 4 and 2 bits."""
@@ -91,7 +91,8 @@ def add_adapters(model: nn.Module, configs: Mapping[str, LoraConfig], start: Sta
         configs: what `adapter_configs` gives.
         start: `zero` leaves the model's outputs unchanged; `loftq` starts each adapter at the best rank-R approximation
             of what rounding to its width took away (LoftQ, Li et al. 2023, arXiv:2310.08659, with a single step, so
-            that the codes do not depend on the adapter); the shared one starts at zero, and with `qera` all do.
+            that the codes do not depend on the adapter); the shared one starts at zero, and all do with a start that
+            needs data.
     """
     for name, config in configs.items():
         config._register_custom_module({QuantLinear: SwitchedLora})

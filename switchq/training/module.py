@@ -24,6 +24,7 @@ from switchq.models.switchable import Extra
 from switchq.nn import get_switch, set_bitmap
 from switchq.nn.adapters import Start
 from switchq.quant import Grid, Symmetric
+from switchq.training.block_start import start_by_block
 from switchq.training.calibrated_start import start_from_inputs
 from switchq.training.identity import BaseIdentity
 from switchq.training.losses import LossFunctions
@@ -53,8 +54,9 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         switch_dropout: share of a pass's layers that run at another of `bits` than its bitmap says, drawn anew for
             every pass that learns; what is logged goes by the bitmap.
         adapter_start: `zero`; `loftq`: the SVD of what rounding to that width took away; `qera`: what is best for the
-            layers' outputs on the first training batches.
-        start_batches: training batches that `qera` looks at.
+            layers' outputs on the first training batches; `apiq`: from there, trained block by block on these batches.
+        start_batches: training batches that `qera` and `apiq` look at.
+        start_steps: of `apiq`, for each block and width.
         extra: also quantise the `head` and the `embeddings`.
         train_base: train the block linears' own weights too (straight-through), shared by all widths.
         learn_scales: train the grid's scales too, those of each width for itself.
@@ -99,6 +101,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         switch_dropout: float = 0.0,
         adapter_start: Start = "zero",
         start_batches: int = 8,
+        start_steps: int = 100,
         extra: Sequence[Extra] = (),
         train_base: bool = False,
         learn_scales: bool = False,
@@ -127,6 +130,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         for name, value, least in (
             ("accumulate", accumulate, 1),
             ("start_batches", start_batches, 1),
+            ("start_steps", start_steps, 1),
             ("lr", lr, 0),
             ("base_lr", base_lr, 0),
             ("kd_top_k", kd_top_k, 0),
@@ -185,14 +189,20 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
 
     def setup(self, stage: str) -> None:
         """Start the adapters from data, if that was asked for and the run is a new one."""
-        if stage == "fit" and self.hparams["adapter_start"] == "qera" and self.trainer.ckpt_path is None:
+        start = self.hparams["adapter_start"]
+        if stage == "fit" and start in ("qera", "apiq") and self.trainer.ckpt_path is None:
             source: LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
             if source is None:
-                raise UserError("adapter_start qera looks at training data, and there is no data module: use loftq")
+                raise UserError(f"adapter_start {start} looks at training data, and there is no data module: use loftq")
             self.to(self.trainer.strategy.root_device)
             batches = list(islice(source.train_dataloader(), self.hparams["start_batches"]))
-            start_from_inputs(self.model, batches, joint=self.joint_sum)
+            started = start_from_inputs(self.model, batches, joint=self.joint_sum)
             self.align_adapters()
+            if start == "apiq":
+                widths = [int(name.rpartition("_")[2]) for name in started]
+                steps, first = self.hparams["start_steps"], self.global_rank == 0
+                start_by_block(self.model, batches, widths, steps, self.joint_sum, progress=first)
+                self.align_adapters()
 
     def on_fit_start(self) -> None:
         """Check the trainer, and compile if asked to."""

@@ -1,55 +1,24 @@
 """Rounders that look at a whole block: what its rounded linears do together to its output decides.
 
-The block is given what the rounded blocks before it give out, and is to give what the float model has there:
-
-    E = mean over real tokens of |block(x~; W~) - block(x; W)|^2 / |x~|^2
-
-with x the float model's input of the block and x~ the rounded model's. Many models have a block that makes the first
-token of a text a hundred times longer than the others, until one far behind it takes that back (Sun et al. 2024,
-arXiv:2402.17762). What rounding that block does to this token would be nearly all of a plain mean in every block
-between the two, which can do nothing about it; in the length that a token comes in with, only its own block sees it.
-
-One trains W~ (SignRound, BRECQ, OmniQuant's clipping), and the block's other parts stay. Inputs and wanted outputs of
-one block are all that is kept. Blocks that are on the device together are rounded one after the other all the same.
+The block is given what the rounded blocks before it give out, and is to give what the float model has there; how far
+off it is, is E of `switchq.models.block_ends`. One trains the rounded weights (SignRound, BRECQ, OmniQuant's clipping),
+and the block's other parts stay. Inputs and wanted outputs of one block are all that is kept. Blocks that are on the
+device together are rounded one after the other all the same.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from switchq.models.block_ends import Ends
 from switchq.posttraining.ptq.rounder import Rounded, Rounder
 from switchq.posttraining.ptq.site import Linear
 from switchq.posttraining.ptq.statistics import Needs
 from switchq.quant import Grid
-
-LEAST = 1e-6
-"""Added to a token's mean square before it divides, as in a norm: a token of zeros divides by something."""
-
-
-@dataclass(frozen=True, eq=False)
-class Ends:
-    """A calibration batch at the two ends of a block.
-
-    Attributes:
-        input_BTI: x~, or x where everything is calibrated on the float model.
-        wanted_BTI: the float model's output of the block.
-        rest: what else the block's `forward` is called with, by position.
-        options: and by name.
-        real_N: flattened positions of real tokens.
-    """
-
-    input_BTI: Tensor
-    wanted_BTI: Tensor
-    rest: tuple[Any, ...]
-    options: dict[str, Any]
-    real_N: Tensor
 
 
 class Block:
@@ -79,24 +48,12 @@ class Block:
             name: linear.stored(weight_OI)
             for name, linear, weight_OI in zip(self._names, self.linears, weights, strict=True)
         }
-        input_BTI, wanted_BTI = batch.input_BTI.to(self._device), batch.wanted_BTI.to(self._device)
-        with _fast(self._device):
-            output_BTI = functional_call(self.module, tried, (input_BTI, *batch.rest), batch.options)
-        output_NI, wanted_NI, input_NI = (
-            one_BTI.flatten(0, -2).index_select(0, batch.real_N).float()
-            for one_BTI in (output_BTI, wanted_BTI, input_BTI)
-        )
-        return ((output_NI - wanted_NI).square().mean(-1) / (input_NI.square().mean(-1) + LEAST)).mean()
 
+        def run(*arguments: Any, **options: Any) -> Tensor:
+            output: Tensor = functional_call(self.module, tried, arguments, options)
+            return output
 
-@contextmanager
-def _fast(device: torch.device) -> Iterator[None]:
-    """On a GPU products are of bfloat16, and attention is the one whose gradient is the same each time."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.autocast("cuda", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        yield
+        return batch.error(run, self._device)
 
 
 @dataclass(frozen=True)

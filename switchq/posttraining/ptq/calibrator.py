@@ -21,10 +21,10 @@ from transformers import PreTrainedModel
 
 from switchq.errors import UserError
 from switchq.models import blocks_of
+from switchq.models.block_ends import Ends
+from switchq.models.blocks import Forward, run_blocks, wrapped_blocks
 from switchq.models.logits import hidden_states
-from switchq.posttraining.blocks import Forward, run_blocks, wrapped_blocks
 from switchq.posttraining.calibration import Batch
-from switchq.posttraining.ptq.blockwise import Ends
 from switchq.posttraining.ptq.lockstep import Lockstep, pause
 from switchq.posttraining.ptq.site import Site
 from switchq.posttraining.ptq.statistics import Accumulator, Needs

@@ -28,10 +28,10 @@ from transformers import PreTrainedModel
 
 from switchq.bitmap import FULL
 from switchq.models import blocks_of, logits_at
+from switchq.models.blocks import Forward, block_index, wrapped_blocks
 from switchq.models.inference import eval_mode
 from switchq.nn import SwitchLayer, at, switch_layers
 from switchq.parallel import split_sum
-from switchq.posttraining.blocks import Forward, block_index, wrapped_blocks
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.sensitivity.kept import Summed
 from switchq.posttraining.sensitivity.one_layer import layer_at

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from switchq.posttraining.ptq.blockwise import Block, Ends
+from switchq.models.block_ends import Ends
+from switchq.posttraining.ptq.blockwise import Block
 from switchq.posttraining.ptq.site import Linear
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from switchq.models import blocks_of
+from switchq.models.blocks import Forward, block_index, wrapped_blocks
 from switchq.nn import switch_layers
-from switchq.posttraining.blocks import Forward, block_index, wrapped_blocks
 from switchq.posttraining.sensitivity.one_layer import layer_at
 
 from .conftest import MakeSwitchable, state

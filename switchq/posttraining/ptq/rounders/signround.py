@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from switchq.errors import UserError
-from switchq.posttraining.ptq.blockwise import Block, BlockRounder, Ends
+from switchq.models.block_ends import Ends
+from switchq.posttraining.ptq.blockwise import Block, BlockRounder
 from switchq.posttraining.ptq.rounder import Rounded
 from switchq.quant import Grid
 from switchq.quant.offset import OffsetRounding

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from switchq.models import architecture_of, blocks_of
+from switchq.models.load import architecture_of, blocks_of
 from switchq.models.logits import hidden_states
 from switchq.nn import SwitchLayer
 
