@@ -51,7 +51,7 @@ def eval_(
         batch_size: questions a batch.
         max_new_tokens: most tokens of an answer; by default what the checkpoint was trained beside, or 32.
         window: tokens of a text window; the model's context window by default.
-        prefer: of an artifact on a CPU: the fastest layers (speed, the default) or the smallest (memory).
+        prefer: of an artifact on a CPU: map its files (speed, the default), or read them for a lower peak (memory).
         device: auto, cpu, cuda, cuda:1, ...
         devices: split the work over so many GPUs, or processes on the CPU; the results are the same.
         output: JSON file for the results: a list with one record per bitmap, in the order given.

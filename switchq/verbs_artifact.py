@@ -69,7 +69,7 @@ def generate(
         temperature: of the sampling; 0 takes the likeliest token.
         top_k: sample among the so many likeliest tokens.
         seed: of the sampling.
-        prefer: on a CPU, the fastest layers or the smallest: `memory` holds 2 bits in half the bytes.
+        prefer: on a CPU, map the files (`speed`), or read them for a lower peak of memory (`memory`).
         device: auto, cpu or cuda.
     """
     settings = dict(locals())
@@ -99,7 +99,7 @@ def bench(
         new_tokens: tokens to generate after the first.
         repeats: times to repeat each; the fastest counts.
         batch: sequences at once.
-        prefer: on a CPU, the fastest layers or the smallest: `memory` holds 2 bits in half the bytes.
+        prefer: on a CPU, map the files (`speed`), or read them for a lower peak of memory (`memory`).
         device: auto, cpu or cuda.
         threads: of PyTorch; all cores by default.
         output: JSON file for the figures.

@@ -14,7 +14,7 @@ from switchq.evaluation import check_writable, write_json
 from switchq.evaluation.provenance import versions
 from switchq.inference import Artifact
 from switchq.inference.bench import FLOAT, Speed, bench
-from switchq.inference.kernels import Prefer
+from switchq.inference.source import Prefer
 from switchq.inference.tuning import machine
 from switchq.models import pick_device
 

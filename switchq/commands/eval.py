@@ -24,7 +24,7 @@ from switchq.evaluation import (
     write_predictions,
     write_results,
 )
-from switchq.inference.kernels import Prefer
+from switchq.inference.source import Prefer
 from switchq.models import context_window, pick_device
 from switchq.nn import get_switch
 from switchq.parallel import is_first

@@ -6,7 +6,7 @@ from switchq.commands.quiet import quiet
 from switchq.errors import UserError
 from switchq.evaluation.memory import MB
 from switchq.inference import SwitchableLM
-from switchq.inference.kernels import Prefer
+from switchq.inference.source import Prefer
 from switchq.inference.stream import read_schedule, stream
 from switchq.models import pick_device
 

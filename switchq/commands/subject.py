@@ -15,7 +15,7 @@ from switchq.data.squad import Question, read_squad
 from switchq.data.training_data import subset
 from switchq.errors import UserError
 from switchq.inference import SwitchableLM
-from switchq.inference.kernels import Prefer
+from switchq.inference.source import Prefer
 from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.models.device import own_gpu
 from switchq.quant import Asymmetric, Grid, Nested, Symmetric

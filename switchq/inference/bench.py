@@ -17,8 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from switchq.evaluation.memory import MB, peak_memory
-from switchq.inference.kernels import Prefer
 from switchq.inference.model import SwitchableLM
+from switchq.inference.source import Prefer
 from switchq.inference.steps.decoder import Decoder
 from switchq.models import load_config
 

@@ -1,22 +1,21 @@
 """A linear layer that runs from an artifact's planes, and its entry in the model's switch.
 
-A width is prepared once: its planes are read and its kernel is packed. After that a switch writes two attributes. The
-adapter's product and what the kernel leaves to add share one pair of low-rank factors,
+A width is prepared once: its planes are read and its kernel is packed. After that a switch writes two attributes.
 
-    y = kernel(x) + bias + [x A^T, sum(x)] [scaling x B, offset]^T
+    y = kernel(x) + bias + x A^T (scaling x B)^T
 
 A long input is multiplied with the decoded weight where that is faster than the kernel.
 """
 
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from switchq.bitmap import Bitmap
 from switchq.inference.kernels import Kernel, Plain
-from switchq.inference.low_rank import Factors, LowRank, RoundedLowRank
+from switchq.inference.low_rank import Factors, LowRank
+from switchq.inference.rounded_low_rank import RoundedLowRank
 from switchq.inference.tuning import Timing
 from switchq.nn.switch import SwitchLayer
 from switchq.quant import Grid, Params
@@ -50,7 +49,7 @@ class Ready(NamedTuple):
         long: tokens from which on the weight is decoded instead; None for never.
         bits: the width.
         adapters: whether the adapter is in.
-        low: the adapter's factors, and what the kernel leaves to add; None if there is nothing to add.
+        low: the adapter's factors; None without one.
     """
 
     kernel: Kernel
@@ -100,22 +99,16 @@ class PackedLinear(nn.Module):
             kernel, timing = self.source.kernel(self.name, bits)
         long = timing.tokens_to_decode if timing is not None else None
         low: Factors | None = self._factors(kernel, bits, adapters)
-        if isinstance(low, LowRank) and kernel.rounded_factors and RoundedLowRank.fits(low.low_RI):
+        if isinstance(low, LowRank) and kernel.rounded_factors:
             low = RoundedLowRank(low.low_RI, low.high_RO)
         return Ready(kernel, timing, long, bits, adapters, low)
 
     def _factors(self, kernel: Kernel, bits: int, adapters: bool) -> LowRank | None:
-        """A, with a row of ones where the kernel leaves an offset to add, and B^T, with the offset as its last row."""
-        lows, highs = [], []
-        if adapters and (trained := self.source.adapter(self.name, bits)) is not None:
-            lows.append(trained[0])
-            highs.append(trained[1].T)
-        if kernel.offset_O is not None:
-            lows.append(torch.ones(1, self.shape[1]))
-            highs.append(kernel.offset_O.unsqueeze(0))
-        if not lows:
+        """A and B^T, as the kernel wants them."""
+        trained = self.source.adapter(self.name, bits) if adapters else None
+        if trained is None:
             return None
-        low_RI, high_RO = torch.cat(lows), torch.cat(highs)
+        low_RI, high_RO = trained[0], trained[1].T
         if not kernel.rows:
             return LowRank(low_RI, high_RO.contiguous())
         even = (0, 0, 0, len(low_RI) % 2)
@@ -141,11 +134,8 @@ class PackedLinear(nn.Module):
         return ready.kernel.layer(x_NI, self.bias, ready.low)
 
     def _decoded(self, ready: Ready) -> Plain:
-        """The weight as floats; what the kernel leaves to add is in the factors here, too."""
-        params = self.levels(ready.bits)
-        if ready.kernel.offset_O is not None:
-            params = {**params, "offset": torch.zeros_like(params["offset"])}
-        return Plain(self.source.codes(self.name, ready.bits), params, self.grid)
+        """The weight as floats."""
+        return Plain(self.source.codes(self.name, ready.bits), self.levels(ready.bits), self.grid)
 
     def _exact(self, ready: Ready) -> Factors | None:
         """The factors as they are stored."""

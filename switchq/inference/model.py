@@ -15,9 +15,9 @@ from switchq.bitmap import Bitmap
 from switchq.errors import UserError
 from switchq.inference.artifact import Artifact
 from switchq.inference.heap import give_back_at_once
-from switchq.inference.kernels import Prefer, bag_products, check_preference
+from switchq.inference.kernels import integer_products
 from switchq.inference.linear import PackedLayer, PackedLinear, Ready
-from switchq.inference.source import ArtifactSource
+from switchq.inference.source import ArtifactSource, Prefer, check_preference
 from switchq.inference.steps.decoder import Decoder
 from switchq.inference.steps.pick import decoder_for
 from switchq.models import load_config, load_tokenizer
@@ -58,24 +58,24 @@ class SwitchableLM:
             device: where to run.
             dtype: of activations and of what is not packed: float32 on a CPU, elsewhere float16 (the default) or
                 bfloat16.
-            prefer: `speed`; or `memory`, which on a CPU holds 2 bits in 2 bits, where the fastest product holds them in
-                4, reads planes instead of mapping them, and has malloc give large buffers back at once, for the whole
-                process; on a GPU every width is held in its own bits in any case.
+            prefer: `speed`; or `memory`, which on a CPU reads planes instead of mapping them, and has malloc give large
+                buffers back at once, for the whole process.
 
         Raises:
             UserError: missing, damaged, of a newer version; a bitmap that it does not hold; no such device, or one
                 that cannot run this.
 
         Warns:
-            UserWarning: this PyTorch has no product of 2 bits, so that `memory` holds them in 4, too.
+            UserWarning: no machine code can be made on this machine, so that weights are decoded in every call.
         """
         check_preference(prefer)
         place = pick_device(str(device))
         artifact = Artifact(folder)
-        if prefer == "memory" and packed and place.type == "cpu":
-            give_back_at_once()
-            if not bag_products():
-                warnings.warn("this PyTorch has no product of 2 bits: they are held in 4, as for speed", stacklevel=2)
+        if packed and place.type == "cpu":
+            if prefer == "memory":
+                give_back_at_once()
+            if not integer_products():
+                warnings.warn("LLVM makes no code here: weights are decoded in every call, which is slow", stacklevel=2)
         source = ArtifactSource(artifact, packed, place, _dtype_on(place, dtype), prefer)
         model = _build(artifact, source)
         layers = artifact.manifest.layers

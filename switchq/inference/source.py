@@ -1,11 +1,14 @@
 """The tensors of an artifact as a model's layers ask for them, for the device that the model runs on."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
+from switchq.errors import UserError
 from switchq.inference.artifact import Artifact
 from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore
-from switchq.inference.kernels import Kernel, Plain, Prefer, choose
+from switchq.inference.kernels import Kernel, Plain, choose
 from switchq.inference.table import (
     HalfEmbedding,
     HalfHead,
@@ -18,6 +21,19 @@ from switchq.inference.tuning import Timing, timing
 from switchq.quant import Grid, Params
 from switchq.quant.planes import pack_planes, unpack_planes
 
+Prefer = Literal["speed", "memory"]
+"""How an artifact is read on a CPU."""
+
+
+def check_preference(prefer: str) -> None:
+    """Make sure that `prefer` is one of those that there are.
+
+    Raises:
+        UserError: it is not.
+    """
+    if prefer not in get_args(Prefer):
+        raise UserError(f"prefer is {' or '.join(get_args(Prefer))}, not {prefer!r}")
+
 
 class ArtifactSource:
     """The tensors of an artifact, as `switchq.inference.linear.Source` asks for them.
@@ -27,7 +43,7 @@ class ArtifactSource:
         packed: False multiplies in float32 everywhere, with the numbers of training.
         device: where the model runs; on another than a CPU, planes are kept there as words.
         dtype: of the model's activations.
-        prefer: what layers are packed for on a CPU, `speed` or `memory`.
+        prefer: whether tensors are mapped (`speed`), or read (`memory`).
     """
 
     def __init__(
@@ -74,7 +90,7 @@ class ArtifactSource:
             tiles = self.store.planes(layer, self._planes(layer, bits), shape)
             halves = {name: value.to(self.device, torch.float16) for name, value in params.items()}
             return PlanesKernel(tiles, halves, shape[1], self.dtype), None
-        kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed, self.prefer)
+        kernel = choose(self.codes(layer, bits), params, bits, self.grid, self.packed)
         if isinstance(kernel, Plain):
             return kernel, None
         outputs, inputs = self.artifact.manifest.layers[layer]

@@ -1,32 +1,23 @@
 """Packed products against the decoded weight in float64."""
 
-import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from switchq.bitmap import WIDTHS
-from switchq.inference.kernels import (
-    Bags,
-    Int4,
-    Int8,
-    Kernel,
-    Plain,
-    bag_products,
-    choose,
-    exact_products,
-)
+from switchq.inference.kernels import Integer, Plain, choose, integer_products
+from switchq.inference.kernels.machine import pairs, product
+from switchq.inference.kernels.packing import Layout
 from switchq.quant import Nested, Params
 
 OUTPUTS, INPUTS = 48, 256
-
-LARGEST = [largest for largest in (63, 127) if exact_products(largest)]
-"""Largest integers of `Int8`'s activations that this processor sums exactly."""
 
 
 def coded(bits: int, group_size: int | None, seed: int = 0) -> tuple[Nested, Tensor, Params]:
@@ -36,100 +27,198 @@ def coded(bits: int, group_size: int | None, seed: int = 0) -> tuple[Nested, Ten
     return grid, grid.encode(weight_OI, params, bits).to(torch.int8), params
 
 
-def full(kernel: Kernel, x_NI: Tensor) -> Tensor:
-    """The product with what the caller adds."""
-    y_NO = kernel.product(x_NI)
-    return y_NO if kernel.offset_O is None else y_NO + x_NI.sum(-1, keepdim=True) * kernel.offset_O
+def drawn(bits: int, shape: tuple[int, int], groups: int, seed: int) -> tuple[Tensor, Params]:
+    """Codes over their whole range, and scales and offsets that float16 holds."""
+    generator, lowest = torch.Generator().manual_seed(seed), 2 ** (bits - 1)
+    codes_OI = torch.randint(-lowest, lowest, shape, generator=generator, dtype=torch.int8)
+    levels = {name: torch.randn(shape[0], groups, generator=generator).half().float() for name in ("scale", "offset")}
+    return codes_OI, levels
+
+
+def largest(bits: int) -> float:
+    return 32767.0 if bits > 4 else 32639.0
+
+
+def check(
+    codes_OI: Tensor, params: Params, bits: int, x_NI: Tensor, y_NO: Tensor, bias_O: Tensor | None = None
+) -> None:
+    """Activations are off by half a step, sums by float32's last place."""
+    size = codes_OI.shape[1] // params["scale"].shape[1]
+    weight_OI = Nested(size).decode(codes_OI, {name: value.double() for name, value in params.items()})
+    exact_NO = F.linear(x_NI.double(), weight_OI, None if bias_O is None else bias_O.double())
+    step_N1 = x_NI.double().abs().amax(-1, keepdim=True) / largest(bits)
+    scale_OI, offset_OI = (params[name].double().abs().repeat_interleave(size, 1) for name in ("scale", "offset"))
+    sizes_OI = scale_OI * 2 ** (bits + 1) + offset_OI  # of a stored code, and of what is taken off
+    lost_NO = (
+        0.5 * step_N1 * weight_OI.abs().sum(1) + 2**-20 * x_NI.double().abs() @ sizes_OI.T + 2**-22 * exact_NO.abs()
+    )
+    assert ((y_NO.double() - exact_NO).abs() <= 1.01 * lost_NO + 1e-30).all()
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
-@pytest.mark.parametrize("group_size", [None, 32, 64, 128], ids=str)
-@given(seed=st.integers(0, 2**31), tokens=st.integers(1, 5), outlier=st.sampled_from((1.0, 50.0)))
-@settings(max_examples=5, deadline=None)
-def test_int4_rounds_only_activations_and_results(
-    bits: int, group_size: int | None, seed: int, tokens: int, outlier: float
+@given(
+    outputs=st.integers(1, 40),
+    groups=st.integers(1, 9),
+    size=st.integers(1, 150),
+    tokens=st.integers(1, 9),
+    outlier=st.sampled_from((1.0, 1000.0)),
+    biased=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=40, deadline=None)
+def test_only_activations_are_rounded(
+    bits: int, outputs: int, groups: int, size: int, tokens: int, outlier: float, biased: bool, seed: int
 ) -> None:
-    """With activations that bfloat16 holds, levels and results are off by half of their last place.
-
-    A lower product is at most sum |x| x scale x its largest code, and the upper one at most the result and that.
-    """
-    grid, codes_OI, params = coded(bits, group_size, seed)
-    x_NI = torch.randn(tokens, INPUTS, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
-    x_NI[:, 7] *= outlier
-    x_NI = x_NI.bfloat16().float()
-    exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
-    scale_OI = params["scale"].double().repeat_interleave(INPUTS // params["scale"].shape[1], 1)
-    lower_NO = (x_NI.double().abs() @ scale_OI.T) * (2 ** max(bits - 4, 0) - 1)
-    levels_NO = x_NI.double().abs() @ grid.decode(codes_OI, params).double().abs().T
-    error_NO = (full(Int4(codes_OI, params, bits), x_NI).double() - exact_NO).abs()
-    assert (error_NO <= 2**-9 * (exact_NO.abs() + levels_NO + 4 * lower_NO) * 1.01 + 1e-6 * x_NI.abs().sum()).all()
+    """Any shape and any groups: filled up, side by side, in one block or in several."""
+    codes_OI, params = drawn(bits, (outputs, groups * size), groups, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x_NI = torch.randn(tokens, groups * size, generator=generator)
+    x_NI[:, -1] *= outlier
+    bias_O = torch.randn(outputs, generator=generator) if biased else None
+    kernel = Integer(codes_OI, params, bits)
+    check(codes_OI, params, bits, x_NI, kernel.layer(x_NI, bias_O, None), bias_O)
 
 
-@pytest.mark.parametrize("largest", LARGEST)
-@pytest.mark.parametrize("bits", WIDTHS)
-@given(seed=st.integers(0, 2**31), tokens=st.integers(1, 5), outlier=st.sampled_from((1.0, 1000.0)))
-@settings(max_examples=5, deadline=None)
-def test_int8_rounds_activations_to_13_or_15_bits(
-    bits: int, largest: int, seed: int, tokens: int, outlier: float
-) -> None:
-    grid, codes_OI, params = coded(bits, None, seed)
-    x_NI = torch.randn(tokens, INPUTS, generator=torch.Generator().manual_seed(seed))
-    x_NI[:, 7] *= outlier
-    exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
-    step_N1 = x_NI.abs().amax(-1, keepdim=True) / (2 * largest**2)
-    codes_O = (codes_OI.double().abs().sum(-1)) * params["scale"].squeeze(-1)
-    error_NO = (full(Int8(codes_OI, params, largest), x_NI).double() - exact_NO).abs()
-    assert (error_NO <= 0.5 * step_N1 * codes_O * 1.01 + 1e-5 * exact_NO.abs().max()).all()
-
-
-@pytest.mark.parametrize("largest", LARGEST)
-def test_int8_loses_no_more_than_rounding_does(largest: int) -> None:
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_no_more_is_lost_than_by_rounding(bits: int) -> None:
     """Over a million activations, errors are those of a number's last place, evenly spread: step / sqrt(12)."""
-    grid, codes_OI, params = coded(8, None)
+    grid, codes_OI, params = coded(bits, None)
     x_NI = torch.randn(4096, INPUTS)
-    exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
-    step_N1 = x_NI.double().abs().amax(-1, keepdim=True) / (2 * largest**2)
-    spread_O = (codes_OI.double() * params["scale"]).square().sum(-1).sqrt() / 12**0.5
-    relative_NO = (full(Int8(codes_OI, params, largest), x_NI) - exact_NO) / (step_N1 * spread_O)
+    weight_OI = grid.decode(codes_OI, params).double()
+    step_N1 = x_NI.double().abs().amax(-1, keepdim=True) / largest(bits)
+    spread_O = weight_OI.square().sum(-1).sqrt() / 12**0.5
+    relative_NO = (Integer(codes_OI, params, bits).product(x_NI) - x_NI.double() @ weight_OI.T) / (step_N1 * spread_O)
     assert 0.9 < relative_NO.square().mean().sqrt() < 1.1
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
-@given(
-    outputs=st.integers(1, 70),
-    groups=st.integers(1, 5),
-    size=st.integers(1, 70),
-    tokens=st.integers(1, 5),
-    seed=st.integers(0, 2**31),
-)
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("groups", [1, 8, 16, 64], ids=lambda groups: f"groups of {512 // groups}")
+def test_the_largest_codes_and_activations_do_not_overflow(bits: int, groups: int) -> None:
+    ends = torch.tensor([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1], dtype=torch.int8)
+    codes_OI = ends.repeat_interleave(2)[:, None].repeat(1, 512)
+    ones_OG = torch.ones(4, groups)
+    kernel = Integer(codes_OI, {"scale": ones_OG, "offset": 0 * ones_OG}, bits)
+    for sign in (1.0, -1.0):
+        exact_O = sign * 512.0 * codes_OI[:, 0]
+        torch.testing.assert_close(kernel.product(torch.full((1, 512), sign))[0], exact_O, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_a_token_does_not_notice_the_others(bits: int) -> None:
+    _, codes_OI, params = coded(bits, 64)
+    kernel = Integer(codes_OI, params, bits)
+    x_NI = torch.randn(7, INPUTS) * torch.logspace(-2, 3, 7).unsqueeze(-1)
+    alone = torch.cat([kernel.product(row.unsqueeze(0)) for row in x_NI])
+    torch.testing.assert_close(kernel.product(x_NI), alone, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_threads_find_what_one_does(threads: int, tokens: int) -> None:
+    """In a process of its own: the number of threads is the process's."""
+    code = f"""
+import torch
+from switchq.inference.kernels import Integer
+torch.manual_seed(0)
+codes_OI = torch.randint(-8, 8, (701, 512), dtype=torch.int8)
+params = {{name: torch.randn(701, 8).half().float() for name in ("scale", "offset")}}
+kernel, x_NI = Integer(codes_OI, params, 4), torch.randn({tokens}, 512)
+found = []
+for threads in (1, {threads}):
+    torch.set_num_threads(threads)
+    found.append(kernel.product(x_NI))
+print(torch.equal(*found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
+def test_callers_do_not_meet() -> None:
+    """Python's threads may use a kernel at the same time."""
+    _, codes_OI, params = coded(4, 64)
+    kernel = Integer(codes_OI, params, 4)
+    given = [torch.randn(5, INPUTS) for _ in range(8)]
+    expected, found = [kernel.product(x_NI) for x_NI in given], [torch.empty(0)] * 8
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            found[number] = kernel.product(given[number])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_inputs_that_are_not_contiguous() -> None:
+    _, codes_OI, params = coded(4, 64)
+    kernel, x_IN = Integer(codes_OI, params, 4), torch.randn(INPUTS, 3)
+    assert torch.equal(kernel.product(x_IN.T), kernel.product(x_IN.T.contiguous()))
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_spoils_its_own_token(bits: int, bad: float) -> None:
+    _, codes_OI, params = coded(bits, None)
+    kernel, x_NI = Integer(codes_OI, params, bits), torch.randn(3, INPUTS)
+    exact_NO = kernel.product(x_NI)
+    x_NI[1, 5] = bad
+    found_NO = kernel.product(x_NI)
+    assert found_NO[1].isnan().all()
+    assert torch.equal(found_NO[::2], exact_NO[::2])
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_zero_activations(bits: int) -> None:
+    _, codes_OI, params = coded(bits, None)
+    assert torch.equal(Integer(codes_OI, params, bits).product(torch.zeros(2, INPUTS)), torch.zeros(2, OUTPUTS))
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("size", [16, 64, 256])
+def test_without_x86s_instructions(bits: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written out, products come to the same bits."""
+    if not pairs.has_instructions():
+        pytest.skip("this processor has no AVX2, so all others run what is written out")
+    codes_OI, params = drawn(bits, (OUTPUTS, INPUTS), INPUTS // size, 0)
+    x_NI, kernel = torch.randn(5, INPUTS), Integer(codes_OI, params, bits)
+    usual_NO = kernel.product(x_NI)
+    monkeypatch.setattr(pairs, "has_instructions", lambda: False)
+    kernel.call = product.__wrapped__(Layout.of(bits, size))
+    assert torch.equal(kernel.product(x_NI), usual_NO)
+
+
+def test_without_a_pool_one_thread_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes_OI, params = drawn(4, (OUTPUTS, INPUTS), 4, 0)
+    x_NI, kernel = torch.randn(5, INPUTS), Integer(codes_OI, params, 4)
+    usual_NO = kernel.product(x_NI)
+    monkeypatch.setattr("switchq.inference.kernels.machine.entry.shares_threads", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr("switchq.inference.kernels.integer.ENOUGH", 0)
+    kernel.call = product.__wrapped__(Layout.of(4, 64))
+    assert torch.equal(kernel.product(x_NI), usual_NO)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@given(groups=st.integers(1, 9), size=st.integers(1, 300), seed=st.integers(0, 2**31))
 @settings(max_examples=30, deadline=None)
-def test_bags_lose_only_what_float32_sums_do(
-    bits: int, outputs: int, groups: int, size: int, tokens: int, seed: int
-) -> None:
-    """Any shape, any groups: each of at most size + groups + a few operations loses half of float32's last place."""
-    generator = torch.Generator().manual_seed(seed)
-    shape, lowest = (outputs, groups * size), 2 ** (bits - 1)
-    codes_OI = torch.randint(-lowest, lowest, shape, generator=generator, dtype=torch.int8)
-    params = {name: torch.randn(outputs, groups, generator=generator).half().float() for name in ("scale", "offset")}
-    x_NI = torch.randn(tokens, groups * size, generator=generator)
-    x_NI[:, -1] *= 50
-    exact_NO = x_NI.double() @ Nested(size).decode(codes_OI, params).double().T
-    scale_OI, offset_OI = (params[name].double().abs().repeat_interleave(size, 1) for name in ("scale", "offset"))
-    largest_OI = scale_OI * 3 * 2 ** (4 - 1 if bits > 2 else 1) + offset_OI  # a code, unsigned, and the bias
-    most_NO = x_NI.double().abs() @ largest_OI.T
-    error_NO = (Bags(codes_OI, params, bits).product(x_NI).double() - exact_NO).abs()
-    assert (error_NO <= 2**-24 * (2 * size + groups + 8) * most_NO).all()
-
-
-def test_a_token_does_not_notice_the_others() -> None:
-    for bits, kind in ((8, Int8), (4, Int4), (2, Bags)):
-        grid, codes_OI, params = coded(bits, None)
-        kernel = choose(codes_OI, params, bits, grid, prefer="memory")
-        assert isinstance(kernel, kind)
-        x_NI = torch.randn(6, INPUTS) * torch.logspace(-2, 3, 6).unsqueeze(-1)
-        together = kernel.product(x_NI)
-        alone = torch.cat([kernel.product(row.unsqueeze(0)) for row in x_NI])
-        torch.testing.assert_close(together, alone, rtol=1e-2 if kind is Int4 else 1e-6, atol=1e-4)
+def test_packed_codes_come_back(bits: int, groups: int, size: int, seed: int) -> None:
+    """Read one by one, by what the module says of where they lie."""
+    layout, lowest = Layout.of(bits, size), 2 ** (bits - 1) if bits <= 4 else 0
+    codes_OI, _ = drawn(bits, (2, groups * size), groups, seed)
+    packed_OP = layout.pack(codes_OI, groups, lowest)
+    bundle = layout.side * layout.blocks(size) * layout.width
+    for row in range(2):
+        for column in range(groups * size):
+            group, inside = divmod(column, size)
+            block, place = divmod(inside, layout.block)
+            field, k = divmod(place, layout.width)
+            beside = (block * layout.side + group % layout.side) * layout.width
+            byte = int(packed_OP[row, group // layout.side * bundle + beside + k])
+            code = byte >> (field * layout.field) & (2**layout.field - 1)
+            assert (code - lowest if bits <= 4 else code - 256 * (code > 127)) == codes_OI[row, column]
 
 
 @pytest.mark.parametrize("chunk", [1, 7 * INPUTS, 2**18], ids=["a row", "unevenly", "at once"])
@@ -144,86 +233,26 @@ def test_plain_multiplies_some_rows_at_a_time(
     torch.testing.assert_close(Plain(codes_OI, params, grid).product(x_NI).double(), exact_NO, rtol=1e-5, atol=1e-5)
 
 
-def test_zero_activations() -> None:
-    for bits in (8, 4, 2):
-        grid, codes_OI, params = coded(bits, None)
-        kernel = choose(codes_OI, params, bits, grid, prefer="memory")
-        assert torch.equal(kernel.product(torch.zeros(2, INPUTS)), torch.zeros(2, OUTPUTS))
+def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, codes_OI, params = coded(4, None)
+    assert type(choose(codes_OI, params, 4, grid)) is Integer
+    assert type(choose(codes_OI, params, 4, grid, packed=False)) is Plain
+    monkeypatch.setattr("switchq.inference.kernels.choice.integer_products", lambda: False)
+    assert type(choose(codes_OI, params, 4, grid)) is Plain
 
 
-@pytest.mark.parametrize(
-    ("bits", "group_size", "expected"),
-    [(8, None, Int8), (5, None, Int8), (4, None, Int4), (2, None, Int4), (8, 64, Int4), (3, 32, Int4), (4, 16, Plain)],
-)
-def test_choice(bits: int, group_size: int | None, expected: type[Kernel]) -> None:
-    grid, codes_OI, params = coded(bits, group_size)
-    assert type(choose(codes_OI, params, bits, grid)) is expected
-    assert type(choose(codes_OI, params, bits, grid, packed=False)) is Plain
+def test_where_llvm_makes_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("no such target")
+
+    assert integer_products()
+    monkeypatch.setattr("switchq.inference.kernels.integer.product", refused)
+    assert not integer_products.__wrapped__()
 
 
-@pytest.mark.parametrize(
-    ("bits", "group_size", "expected"),
-    [(8, None, Int8), (8, 16, Plain), (4, None, Int4), (4, 16, Bags), (3, 32, Int4), (2, None, Bags), (2, 16, Bags)],
-)
-def test_choice_for_memory(bits: int, group_size: int | None, expected: type[Kernel]) -> None:
-    grid, codes_OI, params = coded(bits, group_size)
-    assert type(choose(codes_OI, params, bits, grid, prefer="memory")) is expected
-    assert type(choose(codes_OI, params, bits, grid, packed=False, prefer="memory")) is Plain
-
-
-@pytest.mark.parametrize("largest", LARGEST)
-def test_the_largest_codes_and_activations_do_not_saturate(largest: int) -> None:
-    codes_OI = torch.tensor([-128, 127], dtype=torch.int8).repeat_interleave(8)[:, None].repeat(1, 512)
-    ones_O1 = torch.ones(16, 1)
-    kernel = Int8(codes_OI, {"scale": ones_O1, "offset": 0 * ones_O1}, largest)
-    for sign in (1.0, -1.0):
-        exact_O = sign * 512.0 * codes_OI[:, 0]
-        torch.testing.assert_close(kernel.product(torch.full((1, 512), sign))[0], exact_O, rtol=1e-6, atol=0)
-
-
-@pytest.mark.skipif(not exact_products(63), reason="PyTorch has no FBGEMM here")
-@pytest.mark.parametrize("instructions", ["AVX2", "AVX512"])
-def test_a_processor_whose_products_saturate_takes_narrower_activations(instructions: str) -> None:
-    """FBGEMM can be kept from the instructions that the processor has, before it first looks for them."""
-    code = (
-        "import torch; from switchq.inference.kernels import choose, exact_products, largest_activation\n"
-        "from switchq.quant import Nested\n"
-        "codes, ones = torch.ones(16, 32, dtype=torch.int8), torch.ones(16, 1)\n"
-        "kernel = choose(codes, {'scale': ones, 'offset': ones}, 8, Nested())\n"
-        "print(exact_products(127), largest_activation(), type(kernel).__name__, kernel.split.largest)"
-    )
-    environment = {**os.environ, "FBGEMM_ENABLE_INSTRUCTIONS": instructions}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "63", "Int8", "63"]
-
-
-def test_without_the_operator_there_is_no_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> None:
-        raise AttributeError("no such operator")
-
-    monkeypatch.setattr("switchq.inference.kernels.int8._packed", missing)
-    assert not exact_products.__wrapped__(127)
-    assert not exact_products.__wrapped__(63)
-
-
-def test_without_the_operator_there_are_no_bags(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> None:
-        raise AttributeError("no such operator")
-
-    assert bag_products()
-    monkeypatch.setattr("switchq.inference.kernels.bags._bags", missing)
-    assert not bag_products.__wrapped__()
-
-
-def test_memory_falls_with_bits() -> None:
-    held = {bits: choose(*coded(bits, None)[1:], bits, Nested()).resident_bytes for bits in (8, 4, 2)}
-    assert held[8] >= OUTPUTS * INPUTS > held[4]
-    assert held[4] == held[2] == OUTPUTS * INPUTS // 2 + OUTPUTS * 4
-
-
-@pytest.mark.parametrize(("group_size", "groups"), [(None, 1), (64, 4)])
-def test_two_bits_take_two_bits_for_memory(group_size: int | None, groups: int) -> None:
-    """And 4 bytes for each input, and for each group of each output."""
-    grid, codes_OI, params = coded(2, group_size)
-    kernel = choose(codes_OI, params, 2, grid, prefer="memory")
-    assert kernel.resident_bytes == OUTPUTS * INPUTS // 4 + 4 * INPUTS + 4 * OUTPUTS * groups
+@pytest.mark.parametrize("group_size", [None, 64], ids=["rows", "groups"])
+def test_memory_falls_with_bits(group_size: int | None) -> None:
+    """By the bits of a weight and 32 a group."""
+    held = {bits: choose(*coded(bits, group_size)[1:], bits, Nested()).resident_bytes for bits in (8, 4, 2)}
+    levels = 4 * OUTPUTS * (INPUTS // (group_size or INPUTS))
+    assert held == {bits: OUTPUTS * INPUTS * bits // 8 + levels for bits in held}

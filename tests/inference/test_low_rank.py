@@ -11,21 +11,15 @@ from transformers import PreTrainedModel
 
 from switchq.inference import Exported, SwitchableLM
 from switchq.inference.linear import PackedLinear
-from switchq.inference.low_rank import FEW, LowRank, RoundedLowRank
+from switchq.inference.low_rank import LowRank
+from switchq.inference.rounded_low_rank import RoundedLowRank
 from switchq.nn import get_switch
 
-HALF = 2**-8
-"""Most that bfloat16 loses, of a number; a code loses half a step of a row's largest 127th, or a little more."""
 
-
-@given(
-    tokens=st.integers(1, 2 * FEW),
-    rank=st.sampled_from((16, 48, 64)),
-    outputs=st.integers(1, 40),
-    seed=st.integers(0, 2**31),
-)
+@given(tokens=st.integers(1, 9), rank=st.integers(1, 70), outputs=st.integers(1, 40), seed=st.integers(0, 2**31))
 @settings(max_examples=30, deadline=None)
 def test_nothing_is_lost_but_by_rounding(tokens: int, rank: int, outputs: int, seed: int) -> None:
+    """A code loses half a step of a row's largest 127th or a little more, an activation half the largest 32767th."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((tokens, 96), (rank, 96), (rank, outputs), (tokens, outputs))
     single = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -33,36 +27,32 @@ def test_nothing_is_lost_but_by_rounding(tokens: int, rank: int, outputs: int, s
     exact_NR = x_NI @ low_RI.T
     exact_NO = y_NO + exact_NR @ high_RO
     step_R, step_O = low_RI.abs().amax(1) / 127 * 1.01, high_RO.abs().amax(0) / 127 * 1.01
-    sizes_NR = x_NI.abs() @ low_RI.abs().T
-    lost_NR = 0.5 * x_NI.abs().sum(1, keepdim=True) * step_R + HALF * (sizes_NR + exact_NR.abs())
+    off_N1 = 0.51 / 32767 * x_NI.abs().amax(1, keepdim=True)
+    lost_NR = 0.5 * x_NI.abs().sum(1, keepdim=True) * step_R + off_N1 * 1.01 * low_RI.abs().sum(1)
     most_NR = exact_NR.abs() + lost_NR
-    lost_NO = lost_NR @ high_RO.abs() + 0.5 * most_NR.sum(1, keepdim=True) * step_O + HALF * (exact_NO - y_NO).abs()
-    found_NO = RoundedLowRank(*single[1:3]).added(single[3], single[0])
+    lost_NR = lost_NR + 0.51 / 32767 * most_NR.amax(1, keepdim=True)
+    lost_NO = lost_NR @ (high_RO.abs() + 0.5 * step_O) + 0.5 * most_NR.sum(1, keepdim=True) * step_O
+    found_NO = RoundedLowRank(*single[1:3]).added(single[3].clone(), single[0])
     assert ((found_NO - exact_NO).abs() <= 1.02 * lost_NO + 1e-5).all()
 
 
 def test_a_quarter_of_the_bytes() -> None:
     factors = torch.randn(64, 768), torch.randn(64, 3072)
-    scales = 2 * (64 + 3072)
+    scales = (2 + 2) * (64 + 3072)  # and offsets
     assert RoundedLowRank(*factors).resident_bytes - scales == LowRank(*factors).resident_bytes // 4
 
 
 def test_a_row_of_zeros() -> None:
     factors = torch.zeros(16, 32), torch.zeros(16, 8)
     y_NO = torch.randn(1, 8)
-    assert torch.equal(RoundedLowRank(*factors).added(y_NO, torch.randn(1, 32)), y_NO)
+    assert torch.equal(RoundedLowRank(*factors).added(y_NO.clone(), torch.randn(1, 32)), y_NO)
 
 
-@pytest.mark.parametrize(("rank", "inputs", "fits"), [(16, 32, True), (64, 768, True), (3, 32, False), (16, 40, False)])
-def test_sizes_that_the_operator_would_read_past(rank: int, inputs: int, fits: bool) -> None:
-    assert RoundedLowRank.fits(torch.zeros(rank, inputs)) == fits
-
-
-@pytest.mark.parametrize(("bits", "kind"), [(8, LowRank), (4, RoundedLowRank), (2, LowRank)])
+@pytest.mark.parametrize(("bits", "kind"), [(8, LowRank), (4, RoundedLowRank), (2, RoundedLowRank)])
 def test_where_they_are_taken(
     bits: int, kind: type, trained: Callable[..., PreTrainedModel], export: Callable[..., Exported], tmp_path: Path
 ) -> None:
-    """Not where activations are more than bfloat16, nor for a rank that does not fit."""
+    """Not where the weight itself has 8 bits."""
     export(trained(rank={8: 16, 4: 16, 2: 3}), tmp_path / "a")
     lm = SwitchableLM.from_pretrained(tmp_path / "a", bits)
     linear = get_switch(lm.model).layers[0].linear

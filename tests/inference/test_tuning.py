@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from switchq.inference import SwitchableLM, tuning
-from switchq.inference.kernels import Int4
+from switchq.inference.kernels import Integer
 from switchq.inference.tuning import Timing, timing
 from switchq.nn import get_switch
 from switchq.quant import Nested
@@ -24,7 +24,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def timed() -> Timing:
     params = GRID.fit(torch.randn(16, 32), 4)
     codes_OI = torch.zeros(16, 32, dtype=torch.int8)
-    return timing("a kind", Int4(codes_OI, params, 4), lambda: GRID.decode(codes_OI, params))
+    return timing("a kind", Integer(codes_OI, params, 4), lambda: GRID.decode(codes_OI, params))
 
 
 def test_measured_once_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

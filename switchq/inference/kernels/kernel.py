@@ -13,13 +13,10 @@ class Kernel(ABC):
     """A weight (O, I) at one width, ready to be multiplied.
 
     Attributes:
-        offset_O: what is left to add to every weight of a row, or None.
         rows: whether `layer` wants the second factor in rows of outputs, and an even number of ranks.
-        rounded_factors: whether an adapter beside it is held in 8 bits: where activations and results are bfloat16
-            anyway, or bytes count more.
+        rounded_factors: whether an adapter beside it is held in 8 bits: where the weight's own rounding is far coarser.
     """
 
-    offset_O: Tensor | None = None
     rows = False
     rounded_factors = False
 

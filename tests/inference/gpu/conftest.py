@@ -8,8 +8,7 @@ import torch
 
 from switchq.inference.artifact import Artifact
 from switchq.inference.gpu.kernel import PlanesKernel, PlaneStore, products
-from switchq.inference.kernels import Prefer
-from switchq.inference.source import ArtifactSource
+from switchq.inference.source import ArtifactSource, Prefer
 
 
 @pytest.fixture

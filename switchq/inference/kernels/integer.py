@@ -1,0 +1,74 @@
+"""Codes, multiplied in integers by machine code that is made for this processor."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from switchq.inference.kernels.kernel import Kernel
+from switchq.inference.kernels.machine import product, room_bytes
+from switchq.inference.kernels.packing import Layout
+from switchq.inference.kernels.trial import trial
+from switchq.inference.low_rank import Factors
+from switchq.quant import Params
+
+ENOUGH = 2**18
+"""Products of a code and an activation that are worth waking other threads for."""
+
+
+class Integer(Kernel):
+    """Codes packed in 2, 4 or 8 bits, activations of 16, sums of 32; `machine` has the equations.
+
+    Args:
+        codes_OI: signed codes, int8.
+        params: scales and offsets, (O, G) each, that float16 holds, as an artifact does.
+        bits: of the codes.
+    """
+
+    def __init__(self, codes_OI: Tensor, params: Params, bits: int) -> None:
+        outputs, inputs = codes_OI.shape
+        groups = params["scale"].shape[1]
+        size = inputs // groups
+        layout = Layout.of(bits, size)
+        lowest = 2 ** (bits - 1) if layout.field < 8 else 0
+        self.rounded_factors = bits <= 4
+        self.outputs, self.work = outputs, codes_OI.numel()
+        self.codes_OP = layout.pack(codes_OI, groups, lowest)
+        filling = (0, layout.laid(groups) - groups)
+        self.scale_OG, self.offset_OG = (F.pad(params[name], filling).half() for name in ("scale", "offset"))
+        self.stride = room_bytes(layout, groups, size)
+        addresses = (one.data_ptr() for one in (self.codes_OP, self.scale_OG, self.offset_OG))
+        shape = (outputs, inputs, groups, layout.laid(groups), size, layout.blocks(size), lowest)
+        told = (*addresses, *shape, self.codes_OP.shape[1], self.stride)
+        self.constants = (ctypes.c_int64 * len(told))(*told)
+        self.call, self.address = product(layout), ctypes.addressof(self.constants)
+
+    def product(self, x_NI: Tensor) -> Tensor:
+        """See `Kernel.product`."""
+        return self.layer(x_NI, None, None)
+
+    def layer(self, x_NI: Tensor, bias_O: Tensor | None, low: Factors | None) -> Tensor:
+        """See `Kernel.layer`."""
+        x_NI, tokens = x_NI.contiguous(), len(x_NI)
+        y_NO = x_NI.new_empty(tokens, self.outputs)
+        room = torch.empty(tokens * self.stride, dtype=torch.uint8)
+        threads = torch.get_num_threads() if tokens * self.work >= ENOUGH else 1
+        bias = None if bias_O is None else bias_O.data_ptr()
+        self.call(self.address, x_NI.data_ptr(), y_NO.data_ptr(), bias, room.data_ptr(), tokens, threads)
+        return y_NO if low is None else low.added(y_NO, x_NI)
+
+    @property
+    def resident_bytes(self) -> int:
+        """See `Kernel.resident_bytes`."""
+        return sum(one.nbytes for one in (self.codes_OP, self.scale_OG, self.offset_OG))
+
+
+@trial
+def integer_products() -> bool:
+    """Whether machine code can be made here, and multiplies as it should."""
+    codes_OI = torch.tensor([[-2, 1, 0], [1, -1, -2]], dtype=torch.int8)
+    ones_O1 = torch.ones(2, 1)
+    kernel = Integer(codes_OI, {"scale": ones_O1, "offset": 0 * ones_O1}, 2)
+    x_NI = torch.tensor([[32639.0, 2.0, 4.0], [-32639.0, 500.0, 0.0]])
+    return torch.equal(kernel.product(x_NI), x_NI @ codes_OI.float().T)

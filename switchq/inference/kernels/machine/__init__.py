@@ -1,0 +1,22 @@
+"""The machine code of a product: packed codes times activations of 16 bits, summed exactly in 32.
+
+A token's activations are scaled to -L ... L and rounded, once for all rows,
+
+    x^_i = round(x_i / d)        d = max |x| / L
+
+A row's result is, over its groups g and their columns i, with u the stored codes and l what was added to them,
+
+    y = d sum_g [ scale_g sum_i u_i x^_i + (offset_g - l scale_g) sum_i x^_i ] + bias
+
+Codes of 8 bits are multiplied in 16, with L = 32767; products are added in pairs as they are made, which is one
+instruction on x86 (vpmaddwd). Narrower ones are multiplied in 8, as x^ = 256 high + low with both in -128 ... 127 and
+L = 32639: twice as many products in an instruction (vpmaddubsw), whose sums of 16 bits hold those of a block. A block's
+sums are then float32. Where there are several tokens, `TOGETHER` of them meet codes that were taken apart once.
+
+A NaN or an infinity among a token's activations makes d that, and all its results NaN.
+"""
+
+from switchq.inference.kernels.machine.entry import product
+from switchq.inference.kernels.machine.weight import room_bytes
+
+__all__ = ["product", "room_bytes"]

@@ -1,0 +1,88 @@
+"""A product as a whole: activations are rounded, then the rows are shared out.
+
+Threads are those of PyTorch's own pool (GNU's OpenMP, where PyTorch was built with it), so that the two do not get into
+each other's way.
+"""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+from switchq.inference.kernels.machine import pairs
+from switchq.inference.kernels.machine.compiled import POOL, MachineCode, shares_threads
+from switchq.inference.kernels.machine.rounding import rounded
+from switchq.inference.kernels.machine.rows import LANES, rows
+from switchq.inference.kernels.machine.text import Function
+from switchq.inference.kernels.machine.weight import TOGETHER, Weight
+from switchq.inference.kernels.packing import Layout
+
+TASK = ("weight", "room", "y", "bias", "tokens")
+"""What threads are told, in places of 64 bits."""
+
+
+@cache
+def product(layout: Layout) -> Any:
+    """The compiled product of a layout.
+
+    It is called with addresses and numbers: the constants, x (N, I), y (N, O), the bias (O,) or 0, room for N tokens,
+    N, threads.
+
+    Raises:
+        RuntimeError: LLVM cannot make code here.
+    """
+    pool = shares_threads()
+    parts = [rounded(layout), rows(layout, 1), rows(layout, TOGETHER), _some(), _share() if pool else "", _run(pool)]
+    declared = [f"declare {kind.replace(' (', f' @{name}(')}" for name, kind in POOL.items() if pool]
+    declared += ["declare float @llvm.rint.f32(float)", "declare i32 @llvm.umax.i32(i32, i32)"]
+    declared += ["declare i32 @llvm.fptosi.sat.i32.f32(float)", "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"]
+    declared += ["declare i64 @llvm.smin.i64(i64, i64)"]
+    declared += [f"declare float @llvm.vector.reduce.fadd.v{LANES}f32(float, <{LANES} x float>)"]
+    code = MachineCode("\n".join([*declared, *pairs.text(), *parts]))
+    place, number = ctypes.c_void_p, ctypes.c_int64
+    call = code.function("run", place, place, place, place, place, number, number)
+    call.code = code  # which goes when nobody holds it
+    return call
+
+
+def _some() -> str:
+    """Rows `first` to `last`, of all tokens."""
+    f = Function(
+        "some", {**{name: "ptr" for name in TASK[:4]}, **{name: "i64" for name in ("tokens", "first", "last")}}
+    )
+    full = f(f"and i64 %tokens, {-TOGETHER}")
+    given = "ptr %weight, ptr %room, ptr %y, ptr %bias"
+    f.do(f"call void @rows{TOGETHER}({given}, i64 0, i64 {full}, i64 %first, i64 %last)")
+    f.do(f"call void @rows1({given}, i64 {full}, i64 %tokens, i64 %first, i64 %last)")
+    return f.text()
+
+
+def _share() -> str:
+    """What one of a pool's threads does: its part of the rows."""
+    f = Function("share", {"task": "ptr"})
+    kinds = ["ptr"] * 4 + ["i64"]
+    task = [f.load(kind, "%task", index, "i64") for index, kind in enumerate(kinds)]
+    outputs = f.load("i64", task[0], Weight._fields.index("outputs"))
+    me, all_of_us = (f(f"sext i32 {f(f'call i32 @omp_get_{what}()')} to i64") for what in ("thread_num", "num_threads"))
+    first, last = (f(f"sdiv i64 {f.times(outputs, one)}, {all_of_us}") for one in (me, f.plus(me, 1)))
+    given = ", ".join(f"{kind} {value}" for kind, value in zip(kinds, task, strict=True))
+    f.do(f"call void @some({given}, i64 {first}, i64 {last})")
+    return f.text()
+
+
+def _run(pool: bool) -> str:
+    """All of it."""
+    pointers = {name: "ptr" for name in ("weight", "x", "y", "bias", "room")}
+    f = Function("run", {**pointers, "tokens": "i64", "threads": "i64"}, seen=True)
+    f.do("call void @rounded(ptr %weight, ptr %x, ptr %room, i64 %tokens)")
+    several = f(f"icmp sgt i64 %threads, {1 if pool else 2**62}")
+    if pool:
+        task = f.place("i64", len(TASK))
+        with f.when(several):
+            for index, name in enumerate(TASK):
+                f.store("i64" if name == "tokens" else "ptr", f"%{name}", f.at(task, "i64", index))
+            count = f("trunc i64 %threads to i32")
+            f.do(f"call void @GOMP_parallel(ptr @share, ptr {task}, i32 {count}, i32 0)")
+    with f.when(f(f"xor i1 {several}, true")):
+        outputs = f.load("i64", "%weight", Weight._fields.index("outputs"))
+        f.do(f"call void @some(ptr %weight, ptr %room, ptr %y, ptr %bias, i64 %tokens, i64 0, i64 {outputs})")
+    return f.text()
