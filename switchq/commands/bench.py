@@ -54,7 +54,7 @@ def bench_command(
     speeds = [bench(artifact, row, **given) for row in (plain, *rows)]  # type: ignore[arg-type]
     console = Console()
     console.print(
-        f"{artifact}, packed for {prefer}, {batch} x {prompt_tokens} prompt tokens, {here}",
+        f"{artifact}, read for {prefer}, {batch} x {prompt_tokens} prompt tokens, {here}",
         soft_wrap=True,
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""Decoding from an artifact, packed for speed and for memory, against plain float32 `generate`, side by side; what a
+"""Decoding from an artifact against plain float32 `generate`, side by side; what a
 switch and a read cost.
 
 python tests/bench/bench_artifact.py --threads 1 --clock cpu --embeddings 8
@@ -54,7 +54,6 @@ def compare(arguments, place: Path) -> float:  # type: ignore[no-untyped-def]
     )
     del model
     lms = {f"{bits} bits": SwitchableLM.from_pretrained(place / "artifact", bits) for bits in WIDTHS}
-    lms["2 bits, memory"] = SwitchableLM.from_pretrained(place / "artifact", 2, prefer="memory")
     plain = load_model(str(base))
     ids_1T = torch.randint(0, 1000, (1, arguments.prompt))
     decoding, first = (

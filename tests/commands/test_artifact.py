@@ -126,7 +126,7 @@ def test_bench_has_a_row_for_each_width(
     assert [row["bitmap"] for row in rows] == ["float32", "8", "4", "2"]
     assert rows[0]["read_mb"] == 0 < rows[3]["read_mb"] < rows[2]["read_mb"] < rows[1]["read_mb"]
     assert all(row["bitmap"] in done.out for row in rows)
-    assert "packed for memory" in done.out
+    assert "read for memory" in done.out
 
 
 def test_hf_loads_in_transformers(run: Run, switchq: Command, tmp_path: Path) -> None:

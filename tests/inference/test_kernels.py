@@ -227,7 +227,7 @@ def test_plain_multiplies_some_rows_at_a_time(
     chunk: int, group_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid, codes_OI, params = coded(4, group_size)
-    x_NI = torch.randn(3, INPUTS)
+    x_NI = torch.randn(3, INPUTS)  # and no fewer rows than tokens
     monkeypatch.setattr("switchq.inference.kernels.kernel.CHUNK", chunk)
     exact_NO = x_NI.double() @ grid.decode(codes_OI, params).double().T
     torch.testing.assert_close(Plain(codes_OI, params, grid).product(x_NI).double(), exact_NO, rtol=1e-5, atol=1e-5)

@@ -38,7 +38,8 @@ class Kernel(ABC):
 
 
 CHUNK = 2**18
-"""Weights that are floats at a time: a megabyte, which stays in a core's cache until it is multiplied."""
+"""Weights that are floats at a time: a megabyte, which stays in a core's cache until it is multiplied. A long input gets
+no fewer rows than it has tokens, since a product of few rows is slow then."""
 
 
 class Plain(Kernel):
@@ -54,7 +55,7 @@ class Plain(Kernel):
     def product(self, x_NI: Tensor) -> Tensor:
         """See `Kernel.product`."""
         outputs, inputs = self.codes_OI.shape
-        rows = max(1, CHUNK // inputs)
+        rows = max(CHUNK // inputs, len(x_NI))
         y_NO = x_NI.new_empty(len(x_NI), outputs)
         for first in range(0, outputs, rows):
             some = slice(first, first + rows)
