@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from switchq.bitmap import WIDTHS
+from switchq.errors import UserError
 from switchq.inference.kernels import Integer, Plain, choose, integer_products
 from switchq.inference.kernels.machine import pairs, product
 from switchq.inference.kernels.packing import Layout
@@ -152,10 +153,30 @@ def test_callers_do_not_meet() -> None:
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_inputs_that_are_not_contiguous() -> None:
-    _, codes_OI, params = coded(4, 64)
-    kernel, x_IN = Integer(codes_OI, params, 4), torch.randn(INPUTS, 3)
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_what_is_given_need_not_be_contiguous(bits: int) -> None:
+    _, codes_OI, params = coded(bits, 64)
+    kernel, x_IN = Integer(codes_OI, params, bits), torch.randn(INPUTS, 3)
     assert torch.equal(kernel.product(x_IN.T), kernel.product(x_IN.T.contiguous()))
+    turned = {name: value.T.contiguous().T for name, value in params.items()}
+    assert torch.equal(Integer(codes_OI.T.contiguous().T, turned, bits).product(x_IN.T), kernel.product(x_IN.T))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """Machine code would read beyond it."""
+    _, codes_OI, params = coded(4, 64)
+    kernel = Integer(codes_OI, params, 4)
+    with pytest.raises(ValueError, match="activations are 256 float32 numbers, not 128"):
+        kernel.product(torch.randn(2, 128))
+    with pytest.raises(ValueError, match=r"not 256 of torch\.float64"):
+        kernel.product(torch.randn(2, INPUTS, dtype=torch.float64))
+    with pytest.raises(ValueError, match="a bias is 48 numbers"):
+        kernel.layer(torch.randn(2, INPUTS), torch.randn(47), None)
+    for name in ("scale", "offset"):
+        with pytest.raises(UserError, match=f"numbers are no {name} of codes"):
+            Integer(codes_OI, {**params, name: params[name][1:]}, 4)
+    with pytest.raises(UserError, match="numbers are no scale of codes"):
+        Integer(codes_OI, {name: value[:, :3] for name, value in params.items()}, 4)
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -36,6 +36,17 @@ def test_nothing_is_lost_but_by_rounding(tokens: int, rank: int, outputs: int, s
     assert ((found_NO - exact_NO).abs() <= 1.02 * lost_NO + 1e-5).all()
 
 
+@pytest.mark.parametrize("rank", [16, 32, 64, 100])
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_little_is_lost(rank: int, tokens: int) -> None:
+    """By codes of 127 levels on each side: half a percent a factor, evenly spread."""
+    x_NI, low_RI, high_RO = torch.randn(tokens, 384), torch.randn(rank, 384), torch.randn(rank, 200)
+    zero_NO = torch.zeros(tokens, 200)
+    exact_NO = LowRank(low_RI, high_RO).added(zero_NO, x_NI)
+    found_NO = RoundedLowRank(low_RI, high_RO).added(zero_NO.clone(), x_NI)
+    assert (found_NO - exact_NO).norm() < 0.02 * exact_NO.norm()
+
+
 def test_a_quarter_of_the_bytes() -> None:
     factors = torch.randn(64, 768), torch.randn(64, 3072)
     scales = (2 + 2) * (64 + 3072)  # and offsets

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from switchq.errors import UserError
 from switchq.inference.kernels.kernel import Kernel
 from switchq.inference.kernels.machine import product, room_bytes
 from switchq.inference.kernels.packing import Layout
@@ -24,19 +25,26 @@ class Integer(Kernel):
         codes_OI: signed codes, int8.
         params: scales and offsets, (O, G) each, that float16 holds, as an artifact does.
         bits: of the codes.
+
+    Raises:
+        UserError: levels that do not fit the codes: machine code would read beyond them.
     """
 
     def __init__(self, codes_OI: Tensor, params: Params, bits: int) -> None:
         outputs, inputs = codes_OI.shape
-        groups = params["scale"].shape[1]
+        groups = params["scale"].shape[-1]
+        for name in ("scale", "offset"):
+            if params[name].shape != (outputs, groups) or inputs % groups:
+                raise UserError(f"{tuple(params[name].shape)} numbers are no {name} of codes {(outputs, inputs)}")
         size = inputs // groups
         layout = Layout.of(bits, size)
         lowest = 2 ** (bits - 1) if layout.field < 8 else 0
         self.rounded_factors = bits <= 4
-        self.outputs, self.work = outputs, codes_OI.numel()
+        self.outputs, self.inputs, self.work = outputs, inputs, codes_OI.numel()
         self.codes_OP = layout.pack(codes_OI, groups, lowest)
         filling = (0, layout.laid(groups) - groups)
-        self.scale_OG, self.offset_OG = (F.pad(params[name], filling).half() for name in ("scale", "offset"))
+        levels = (F.pad(params[name], filling).half().contiguous() for name in ("scale", "offset"))
+        self.scale_OG, self.offset_OG = levels
         self.stride = room_bytes(layout, groups, size)
         addresses = (one.data_ptr() for one in (self.codes_OP, self.scale_OG, self.offset_OG))
         shape = (outputs, inputs, groups, layout.laid(groups), size, layout.blocks(size), lowest)
@@ -51,6 +59,10 @@ class Integer(Kernel):
     def layer(self, x_NI: Tensor, bias_O: Tensor | None, low: Factors | None) -> Tensor:
         """See `Kernel.layer`."""
         x_NI, tokens = x_NI.contiguous(), len(x_NI)
+        if x_NI.shape[1] != self.inputs or x_NI.dtype != torch.float32:
+            raise ValueError(f"activations are {self.inputs} float32 numbers, not {x_NI.shape[1]} of {x_NI.dtype}")
+        if bias_O is not None and (bias_O.shape != (self.outputs,) or not bias_O.is_contiguous()):
+            raise ValueError(f"a bias is {self.outputs} numbers, one after the other")
         y_NO = x_NI.new_empty(tokens, self.outputs)
         room = torch.empty(tokens * self.stride, dtype=torch.uint8)
         threads = torch.get_num_threads() if tokens * self.work >= ENOUGH else 1

@@ -38,8 +38,8 @@ class Kernel(ABC):
 
 
 CHUNK = 2**18
-"""Weights that are floats at a time: a megabyte, which stays in a core's cache until it is multiplied. A long input gets
-no fewer rows than it has tokens, since a product of few rows is slow then."""
+"""Weights that are floats at a time: a megabyte, which stays in a core's cache until it is multiplied. A long input
+gets no fewer rows than it has tokens, since a product of few rows is slow then."""
 
 
 class Plain(Kernel):

@@ -63,7 +63,7 @@ class Layout:
 
     def pack(self, codes_OI: Tensor, groups: int, lowest: int) -> Tensor:
         """Codes (O, I), int8, of so many groups, plus `lowest` -> bytes (O, laid x blocks x w)."""
-        stored_OGS = codes_OI.unflatten(1, (groups, -1)) + lowest
+        stored_OGS = codes_OI.contiguous().unflatten(1, (groups, -1)) + lowest
         size = stored_OGS.shape[2]
         filled_OGS = F.pad(stored_OGS, (0, self.blocks(size) * self.block - size, 0, self.laid(groups) - groups))
         shape = (len(codes_OI), -1, self.side, self.blocks(size), self.fields, self.width)
@@ -71,4 +71,4 @@ class Layout:
         packed = fields[0].clone()
         for number, one in enumerate(fields[1:], 1):
             packed |= one << (number * self.field)
-        return packed.flatten(1)
+        return packed.flatten(1).contiguous()
