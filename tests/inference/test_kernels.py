@@ -1,8 +1,11 @@
 """Packed products against the decoded weight in float64."""
 
+import copy
+import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -162,6 +165,21 @@ def test_what_is_given_need_not_be_contiguous(bits: int) -> None:
     assert torch.equal(Integer(codes_OI.T.contiguous().T, turned, bits).product(x_IN.T), kernel.product(x_IN.T))
 
 
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda kernel: pickle.loads(pickle.dumps(kernel))])
+def test_a_copy_reads_its_own(again: Callable[[Integer], Integer]) -> None:
+    _, codes_OI, params = coded(4, 64)
+    kernel, x_NI = Integer(codes_OI, params, 4), torch.randn(3, INPUTS)
+    expected_NO, other = kernel.product(x_NI), again(kernel)
+    kernel.codes_OP.zero_()
+    kernel.scale_OG.zero_()
+    assert torch.equal(other.product(x_NI), expected_NO)
+
+
+def test_no_tokens_at_all() -> None:
+    _, codes_OI, params = coded(4, 64)
+    assert Integer(codes_OI, params, 4).product(torch.empty(0, INPUTS)).shape == (0, OUTPUTS)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     """Machine code would read beyond it."""
     _, codes_OI, params = coded(4, 64)
@@ -207,7 +225,7 @@ def test_without_x86s_instructions(bits: int, size: int, monkeypatch: pytest.Mon
     x_NI, kernel = torch.randn(5, INPUTS), Integer(codes_OI, params, bits)
     usual_NO = kernel.product(x_NI)
     monkeypatch.setattr(pairs, "has_instructions", lambda: False)
-    kernel.call = product.__wrapped__(Layout.of(bits, size))
+    kernel._call = product.__wrapped__(Layout.of(bits, size))
     assert torch.equal(kernel.product(x_NI), usual_NO)
 
 
@@ -218,7 +236,7 @@ def test_without_a_pool_one_thread_does_it_all(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("switchq.inference.kernels.machine.entry.shares_threads", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr("switchq.inference.kernels.integer.ENOUGH", 0)
-    kernel.call = product.__wrapped__(Layout.of(4, 64))
+    kernel._call = product.__wrapped__(Layout.of(4, 64))
     assert torch.equal(kernel.product(x_NI), usual_NO)
 
 

@@ -1,6 +1,7 @@
 """Codes, multiplied in integers by machine code that is made for this processor."""
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,21 +37,32 @@ class Integer(Kernel):
         for name in ("scale", "offset"):
             if params[name].shape != (outputs, groups) or inputs % groups:
                 raise UserError(f"{tuple(params[name].shape)} numbers are no {name} of codes {(outputs, inputs)}")
-        size = inputs // groups
-        layout = Layout.of(bits, size)
-        lowest = 2 ** (bits - 1) if layout.field < 8 else 0
-        self.rounded_factors = bits <= 4
-        self.outputs, self.inputs, self.work = outputs, inputs, codes_OI.numel()
-        self.codes_OP = layout.pack(codes_OI, groups, lowest)
-        filling = (0, layout.laid(groups) - groups)
+        self.outputs, self.inputs, self.groups, self.rounded_factors = outputs, inputs, groups, bits <= 4
+        self.layout = Layout.of(bits, inputs // groups)
+        self.lowest = 2 ** (bits - 1) if self.layout.field < 8 else 0
+        self.codes_OP = self.layout.pack(codes_OI, groups, self.lowest)
+        filling = (0, self.layout.laid(groups) - groups)
         levels = (F.pad(params[name], filling).half().contiguous() for name in ("scale", "offset"))
         self.scale_OG, self.offset_OG = levels
-        self.stride = room_bytes(layout, groups, size)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Tell machine code where everything lies."""
+        layout, size = self.layout, self.inputs // self.groups
+        self.stride = room_bytes(layout, self.groups, size)
         addresses = (one.data_ptr() for one in (self.codes_OP, self.scale_OG, self.offset_OG))
-        shape = (outputs, inputs, groups, layout.laid(groups), size, layout.blocks(size), lowest)
-        told = (*addresses, *shape, self.codes_OP.shape[1], self.stride)
-        self.constants = (ctypes.c_int64 * len(told))(*told)
-        self.call, self.address = product(layout), ctypes.addressof(self.constants)
+        shape = (self.outputs, self.inputs, self.groups, layout.laid(self.groups), size, layout.blocks(size))
+        told = (*addresses, *shape, self.lowest, self.codes_OP.shape[1], self.stride)
+        self._told = (ctypes.c_int64 * len(told))(*told)
+        self._call, self._address = product(layout), ctypes.addressof(self._told)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or another process, has other addresses."""
+        return {name: value for name, value in vars(self).items() if name not in ("_told", "_call", "_address")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._bind()
 
     def product(self, x_NI: Tensor) -> Tensor:
         """See `Kernel.product`."""
@@ -65,9 +77,9 @@ class Integer(Kernel):
             raise ValueError(f"a bias is {self.outputs} numbers, one after the other")
         y_NO = x_NI.new_empty(tokens, self.outputs)
         room = torch.empty(tokens * self.stride, dtype=torch.uint8)
-        threads = torch.get_num_threads() if tokens * self.work >= ENOUGH else 1
+        threads = torch.get_num_threads() if tokens * self.outputs * self.inputs >= ENOUGH else 1
         bias = None if bias_O is None else bias_O.data_ptr()
-        self.call(self.address, x_NI.data_ptr(), y_NO.data_ptr(), bias, room.data_ptr(), tokens, threads)
+        self._call(self._address, x_NI.data_ptr(), y_NO.data_ptr(), bias, room.data_ptr(), tokens, threads)
         return y_NO if low is None else low.added(y_NO, x_NI)
 
     @property
