@@ -113,6 +113,7 @@ class Workshop:
             **{**settings, **options},
         )
         checkpoint = folder / "checkpoints/last.ckpt" if resume is True else resume or None
+        module.resumes = checkpoint is not None
         with warnings.catch_warnings():  # what Lightning says about choices that are made on purpose
             for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*exists and is not empty.*"):
                 warnings.filterwarnings("ignore", message=message)

@@ -117,6 +117,7 @@ class SwitchqCLI(LightningCLI):
         """Find what is wrong before anything is written."""
         trainer = self.trainer
         self.model.check_trainer(trainer)
+        self.model.resumes = bool(self.config["fit"].get("ckpt_path"))
         if trainer.max_steps == 0 or trainer.max_epochs == 0:
             raise UserError("there is nothing to train: trainer.max_steps and trainer.max_epochs must not be 0")
         if trainer.max_steps == -1 and trainer.max_epochs == -1:

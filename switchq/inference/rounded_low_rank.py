@@ -20,7 +20,7 @@ class RoundedLowRank(Factors):
     def added(self, y_NO: Tensor, x_NI: Tensor) -> Tensor:
         """See `Factors.added`."""
         inner_NR = self.low.product(x_NI)
-        return self.high.layer(inner_NR, y_NO[0], None) if len(y_NO) == 1 else y_NO.add_(self.high.product(inner_NR))
+        return self.high.layer(inner_NR, y_NO[0], None) if len(y_NO) == 1 else y_NO + self.high.product(inner_NR)
 
     @property
     def resident_bytes(self) -> int:

@@ -62,7 +62,7 @@ def start_by_block(
     Returns:
         Width -> E over all batches before and after, for every block.
     """
-    chosen = [bits for bits in widths if bits <= WIDEST]
+    chosen = [bits for bits in widths if bits <= WIDEST] if batches else []
     blocks = blocks_of(model)
     found: dict[int, list[tuple[float, float]]] = {bits: [] for bits in chosen}
     with eval_mode(model), progress_bar(progress and bool(chosen)) as bar:
@@ -96,6 +96,8 @@ def _train(block: nn.Module, bits: int, batches: Sequence[Ends], steps: int, joi
     def error(index: int) -> Tensor:
         """This device's part of E over a batch."""
         batch = batches[index]
+        if not len(batch.real_N):  # a mean of nothing is not a number
+            return torch.zeros((), device=device)
         return batch.error(block, device) * (len(batch.real_N) / tokens[index])
 
     def whole() -> float:
@@ -109,9 +111,12 @@ def _train(block: nn.Module, bits: int, batches: Sequence[Ends], steps: int, joi
     optimiser = torch.optim.Adam(trained, lr=RATE)
     for step, index in zip(range(steps), _in_turn(len(batches)), strict=False):
         with torch.enable_grad():
-            gradients = torch.autograd.grad(error(index), trained)
-        for parameter, gradient in zip(trained, gradients, strict=True):
-            parameter.grad = joint(gradient)
+            found = error(index)
+        gradients = torch.autograd.grad(found, trained) if found.requires_grad else map(torch.zeros_like, trained)
+        flat = joint(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = flat.split([parameter.numel() for parameter in trained])
+        for parameter, part in zip(trained, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
         optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
         optimiser.step()
     optimiser.zero_grad()

@@ -35,6 +35,7 @@ from switchq.errors import UserError
 from switchq.models import blocks_of
 from switchq.nn import switch_layers
 from switchq.nn.adapters import is_adapter
+from switchq.nn.weight import is_scale
 
 FSDP2 = "fsdp2"
 """What `--trainer.strategy` calls `Sharded`."""
@@ -128,10 +129,10 @@ class DevicesMixin(LightningModule):
         return self.joint_sum(torch.tensor(float(len(where_N)), device=self.device))
 
     def align_adapters(self) -> None:
-        """Give every device the adapters of the first: a randomised start may differ."""
+        """Give every device the adapters and scales of the first: a randomised start may differ."""
         if self.devices > 1:
             for name, parameter in self.model.named_parameters():
-                if is_adapter(name):
+                if is_adapter(name) or is_scale(name):
                     torch.distributed.broadcast(parameter.data, 0)
 
     def unsynchronised(self) -> AbstractContextManager[None]:

@@ -83,6 +83,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         bitmaps: the bitmaps that are scored during and after training; 16 and the ladder of `bits` by default.
 
     Attributes:
+        resumes: whether `fit` loads a checkpoint, whose adapters take the place of any start; Lightning loads it after
+            `setup`, and does not say so before.
         plan: what the coming training step does; set by a schedule.
         waiting: batches whose gradients wait for the optimiser step; a run may stop only where there are none.
         latest: losses, norms and learning rate of the latest batch by name, as tensors, for a display; every
@@ -180,6 +182,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         self.bitmaps = tuple(map(str, scored))
         for written in self.bitmaps:
             Bitmap.parse(written, get_switch(self.model).names)
+        self.resumes = False
         self.plan: Plan = ()
         self.waiting = 0
         self.latest: dict[str, Tensor] = {}
@@ -190,7 +193,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
     def setup(self, stage: str) -> None:
         """Start the adapters from data, if that was asked for and the run is a new one."""
         start = self.hparams["adapter_start"]
-        if stage == "fit" and start in ("qera", "apiq") and self.trainer.ckpt_path is None:
+        if stage == "fit" and start in ("qera", "apiq") and not self.resumes:
             source: LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
             if source is None:
                 raise UserError(f"adapter_start {start} looks at training data, and there is no data module: use loftq")
@@ -199,7 +202,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             started = start_from_inputs(self.model, batches, joint=self.joint_sum)
             self.align_adapters()
             if start == "apiq":
-                widths = [int(name.rpartition("_")[2]) for name in started]
+                widths = self.hparams["bits"] if started else ()
                 steps, first = self.hparams["start_steps"], self.global_rank == 0
                 start_by_block(self.model, batches, widths, steps, self.joint_sum, progress=first)
                 self.align_adapters()

@@ -1,5 +1,4 @@
-"""Decoding from an artifact against plain float32 `generate`, side by side; what a
-switch and a read cost.
+"""Decoding from an artifact against plain float32 `generate`, side by side; what a switch and a read cost.
 
 python tests/bench/bench_artifact.py --threads 1 --clock cpu --embeddings 8
 """

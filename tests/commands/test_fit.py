@@ -76,6 +76,19 @@ def test_ckpt_path_last_goes_on(workshop: Workshop, tmp_path: Path, switchq: Swi
         assert torch.equal(value, again.state_dict()[name])
 
 
+@pytest.mark.parametrize("start", ["qera", "apiq"])
+def test_a_run_that_goes_on_is_not_started_again(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(workshop, tmp_path)
+    quick = ("--summary.enabled", "false", "--trainer.limit_val_batches", 0)
+    quick += ("--model.adapter_start", start, "--model.start_steps", 2, "--trainer.max_steps")
+    assert switchq("fit", "--config", config, *quick, 2).code == 0
+    monkeypatch.setattr("switchq.training.module.start_from_inputs", lambda *_, **__: pytest.fail("started again"))
+    done = switchq("fit", "--config", config, *quick, 3, "--ckpt_path", "last")
+    assert done.code == 0, done.err
+
+
 @pytest.mark.parametrize("schedule", ["SPNet", "Cyclic", "InstantNet"])
 @pytest.mark.parametrize(
     "grid", [[], ["--model.grid", "Asymmetric", "--model.grid.group_size", "16"]], ids=["rows", "groups"]

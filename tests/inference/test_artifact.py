@@ -105,7 +105,7 @@ def test_weights_are_those_of_training_bit_for_bit(
             assert torch.equal(ours.linear.weight_at(bits), theirs.linear.round_weight(bits))  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("bitmap", "tolerance"), [("8", 2e-3), ("4", 3e-2), ("2", 3e-2)])
+@pytest.mark.parametrize(("bitmap", "tolerance"), [("8", 5e-4), ("4", 5e-3), ("2", 2e-2)])
 def test_packed_is_near(model: PreTrainedModel, folder: Path, tokens_BT: Tensor, bitmap: str, tolerance: float) -> None:
     expected = logits(model, tokens_BT, bitmap)
     packed = logits(SwitchableLM.from_pretrained(folder, bitmap).model, tokens_BT, bitmap)

@@ -123,6 +123,7 @@ def test_threads_find_what_one_does(threads: int, tokens: int) -> None:
     code = f"""
 import torch
 from switchq.inference.kernels import Integer
+from switchq.inference.kernels.machine.compiled import shares_threads
 torch.manual_seed(0)
 codes_OI = torch.randint(-8, 8, (701, 512), dtype=torch.int8)
 params = {{name: torch.randn(701, 8).half().float() for name in ("scale", "offset")}}
@@ -131,10 +132,10 @@ found = []
 for threads in (1, {threads}):
     torch.set_num_threads(threads)
     found.append(kernel.product(x_NI))
-print(torch.equal(*found))
+print(torch.equal(*found), shares_threads())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
+    assert done.stdout.split() == ["True", str(sys.platform == "linux")]
 
 
 def test_callers_do_not_meet() -> None:
@@ -180,21 +181,82 @@ def test_no_tokens_at_all() -> None:
     assert Integer(codes_OI, params, 4).product(torch.empty(0, INPUTS)).shape == (0, OUTPUTS)
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    """Machine code would read beyond it."""
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(2, 128),
+        torch.randn(2, INPUTS, dtype=torch.float64),
+        torch.randn(2, INPUTS, 3),
+        torch.empty(2, INPUTS, device="meta"),
+    ],
+    ids=["too short", "float64", "three dimensions", "elsewhere"],
+)
+def test_activations_that_do_not_fit_are_refused(x: Tensor) -> None:
+    """Machine code would read beyond them."""
     _, codes_OI, params = coded(4, 64)
-    kernel = Integer(codes_OI, params, 4)
-    with pytest.raises(ValueError, match="activations are 256 float32 numbers, not 128"):
-        kernel.product(torch.randn(2, 128))
-    with pytest.raises(ValueError, match=r"not 256 of torch\.float64"):
-        kernel.product(torch.randn(2, INPUTS, dtype=torch.float64))
-    with pytest.raises(ValueError, match="a bias is 48 numbers"):
-        kernel.layer(torch.randn(2, INPUTS), torch.randn(47), None)
+    with pytest.raises(ValueError, match=r"activations are \(N, 256\) of torch\.float32 on a CPU, not"):
+        Integer(codes_OI, params, 4).product(x)
+
+
+@pytest.mark.parametrize(
+    "bias_O",
+    [torch.zeros(47), torch.zeros(48).half(), torch.zeros(48).double(), torch.zeros(96)[::2]],
+    ids=["too short", "float16", "float64", "with gaps"],
+)
+def test_a_bias_that_does_not_fit_is_refused(bias_O: Tensor) -> None:
+    _, codes_OI, params = coded(4, 64)
+    with pytest.raises(ValueError, match=r"a bias is 48 numbers of torch\.float32 on a CPU"):
+        Integer(codes_OI, params, 4).layer(torch.randn(2, INPUTS), bias_O, None)
+
+
+def test_levels_that_do_not_fit_are_refused() -> None:
+    _, codes_OI, params = coded(4, 64)
     for name in ("scale", "offset"):
         with pytest.raises(UserError, match=f"numbers are no {name} of codes"):
             Integer(codes_OI, {**params, name: params[name][1:]}, 4)
     with pytest.raises(UserError, match="numbers are no scale of codes"):
         Integer(codes_OI, {name: value[:, :3] for name, value in params.items()}, 4)
+
+
+def test_there_is_no_gradient_and_it_says_so() -> None:
+    _, codes_OI, params = coded(4, 64)
+    kernel, x_NI = Integer(codes_OI, params, 4), torch.randn(2, INPUTS, requires_grad=True)
+    with pytest.raises(ValueError, match="packed products have no gradient"):
+        kernel.product(x_NI)
+    with torch.no_grad():
+        kernel.product(x_NI)
+
+
+def test_another_default_device() -> None:
+    _, codes_OI, params = coded(4, 64)
+    kernel, x_NI = Integer(codes_OI, params, 4), torch.randn(2, INPUTS)
+    expected_NO = kernel.product(x_NI)
+    with torch.device("meta"):
+        found_NO = kernel.product(x_NI)
+    assert torch.equal(found_NO, expected_NO)
+
+
+@pytest.mark.parametrize("bits", [8, 2])
+def test_a_row_so_long_that_its_sum_takes_more_than_32_bits(bits: int) -> None:
+    ones_O1 = torch.ones(2, 1)
+    codes_OI = torch.tensor([[1], [-1]], dtype=torch.int8).repeat(1, 140_000)
+    kernel = Integer(codes_OI, {"scale": ones_O1, "offset": 0.5 * ones_O1}, bits)
+    found_1O = kernel.product(torch.ones(1, 140_000))
+    torch.testing.assert_close(found_1O, torch.tensor([[210_000.0, -70_000.0]]), rtol=1e-4, atol=0)
+
+
+def test_a_processor_without_float16_decodes() -> None:
+    """LLVM would call a function that is not there."""
+    code = """
+import llvmlite.binding as llvm
+llvm.get_host_cpu_features = lambda: llvm.FeatureMap()
+llvm.get_host_cpu_name = lambda: "x86-64"
+llvm.get_process_triple = lambda: "x86_64-unknown-linux-gnu"
+from switchq.inference.kernels import integer_products
+print(integer_products())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -131,7 +131,8 @@ def test_a_block_that_gets_worse_keeps_its_start(
 def test_devices_that_share_the_batches_find_the_same(
     started: Callable[..., PreTrainedModel], batches: list[Batch]
 ) -> None:
-    """Two threads stand for two devices; each has other rows of every batch, of which some are padding alone."""
+    """Two threads stand for two devices; each has other rows of every batch, one of them of one batch nothing real."""
+    batches[1]["attention_mask"][1::2] = 0
     whole = started()
     models = [deepcopy(whole) for _ in range(2)]
     expected = start_by_block(whole, batches, (4, 2), steps=4)
@@ -163,7 +164,11 @@ def test_devices_that_share_the_batches_find_the_same(
         torch.testing.assert_close(states[1][name], value, rtol=0, atol=1e-5)
 
 
-def test_a_run_starts_so_once(workshop: Workshop, tmp_path: Path) -> None:
+def test_nothing_to_start_from(started: Callable[..., PreTrainedModel]) -> None:
+    assert start_by_block(started(), [], (4, 2), steps=3) == {}
+
+
+def test_a_run_starts_so_once(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new run trains its adapters before the first step; a resumed one keeps what it has."""
     options: dict[str, Any] = {"rank": RANKS, "lr": 0.0, "start_batches": 2, "start_steps": 3}
     run = workshop.fit(SPNet(), tmp_path, 1, SwitchableModule(str(workshop.base), adapter_start="apiq", **options))
@@ -175,6 +180,7 @@ def test_a_run_starts_so_once(workshop: Workshop, tmp_path: Path) -> None:
     found = list(data.train_dataloader())[:2]
     assert errors(run.model, found, 2)[0] < errors(started.model, found, 2)[0]
     kept = {name: value.clone() for name, value in run.state_dict().items() if "lora" in name}
+    monkeypatch.setattr("switchq.training.module.start_by_block", lambda *_, **__: pytest.fail("started again"))
     resumed = SwitchableModule(str(workshop.base), adapter_start="apiq", **options)
     resumed = workshop.fit(SPNet(), tmp_path, 2, resumed, resume=True)
     for name, value in kept.items():

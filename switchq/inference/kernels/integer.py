@@ -70,17 +70,29 @@ class Integer(Kernel):
 
     def layer(self, x_NI: Tensor, bias_O: Tensor | None, low: Factors | None) -> Tensor:
         """See `Kernel.layer`."""
+        self._check(x_NI, bias_O)
         x_NI, tokens = x_NI.contiguous(), len(x_NI)
-        if x_NI.shape[1] != self.inputs or x_NI.dtype != torch.float32:
-            raise ValueError(f"activations are {self.inputs} float32 numbers, not {x_NI.shape[1]} of {x_NI.dtype}")
-        if bias_O is not None and (bias_O.shape != (self.outputs,) or not bias_O.is_contiguous()):
-            raise ValueError(f"a bias is {self.outputs} numbers, one after the other")
         y_NO = x_NI.new_empty(tokens, self.outputs)
-        room = torch.empty(tokens * self.stride, dtype=torch.uint8)
+        room = x_NI.new_empty(tokens * self.stride, dtype=torch.uint8)
         threads = torch.get_num_threads() if tokens * self.outputs * self.inputs >= ENOUGH else 1
         bias = None if bias_O is None else bias_O.data_ptr()
         self._call(self._address, x_NI.data_ptr(), y_NO.data_ptr(), bias, room.data_ptr(), tokens, threads)
         return y_NO if low is None else low.added(y_NO, x_NI)
+
+    def _check(self, x_NI: Tensor, bias_O: Tensor | None) -> None:
+        """Make sure that machine code, which gets bare addresses, finds what it expects there."""
+        if x_NI.device.type != "cpu" or x_NI.dtype != torch.float32 or x_NI.shape[1:] != (self.inputs,):
+            given = f"{tuple(x_NI.shape)} of {x_NI.dtype} on {x_NI.device}"
+            raise ValueError(f"activations are (N, {self.inputs}) of torch.float32 on a CPU, not {given}")
+        if x_NI.requires_grad and torch.is_grad_enabled():
+            raise ValueError("packed products have no gradient: use torch.no_grad(), or packed=False")
+        if bias_O is not None and not (
+            bias_O.device.type == "cpu"
+            and bias_O.dtype == torch.float32
+            and bias_O.shape == (self.outputs,)
+            and bias_O.is_contiguous()
+        ):
+            raise ValueError(f"a bias is {self.outputs} numbers of torch.float32 on a CPU, one after the other")
 
     @property
     def resident_bytes(self) -> int:
@@ -90,9 +102,12 @@ class Integer(Kernel):
 
 @trial
 def integer_products() -> bool:
-    """Whether machine code can be made here, and multiplies as it should."""
+    """Whether machine code can be made here, and multiplies as it should: codes of 2, 4 and 8 bits."""
     codes_OI = torch.tensor([[-2, 1, 0], [1, -1, -2]], dtype=torch.int8)
     ones_O1 = torch.ones(2, 1)
-    kernel = Integer(codes_OI, {"scale": ones_O1, "offset": 0 * ones_O1}, 2)
-    x_NI = torch.tensor([[32639.0, 2.0, 4.0], [-32639.0, 500.0, 0.0]])
-    return torch.equal(kernel.product(x_NI), x_NI @ codes_OI.float().T)
+    for bits, most in ((2, 32639.0), (4, 32639.0), (8, 32767.0)):
+        kernel = Integer(codes_OI, {"scale": ones_O1, "offset": 0 * ones_O1}, bits)
+        x_NI = torch.tensor([[most, 2.0, 4.0], [-most, 500.0, 0.0]])
+        if not torch.equal(kernel.product(x_NI), x_NI @ codes_OI.float().T):
+            return False
+    return True

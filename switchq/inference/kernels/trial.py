@@ -1,4 +1,4 @@
-"""Whether PyTorch has an operator on this machine: it is tried out once in every process."""
+"""Whether something works on this machine: it is tried out once in every process."""
 
 from collections.abc import Callable
 from functools import cache, wraps
@@ -11,7 +11,7 @@ def trial(works: Callable[P, bool]) -> Callable[P, bool]:
     """Decorate a function that runs an operator and says whether it did what it should.
 
     Its answers are kept. Where the operator is missing (an AttributeError or a RuntimeError, of which
-    NotImplementedError is one), the answer is no.
+    NotImplementedError is one) or no machine code can be made, the answer is no.
     """
 
     @cache

@@ -43,13 +43,18 @@ class MachineCode:
         return ctypes.CFUNCTYPE(None, *arguments)(self._engine.get_function_address(name))
 
 
+def converts_halves() -> bool:
+    """Whether this processor makes floats of float16 itself: there is no function that LLVM could call instead."""
+    return llvm.get_process_triple().startswith(("aarch64", "arm64")) or bool(llvm.get_host_cpu_features().get("f16c"))
+
+
 @cache
 def shares_threads() -> bool:
     """Whether code that is compiled here can call what `POOL` names."""
-    here = ctypes.CDLL(None)
     try:
+        here = ctypes.CDLL(None)
         addresses = {name: ctypes.cast(getattr(here, name), ctypes.c_void_p).value for name in POOL}
-    except AttributeError:
+    except (AttributeError, TypeError, OSError):
         return False
     for name, address in addresses.items():
         llvm.add_symbol(name, address)

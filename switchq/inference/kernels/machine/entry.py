@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from switchq.inference.kernels.machine import pairs
-from switchq.inference.kernels.machine.compiled import POOL, MachineCode, shares_threads
+from switchq.inference.kernels.machine.compiled import POOL, MachineCode, converts_halves, shares_threads
 from switchq.inference.kernels.machine.rounding import rounded
 from switchq.inference.kernels.machine.rows import LANES, rows
 from switchq.inference.kernels.machine.text import Function
@@ -28,8 +28,10 @@ def product(layout: Layout) -> Any:
     N, threads.
 
     Raises:
-        RuntimeError: LLVM cannot make code here.
+        RuntimeError: LLVM cannot make code here, or the processor does not know float16.
     """
+    if not converts_halves():
+        raise RuntimeError("this processor does not convert float16")
     pool = shares_threads()
     parts = [rounded(layout), rows(layout, 1), rows(layout, TOGETHER), _some(), _share() if pool else "", _run(pool)]
     declared = [f"declare {kind.replace(' (', f' @{name}(')}" for name, kind in POOL.items() if pool]

@@ -15,7 +15,7 @@ def rounded(layout: Layout) -> str:
     f = Function("rounded", {"weight": "ptr", "x": "ptr", "room": "ptr", "tokens": "i64"})
     weight = Weight.read(f)
     span = f.times(weight.blocks, layout.block)
-    most, total = f.place("i32"), f.place("i32")
+    most, total = f.place("i32"), f.place("i64")
     with f.loop(0, "%tokens") as token:
         x = f.at("%x", "float", f.times(token, weight.inputs))
         room = f.at("%room", "i8", f.times(token, weight.stride))
@@ -32,15 +32,15 @@ def rounded(layout: Layout) -> str:
             made = f.at(room, "i16", f.times(bundle, f.times(span, layout.side)))
             lower = f.at(made, "i8", f.times(span, layout.side))
             given = f.at(x, "float", f.times(group, weight.size))
-            f.store("i32", 0, total)
+            f.store("i64", 0, total)
             for first, last, start in _stretches(f, layout, weight, beside):
                 with f.loop(first, last) as i:
                     scaled = f(f"fmul float {f.load('float', given, i)}, {steps}")
                     nearest = f(f"call float @llvm.rint.f32(float {scaled})")
                     whole = f(f"call i32 @llvm.fptosi.sat.i32.f32(float {nearest})")
-                    f.store("i32", f(f"add i32 {f.load('i32', total)}, {whole}"), total)
+                    f.store("i64", f.plus(f.load("i64", total), f(f"sext i32 {whole} to i64")), total)
                     _keep(f, layout, whole, (made, lower), f.plus(start, i))
-            f.store("float", f(f"sitofp i32 {f.load('i32', total)} to float"), sums, group)
+            f.store("float", f(f"sitofp i64 {f.load('i64', total)} to float"), sums, group)
         f.store("float", f(f"fdiv float {length}, {largest(layout)}"), sums, weight.laid)
     return f.text()
 
