@@ -121,6 +121,13 @@ class Workshop:
         return module
 
 
+def padded(tokens_BT: Tensor, real: int) -> dict[str, Tensor]:
+    """The tokens with all but the first `real` of the last row marked as padding."""
+    mask_BT = torch.ones_like(tokens_BT)
+    mask_BT[-1, real:] = 0
+    return {"input_ids": tokens_BT, "attention_mask": mask_BT}
+
+
 @pytest.fixture(scope="session")
 def make_workshop(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Workshop]:
     """`make_workshop(dropout=0.0, layers=2)`: a base of its own, with these in its configuration."""

@@ -59,6 +59,13 @@ class Ends:
         return ((output_NI - wanted_NI).square().mean(-1) / (input_NI.square().mean(-1) + LEAST)).mean()
 
 
+def in_turn(count: int, seed: int = 0) -> Iterator[int]:
+    """Places of `count` batches without end, in a new order each time through."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(count, generator=generator).tolist()
+
+
 @contextmanager
 def _fast(device: torch.device) -> Iterator[None]:
     """On a GPU products are of bfloat16, and attention is the one whose gradient is the same each time."""

@@ -11,7 +11,7 @@ Apart from ApiQ: the start is not zero, a token's error counts in the length tha
 are only learned where the run learns scales.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from switchq.bitmap import FULL
 from switchq.models import blocks_of
-from switchq.models.block_ends import Ends
+from switchq.models.block_ends import Ends, in_turn
 from switchq.models.blocks import Forward, wrapped_blocks
 from switchq.models.inference import eval_mode
 from switchq.models.logits import hidden_states
@@ -109,7 +109,7 @@ def _train(block: nn.Module, bits: int, batches: Sequence[Ends], steps: int, joi
         return before, before
     start = [parameter.detach().clone() for parameter in trained]
     optimiser = torch.optim.Adam(trained, lr=RATE)
-    for step, index in zip(range(steps), _in_turn(len(batches)), strict=False):
+    for step, index in zip(range(steps), in_turn(len(batches)), strict=False):
         with torch.enable_grad():
             found = error(index)
         gradients = torch.autograd.grad(found, trained) if found.requires_grad else map(torch.zeros_like, trained)
@@ -126,13 +126,6 @@ def _train(block: nn.Module, bits: int, batches: Sequence[Ends], steps: int, joi
             parameter.copy_(value)
         return before, before
     return before, after
-
-
-def _in_turn(count: int) -> Iterator[int]:
-    """Places of batches without end, in a new order each time through."""
-    generator = torch.Generator().manual_seed(0)
-    while True:
-        yield from torch.randperm(count, generator=generator).tolist()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from workshop import Workshop
+from workshop import Workshop, padded
 
 from switchq.errors import UserError
 from switchq.models import blocks_of, make_switchable
@@ -24,13 +24,6 @@ from switchq.training.module import SwitchableModule
 RANKS = {8: 2, 4: 3, 2: 4}
 
 Batch = dict[str, Tensor]
-
-
-def padded(tokens_BT: Tensor, real: int) -> Batch:
-    """The tokens with all but the first `real` of the last row marked as padding."""
-    mask_BT = torch.ones_like(tokens_BT)
-    mask_BT[-1, real:] = 0
-    return {"input_ids": tokens_BT, "attention_mask": mask_BT}
 
 
 @pytest.fixture

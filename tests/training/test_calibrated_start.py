@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from workshop import Workshop
+from workshop import Workshop, padded
 
 from switchq.errors import UserError
 from switchq.models import make_switchable
@@ -18,13 +18,6 @@ from switchq.training.callbacks import SPNet
 from switchq.training.module import SwitchableModule
 
 RANKS = {8: 2, 4: 3, 2: 4}
-
-
-def padded(tokens_BT: Tensor, real: int) -> dict[str, Tensor]:
-    """The tokens with all but the first `real` of the last row marked as padding."""
-    mask_BT = torch.ones_like(tokens_BT)
-    mask_BT[-1, real:] = 0
-    return {"input_ids": tokens_BT, "attention_mask": mask_BT}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from switchq.errors import UserError
 from switchq.inference.kernels.kernel import Kernel
-from switchq.inference.kernels.machine import product, room_bytes
+from switchq.inference.kernels.machine import Weight, product, room_bytes
 from switchq.inference.kernels.packing import Layout
 from switchq.inference.kernels.trial import trial
 from switchq.inference.low_rank import Factors
@@ -50,10 +50,21 @@ class Integer(Kernel):
         """Tell machine code where everything lies."""
         layout, size = self.layout, self.inputs // self.groups
         self.stride = room_bytes(layout, self.groups, size)
-        addresses = (one.data_ptr() for one in (self.codes_OP, self.scale_OG, self.offset_OG))
-        shape = (self.outputs, self.inputs, self.groups, layout.laid(self.groups), size, layout.blocks(size))
-        told = (*addresses, *shape, self.lowest, self.codes_OP.shape[1], self.stride)
-        self._told = (ctypes.c_int64 * len(told))(*told)
+        told = {
+            "codes": self.codes_OP.data_ptr(),
+            "scales": self.scale_OG.data_ptr(),
+            "offsets": self.offset_OG.data_ptr(),
+            "outputs": self.outputs,
+            "inputs": self.inputs,
+            "groups": self.groups,
+            "laid": layout.laid(self.groups),
+            "size": size,
+            "blocks": layout.blocks(size),
+            "lowest": self.lowest,
+            "row": self.codes_OP.shape[1],
+            "stride": self.stride,
+        }
+        self._told = (ctypes.c_int64 * len(told))(*(told[name] for name in Weight._fields))
         self._call, self._address = product(layout), ctypes.addressof(self._told)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,24 +2,21 @@
 
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import ParamSpec, cast
-
-P = ParamSpec("P")
 
 
-def trial(works: Callable[P, bool]) -> Callable[P, bool]:
-    """Decorate a function that runs an operator and says whether it did what it should.
+def trial(works: Callable[[], bool]) -> Callable[[], bool]:
+    """Decorate a function that runs an operator, or machine code, and says whether it did what it should.
 
-    Its answers are kept. Where the operator is missing (an AttributeError or a RuntimeError, of which
-    NotImplementedError is one) or no machine code can be made, the answer is no.
+    Its answer is kept. An operator that is missing and code that cannot be made (an AttributeError or a RuntimeError,
+    which covers what PyTorch and LLVM raise) count as a no.
     """
 
     @cache
     @wraps(works)
-    def answer(*arguments: P.args, **options: P.kwargs) -> bool:
+    def answer() -> bool:
         try:
-            return works(*arguments, **options)
+            return works()
         except (AttributeError, RuntimeError):
             return False
 
-    return cast(Callable[P, bool], answer)
+    return answer

@@ -17,6 +17,6 @@ A NaN or an infinity among a token's activations makes d that, and all its resul
 """
 
 from switchq.inference.kernels.machine.entry import product
-from switchq.inference.kernels.machine.weight import room_bytes
+from switchq.inference.kernels.machine.weight import Weight, room_bytes
 
-__all__ = ["product", "room_bytes"]
+__all__ = ["Weight", "product", "room_bytes"]

@@ -28,9 +28,8 @@ class MachineCode:
         target = llvm.Target.from_default_triple().create_target_machine(
             cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
         )
-        tuning = llvm.create_pipeline_tuning_options(
-            speed_level=2
-        )  # more takes three times as long, for the same speed
+        # More optimisation takes three times as long, for code of the same speed.
+        tuning = llvm.create_pipeline_tuning_options(speed_level=2)
         tuning.loop_unrolling = tuning.loop_interleaving = tuning.slp_vectorization = False
         tuning.loop_vectorization = True
         passes = llvm.create_pass_builder(target, tuning)

@@ -39,7 +39,7 @@ def product(layout: Layout) -> Any:
     declared += ["declare i32 @llvm.fptosi.sat.i32.f32(float)", "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"]
     declared += ["declare i64 @llvm.smin.i64(i64, i64)"]
     declared += [f"declare float @llvm.vector.reduce.fadd.v{LANES}f32(float, <{LANES} x float>)"]
-    code = MachineCode("\n".join([*declared, *pairs.text(), *parts]))
+    code = MachineCode("\n".join([*declared, *pairs.declared(), *parts]))
     place, number = ctypes.c_void_p, ctypes.c_int64
     call = code.function("run", place, place, place, place, place, number, number)
     call.code = code  # which goes when nobody holds it
@@ -76,15 +76,17 @@ def _run(pool: bool) -> str:
     pointers = {name: "ptr" for name in ("weight", "x", "y", "bias", "room")}
     f = Function("run", {**pointers, "tokens": "i64", "threads": "i64"}, seen=True)
     f.do("call void @rounded(ptr %weight, ptr %x, ptr %room, i64 %tokens)")
-    several = f(f"icmp sgt i64 %threads, {1 if pool else 2**62}")
-    if pool:
+    outputs = f.load("i64", "%weight", Weight._fields.index("outputs"))
+    alone = f"call void @some(ptr %weight, ptr %room, ptr %y, ptr %bias, i64 %tokens, i64 0, i64 {outputs})"
+    if not pool:
+        f.do(alone)
+        return f.text()
+    with f.when(f("icmp sgt i64 %threads, 1")):
         task = f.place("i64", len(TASK))
-        with f.when(several):
-            for index, name in enumerate(TASK):
-                f.store("i64" if name == "tokens" else "ptr", f"%{name}", f.at(task, "i64", index))
-            count = f("trunc i64 %threads to i32")
-            f.do(f"call void @GOMP_parallel(ptr @share, ptr {task}, i32 {count}, i32 0)")
-    with f.when(f(f"xor i1 {several}, true")):
-        outputs = f.load("i64", "%weight", Weight._fields.index("outputs"))
-        f.do(f"call void @some(ptr %weight, ptr %room, ptr %y, ptr %bias, i64 %tokens, i64 0, i64 {outputs})")
+        for index, name in enumerate(TASK):
+            f.store("i64" if name == "tokens" else "ptr", f"%{name}", f.at(task, "i64", index))
+        count = f("trunc i64 %threads to i32")
+        f.do(f"call void @GOMP_parallel(ptr @share, ptr {task}, i32 {count}, i32 0)")
+    with f.when(f("icmp sle i64 %threads, 1")):
+        f.do(alone)
     return f.text()

@@ -11,35 +11,30 @@ import llvmlite.binding as llvm
 
 from switchq.inference.kernels.machine.text import Function
 
-INSTRUCTIONS = {
-    ("i16", 16): "llvm.x86.avx2.pmadd.wd",
-    ("i16", 8): "llvm.x86.sse2.pmadd.wd",
-    ("i8", 32): "llvm.x86.avx2.pmadd.ub.sw",
-    ("i8", 16): "llvm.x86.ssse3.pmadd.ub.sw.128",
-}
-"""Of vectors of so many numbers of a type."""
+INSTRUCTIONS = (
+    "declare <8 x i32> @llvm.x86.avx2.pmadd.wd(<16 x i16>, <16 x i16>)",
+    "declare <16 x i16> @llvm.x86.avx2.pmadd.ub.sw(<32 x i8>, <32 x i8>)",
+)
+"""Of vectors of 32 bytes."""
 
 
-def of_16_bits(f: Function, one: str, other: str, count: int) -> str:
-    """Of vectors of `count` numbers."""
-    return _pairs(f, "i16", "i32", "sext", one, other, count)
+def of_16_bits(f: Function, one: str, other: str) -> str:
+    """Of vectors of 16 numbers."""
+    if has_instructions():
+        return f(f"call <8 x i32> @llvm.x86.avx2.pmadd.wd(<16 x i16> {one}, <16 x i16> {other})")
+    return _written_out(f, 16, f(f"sext <16 x i16> {one} to <16 x i32>"), f(f"sext <16 x i16> {other} to <16 x i32>"))
 
 
-def of_8_bits(f: Function, one: str, other: str, count: int) -> str:
-    """Of vectors of `count` numbers, the first of them unsigned."""
-    return _pairs(f, "i8", "i16", "zext", one, other, count)
+def of_8_bits(f: Function, one: str, other: str) -> str:
+    """Of vectors of 32 numbers, the first of them unsigned."""
+    if has_instructions():
+        return f(f"call <16 x i16> @llvm.x86.avx2.pmadd.ub.sw(<32 x i8> {one}, <32 x i8> {other})")
+    return _written_out(f, 32, f(f"zext <32 x i8> {one} to <32 x i16>"), f(f"sext <32 x i8> {other} to <32 x i16>"))
 
 
-def text() -> list[str]:
+def declared() -> tuple[str, ...]:
     """What a module has to declare."""
-    return [
-        f"declare <{count // 2} x {WIDER[kind]}> @{name}(<{count} x {kind}>, <{count} x {kind}>)"
-        for (kind, count), name in INSTRUCTIONS.items()
-        if has_instructions()
-    ]
-
-
-WIDER = {"i8": "i16", "i16": "i32"}
+    return INSTRUCTIONS if has_instructions() else ()
 
 
 @cache
@@ -48,12 +43,9 @@ def has_instructions() -> bool:
     return bool(llvm.get_host_cpu_features().get("avx2"))
 
 
-def _pairs(f: Function, kind: str, wider: str, first: str, one: str, other: str, count: int) -> str:
-    given, made = f"<{count} x {kind}>", f"<{count} x {wider}>"
-    name = INSTRUCTIONS.get((kind, count)) if has_instructions() else None
-    if name:
-        return f(f"call <{count // 2} x {wider}> @{name}({given} {one}, {given} {other})")
-    wide = [f(f"{way} {given} {value} to {made}") for way, value in ((first, one), ("sext", other))]
-    products = f(f"mul {made} {wide[0]}, {wide[1]}")
-    even, odd = (f.pick(wider, count, products, range(start, count, 2)) for start in (0, 1))
-    return f(f"add <{count // 2} x {wider}> {even}, {odd}")
+def _written_out(f: Function, count: int, one: str, other: str) -> str:
+    """Of vectors of `count` numbers that are as wide as the result already."""
+    kind = f"i{512 // count}"
+    products = f(f"mul <{count} x {kind}> {one}, {other}")
+    even, odd = (f.pick(kind, count, products, range(start, count, 2)) for start in (0, 1))
+    return f(f"add <{count // 2} x {kind}> {even}, {odd}")

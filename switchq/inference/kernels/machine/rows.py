@@ -102,7 +102,7 @@ class _Wide:
         """
         x, total = f.at(room, "i16", f.times(block, self.block)), "zeroinitializer"
         for number, code in enumerate(codes):
-            found = pairs.of_16_bits(f, code, f.load("<16 x i16>", x, 16 * number, "i16"), 16)
+            found = pairs.of_16_bits(f, code, f.load("<16 x i16>", x, 16 * number, "i16"))
             total = f(f"add <{LANES} x i32> {total}, {found}")
         return f(f"sitofp <{LANES} x i32> {total} to <{LANES} x float>")
 
@@ -133,7 +133,7 @@ class _Narrow:
             products = "zeroinitializer"
             for number, code in enumerate(codes):
                 given = f.load(f"<{VECTOR} x i8>", x, number * VECTOR, "i8")
-                products = f(f"add <{half} x i16> {products}, {pairs.of_8_bits(f, code, given, VECTOR)}")
-            found = pairs.of_16_bits(f, products, constant("i16", weight, half), half)
+                products = f(f"add <{half} x i16> {products}, {pairs.of_8_bits(f, code, given)}")
+            found = pairs.of_16_bits(f, products, constant("i16", weight, half))
             total = f(f"add <{LANES} x i32> {total}, {found}")
         return f(f"sitofp <{LANES} x i32> {total} to <{LANES} x float>")

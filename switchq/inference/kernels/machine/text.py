@@ -81,12 +81,6 @@ class Function:
         yield
         self._go_on(end, f"  br label %{end}")
 
-    def splat(self, element: str, value: str, count: int) -> str:
-        """A vector of `count` times the same value."""
-        vector = f"<{count} x {element}>"
-        one = self(f"insertelement {vector} poison, {element} {value}, i32 0")
-        return self(f"shufflevector {vector} {one}, {vector} poison, <{count} x i32> zeroinitializer")
-
     def pick(self, element: str, count: int, vector: str, places: Sequence[int]) -> str:
         """The elements of a vector of `count` that are at these places."""
         mask = ", ".join(f"i32 {place}" for place in places)

@@ -15,14 +15,14 @@ Every weight is trained, so thousands of tokens are wanted, several times a line
 instead, at the cost of all other text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from switchq.errors import UserError
-from switchq.models.block_ends import Ends
+from switchq.models.block_ends import in_turn
 from switchq.posttraining.ptq.blockwise import Block, BlockRounder
 from switchq.posttraining.ptq.rounder import Rounded
 from switchq.quant import Grid
@@ -60,10 +60,9 @@ class SignRound(BlockRounder):
         """Take all steps; returns the values whose batch had the least error."""
         rate, trained = self.rate or 1 / self.iterations, rounding.trained
         best, least = _copy(trained), torch.full((), torch.inf, device=trained[0].device)
-        batches = _in_turn(block.batches, seed)
-        for step in range(self.iterations):
+        for step, index in zip(range(self.iterations), in_turn(len(block.batches), seed), strict=False):
             with torch.enable_grad():
-                error = block.error(next(batches), rounding.weights())
+                error = block.error(block.batches[index], rounding.weights())
             gradients = torch.autograd.grad(error, trained)
             with torch.no_grad():
                 better = error < least  # stays on the device: nothing waits for it
@@ -73,14 +72,6 @@ class SignRound(BlockRounder):
                 for factor in trained[1::2]:
                     factor.clamp_(0, 1)
         return best
-
-
-def _in_turn(batches: Sequence[Ends], seed: int) -> Iterator[Ends]:
-    """Batches without end, in a new order each time through."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield batches[index]
 
 
 @torch.no_grad()
