@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from workshop import Gradients, Workshop, trained
 
 from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
+from switchq.training.module import SwitchableModule
 
 Scenario = tuple[Callable[[], Schedule], dict[str, Any], dict[str, Any], int]
 """Schedule, options of the module, options of the fit, optimiser steps."""
@@ -34,6 +36,19 @@ SCENARIOS: dict[str, Scenario] = {
     "instantnet, bare teacher": (lambda: InstantNet(bare_teacher=True), {}, {}, 2),
     "bfloat16": (lambda: SPNet(["8", "2"]), {}, {"precision": "bf16-mixed"}, 2),
     "checkpointing": (lambda: SPNet(["8", "2"]), {"gradient_checkpointing": True}, {}, 2),
+    "spnet, block start": (
+        lambda: SPNet(["8", "2"]),
+        {
+            "adapter_start": "apiq",
+            "start_batches": 2,
+            "start_steps": 4,
+            "learn_scales": True,
+            "lr": 0.0,
+            "scale_lr": 0.0,
+        },
+        {"data": {"batch_size": 3, "limit_train": 9}},
+        2,
+    ),
     "uneven batches": (lambda: SPNet(["8", "2"]), {}, {"data": {"batch_size": 3, "limit_train": 7}}, 6),
 }
 
@@ -46,16 +61,34 @@ def train(workshop: Workshop, name: str, folder: Path, less: int = 0, **trainer:
     schedule, options, fitting, steps = SCENARIOS[name]
     fitting = {**fitting, **trainer}
     module = workshop.module(**options)
+    started = note_start(module) if "adapter_start" in options else {}
     gradients = Gradients()
     data = workshop.data(**fitting.pop("data", {}))
     workshop.fit(schedule(), folder, steps - less, module, data=data, callbacks=[gradients], validate=True, **fitting)
     whole = {key: getattr(value, "full_tensor", lambda value=value: value)() for key, value in trained(module).items()}
     return {
+        "started": {key: value.cpu() for key, value in started.items()},
         "trained": {key: value.cpu() for key, value in whole.items()},
         "figures": {result.label: result.figures() for result in module.results},
         "answers": {result.label: result.predictions for result in module.results},
         "latest": {key: float(value) for key, value in module.latest.items()},
     }
+
+
+def note_start(module: SwitchableModule) -> dict[str, Tensor]:
+    """Let a module start its adapters; what they start at, filled in before DDP gives all processes the first's."""
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:  # what already does something is not started
+            torch.nn.init.zeros_(parameter)
+    started: dict[str, Tensor] = {}
+    setup = module.setup
+
+    def noted(stage: str) -> None:
+        setup(stage)
+        started.update(trained(module))
+
+    module.setup = noted  # type: ignore[method-assign]
+    return started
 
 
 def work(number: int, workshop: Workshop, folder: str, accelerator: str, port: int) -> None:

@@ -1,7 +1,9 @@
 """Checkpoints hold what was trained and nothing else; adapters go back to plain peft."""
 
+import io
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import peft
 import pytest
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from workshop import Workshop, assert_same, trained
@@ -17,6 +22,7 @@ from switchq.errors import UserError
 from switchq.models import make_switchable, save_adapters
 from switchq.nn import at, set_bitmap, switch_layers
 from switchq.quant import Asymmetric
+from switchq.training import checkpoint_io
 from switchq.training.callbacks import Cyclic, LastCheckpoint, SPNet
 from switchq.training.checkpoint import load_checkpoint, newest_checkpoint, read_checkpoint
 from switchq.training.module import SwitchableModule
@@ -188,6 +194,95 @@ def test_saves_come_at_regular_steps_whatever_a_batch_takes(workshop: Workshop, 
     assert steps == [9, 15, 21, 24]
     with pytest.raises(UserError, match="at least 1"):
         LastCheckpoint(0)
+
+
+class Dies(RuntimeError):
+    """What the others are told of where one process dies."""
+
+
+def kept(step: int, folder: Path) -> list[str]:
+    """The notes of an error after which this step is named."""
+    return [f"Step {step} is kept in {last(folder)}: run the same command with --ckpt_path last to go on"]
+
+
+class TestWhatIsKept:
+    """However a save ends, what an error names is what is on disk."""
+
+    @pytest.mark.parametrize("step", [1, 2])
+    def test_a_save_that_never_returns_but_is_whole(
+        self, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    ) -> None:
+        """Another process dies between the renaming and the barrier behind it."""
+
+        def barrier(strategy: Strategy, name: str | None = None) -> None:
+            if (
+                name == "Trainer.save_checkpoint"
+                and torch.load(last(tmp_path), weights_only=True)["global_step"] == step
+            ):
+                raise Dies
+
+        monkeypatch.setattr(SingleDeviceStrategy, "barrier", barrier)
+        with pytest.raises(Dies) as caught:
+            workshop.fit(SPNet(), tmp_path, 3, every=1)
+        assert caught.value.__notes__ == kept(step, tmp_path)
+
+    def test_what_the_first_process_has_written_meanwhile(self, workshop: Workshop, tmp_path: Path) -> None:
+        """This one fails before it has come to save."""
+        workshop.fit(SPNet(), tmp_path / "first", 2)
+
+        class Fails(Callback):
+            def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+                if trainer.global_step == 2:
+                    last(tmp_path / "first").replace(last(tmp_path))
+                    raise Dies
+
+        with pytest.raises(Dies) as caught:
+            workshop.fit(SPNet(), tmp_path, 3, callbacks=[Fails()], every=1)
+        assert caught.value.__notes__ == kept(2, tmp_path)
+
+    @pytest.mark.parametrize("step", [1, 2])
+    def test_a_save_that_fails_before_it_is_whole(
+        self, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    ) -> None:
+        """The first step's stays, if this run has written one; another run's is not named."""
+        write = checkpoint_io.write_bytes
+        workshop.fit(SPNet(), tmp_path, 5)
+
+        def full(path: Path, content: memoryview, option: str) -> None:
+            if torch.load(io.BytesIO(content), weights_only=True)["global_step"] == step:
+                raise Dies
+            write(path, content, option)
+
+        monkeypatch.setattr(checkpoint_io, "write_bytes", full)
+        with pytest.raises(Dies) as caught:
+            workshop.fit(SPNet(), tmp_path, 3, every=1)
+        assert getattr(caught.value, "__notes__", []) == (kept(1, tmp_path) if step == 2 else [])
+
+    def test_half_a_file_is_not_named(self, workshop: Workshop, tmp_path: Path) -> None:
+        """Somebody's own way to write may put it where the last one was."""
+
+        class InPlace(TorchCheckpointIO):
+            def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+                super().save_checkpoint(checkpoint, path, storage_options)
+                if checkpoint["global_step"] == 2:
+                    os.truncate(path, os.stat(path).st_size // 2)
+                    raise Dies
+
+        with pytest.raises(Dies) as caught:
+            workshop.fit(SPNet(), tmp_path, 3, every=1, plugins=[InPlace()])
+        assert last(tmp_path).exists()
+        assert not hasattr(caught.value, "__notes__")
+
+    def test_ctrl_c_after_the_last_batch(
+        self, workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Pressed(Callback):
+            def on_train_epoch_end(self, *arguments: Any) -> None:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        workshop.fit(SPNet(), tmp_path, 3, callbacks=[Pressed()])
+        assert torch.load(last(tmp_path), weights_only=True)["global_step"] == 3
+        assert f"Stopped after step 3 and saved {last(tmp_path)}.\n" in capsys.readouterr().err
 
 
 class TestLossThatIsNotFinite:

@@ -3,6 +3,9 @@
 Lightning's own ModelCheckpoint saves when the step count is a multiple of its interval, which a schedule that takes
 several optimiser steps a batch can jump over, and it does not save the last step of a run. Writing goes through the
 Trainer and `WholeCheckpoints`, which replaces the file in one move.
+
+A save ends with all processes waiting for each other, and one that dies there leaves the others with a new file and an
+error. So where a run fails, each process looks at the file itself for what is kept.
 """
 
 import signal
@@ -10,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -30,7 +34,7 @@ class LastCheckpoint(Checkpoint):
 
     Attributes:
         stopped: whether Ctrl-C has asked this run to stop; a second Ctrl-C stops at once.
-        path: where the checkpoint is, once one was saved.
+        path: where the checkpoint is, once this run has saved one.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
@@ -40,6 +44,9 @@ class LastCheckpoint(Checkpoint):
         self.stopped = False
         self.path: Path | None = None
         self._saved_at = 0
+        self._saved_to_stop = False
+        self._place: Path | None = None
+        self._known: Stamp | None = None
         self._previous: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,7 +57,10 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from where a resumed run starts, and take over SIGINT (after Lightning has noted whose it was)."""
         self._saved_at = trainer.global_step
-        self.stopped = False
+        self._place = self._folder(trainer) / "checkpoints" / "last.ckpt"
+        self._known = _stamp(self._place)  # in a folder without versions another run may have left one
+        self.path = None
+        self.stopped = self._saved_to_stop = False
         try:
             self._previous = signal.signal(signal.SIGINT, self._stop)
         except ValueError:  # not in the main thread: Ctrl-C stays with whoever owns it
@@ -60,18 +70,18 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if the interval has passed; stop if asked to, but not between the batches of one optimiser step."""
-        if trainer.world_size > 1:  # Ctrl-C reaches one process sooner than another
-            self.stopped = trainer.strategy.reduce_boolean_decision(self.stopped, all=False)
-        stopping = self.stopped and not pl_module.waiting
+        stopping = self._asked_to_stop(trainer) and not pl_module.waiting
         if stopping or trainer.global_step // self.every_n_steps > self._saved_at // self.every_n_steps:
             self._save(trainer)  # at once: Lightning validates before it stops
+        self._saved_to_stop = stopping
         trainer.should_stop |= stopping
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step, and the adapters once more as plain peft reads them; give SIGINT back."""
-        if not self.stopped:  # or it was saved before Lightning closed an epoch that is not over
+        if not self._saved_to_stop:  # or it was saved before Lightning closed an epoch that is not over
             self._save(trainer)
         self._give_back()
+        self.stopped = self._asked_to_stop(trainer)
         folder = self._folder(trainer)
         if not (pl_module.hparams["train_base"] or pl_module.hparams["own_norms"]):  # adapters alone do not say it all
             save_adapters(pl_module.model, folder / "adapters", write=trainer.is_global_zero)  # type: ignore[arg-type]
@@ -87,6 +97,7 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give SIGINT back, and say what is kept."""
         self._give_back()
+        self._look()
         if self.path is not None:
             exception.add_note(
                 f"Step {self._saved_at:,} is kept in {self.path}: run the same command with --ckpt_path last to go on"
@@ -102,11 +113,50 @@ class LastCheckpoint(Checkpoint):
             raise KeyboardInterrupt
         self.stopped = True
 
+    def _asked_to_stop(self, trainer: Trainer) -> bool:
+        """Whether any process was; Ctrl-C reaches one sooner than another, and they must do the same."""
+        asked = self.stopped
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+            if asked:  # what came in the meantime stays for the next time
+                self.stopped = True
+        return asked
+
     def _save(self, trainer: Trainer) -> None:
-        path = self._folder(trainer) / "checkpoints" / "last.ckpt"
-        trainer.save_checkpoint(path)
-        self.path, self._saved_at = path, trainer.global_step
+        assert self._place is not None
+        trainer.save_checkpoint(self._place)
+        self.path, self._saved_at, self._known = self._place, trainer.global_step, _stamp(self._place)
+
+    def _look(self) -> None:
+        """Learn of a file that was put in place by a save from which this process has not returned."""
+        if self._place is None or _stamp(self._place) == self._known:
+            return
+        step = _step_in(self._place)
+        if step is None:
+            self.path = None
+        else:
+            self.path, self._saved_at = self._place, step
 
     @staticmethod
     def _folder(trainer: Trainer) -> Path:
         return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+Stamp = tuple[int, int]
+"""What tells a file from the one that was there before: its number and when it was written."""
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _step_in(path: Path) -> int | None:
+    """The step of a checkpoint; None where it is not whole. Its tensors stay on the disk."""
+    try:
+        return int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"])
+    except Exception:  # whatever is wrong with it must not take the place of why the run failed
+        return None
