@@ -25,7 +25,7 @@ from switchq.inference import SwitchableLM, export_artifact
 from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.quant import Nested
 
-PACKAGES = {"ctranslate2": ("ctranslate2", ("int8",)), "llama.cpp": ("llama_cpp_python", ("Q8_0", "Q4_0", "Q2_K"))}
+PACKAGES = {"ctranslate2": ("ctranslate2", ("int8",)), "llama.cpp": ("xllamacpp", ("Q8_0", "Q4_0"))}
 
 
 def main(argv: list[str] | None = None) -> list[Row]:

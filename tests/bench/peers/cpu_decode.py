@@ -3,18 +3,17 @@
     python cpu_decode.py --step convert --peer llama.cpp --kind Q4_0 --model HF --place PLACE --output answer.json
     python cpu_decode.py --step time --peer llama.cpp --kind Q4_0 --model HF --place PLACE --output answer.json
 
-llama.cpp reads GGUF, which is written here for GPT-2 without a vocabulary (token ids go in and come out) and then
-quantised by llama.cpp itself.
+llama.cpp reads GGUF, which is written here for GPT-2 with its matrices quantised and a vocabulary of stand-ins: its
+server, which xllamacpp runs in the same process, takes token ids and answers with text.
 """
 
 import argparse
-import ctypes
 import importlib.metadata
 import json
 import time
 from pathlib import Path
 
-PACKAGES = {"ctranslate2": "ctranslate2", "llama.cpp": "llama_cpp_python"}
+PACKAGES = {"ctranslate2": "ctranslate2", "llama.cpp": "xllamacpp"}
 
 RENAMED = {
     "ln_1": "attn_norm",
@@ -40,30 +39,42 @@ def gguf_name(name):
     return f"blk.{block}.{RENAMED[part]}.{end}"
 
 
-def write_gguf(folder, path):
-    """GPT-2 in float32: matrices are (out, in), embeddings (V, I)."""
+def write_gguf(folder, path, kind):
+    """GPT-2: linears, (out, in), as `kind` says; token embeddings, which are the head too, Q8_0; the rest float32."""
     import gguf
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder)
     config = model.config
     writer = gguf.GGUFWriter(path, "gpt2")
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(config.n_positions)
     writer.add_embedding_length(config.n_embd)
     writer.add_block_count(config.n_layer)
     writer.add_feed_forward_length(4 * config.n_embd)
     writer.add_head_count(config.n_head)
     writer.add_layer_norm_eps(config.layer_norm_epsilon)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("none")
+    add_vocabulary(writer, config)
     for name, parameter in model.named_parameters():
         value = parameter.detach().float()
         turned = value.dim() == 2 and ".c_" in name
-        writer.add_tensor(gguf_name(name), (value.T if turned else value).contiguous().numpy())
+        values = (value.T if turned else value).contiguous().numpy()
+        form = gguf.GGMLQuantizationType[kind if turned else "Q8_0" if "wte" in name else "F32"]
+        writer.add_tensor(gguf_name(name), gguf.quants.quantize(values, form), raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def add_vocabulary(writer, config):
+    """A word for every id; GGUF lets no list be empty, so there is one merge, which no text is read with."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([f"t{number}" for number in range(config.vocab_size)])
+    writer.add_token_merges(["t 0"])
+    writer.add_eos_token_id(config.eos_token_id)
 
 
 def convert(arguments):
@@ -74,17 +85,8 @@ def convert(arguments):
         target = arguments.place / arguments.kind
         TransformersConverter(str(arguments.model)).convert(str(target), quantization=arguments.kind)
         return {"bytes": sum(path.stat().st_size for path in target.iterdir())}
-    import llama_cpp
-
-    plain = arguments.place / "plain.gguf"
-    if not plain.exists():
-        write_gguf(arguments.model, plain)
     target = arguments.place / f"{arguments.kind}.gguf"
-    options = llama_cpp.llama_model_quantize_default_params()
-    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{arguments.kind}")
-    options.nthread = 1
-    if llama_cpp.llama_model_quantize(str(plain).encode(), str(target).encode(), ctypes.byref(options)):
-        raise RuntimeError(f"llama.cpp could not quantise to {arguments.kind}")
+    write_gguf(arguments.model, target, arguments.kind)
     return {"bytes": target.stat().st_size}
 
 
@@ -104,30 +106,24 @@ def decoder(arguments, ids):
             return len(found.sequences_ids[0])
 
         return generate
-    import llama_cpp
+    import xllamacpp
 
-    path = str(arguments.place / f"{arguments.kind}.gguf")
-    threads = {"n_threads": arguments.threads, "n_threads_batch": arguments.threads}
-    llama = llama_cpp.Llama(path, n_ctx=len(ids) + arguments.tokens, verbose=False, **threads)
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(arguments.place / f"{arguments.kind}.gguf")
+    parameters.n_ctx = len(ids) + arguments.tokens
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = arguments.threads
+    parameters.cache_ram_mib = 0
+    server = xllamacpp.Server(parameters)
+    options = {"ignore_eos": True, "cache_prompt": False, "temperature": 0, "top_k": 1}
 
     def decode():
-        llama.reset()
-        llama.eval(ids)
-        for count in range(1, arguments.tokens + 1):
-            logits = llama_cpp.llama_get_logits_ith(llama.ctx, -1)
-            token = max_of(logits, llama.n_vocab())
-            if count < arguments.tokens:
-                llama.eval([token])
-        return count
+        answer = server.handle_completions({"prompt": ids, "max_tokens": arguments.tokens, **options})
+        timings = answer["timings"]
+        if timings["prompt_n"] != len(ids):
+            raise RuntimeError(f"llama.cpp read {timings['prompt_n']} tokens of a prompt of {len(ids)}")
+        return timings["predicted_n"]
 
     return decode
-
-
-def max_of(logits, length):
-    """The likeliest token."""
-    import numpy as np
-
-    return int(np.ctypeslib.as_array(logits, (length,)).argmax())
 
 
 def main():
@@ -135,7 +131,7 @@ def main():
     options = argparse.ArgumentParser()
     options.add_argument("--step", choices=("convert", "time"), required=True)
     options.add_argument("--peer", choices=sorted(PACKAGES), required=True)
-    options.add_argument("--kind", required=True, help="int8, Q8_0, Q4_0, Q2_K, ...")
+    options.add_argument("--kind", required=True, help="int8, Q8_0, Q4_0, ...")
     for name in ("model", "place", "output"):
         options.add_argument(f"--{name}", type=Path, required=True)
     options.add_argument("--ids", type=int, nargs="*", default=[])
