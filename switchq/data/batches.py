@@ -147,6 +147,12 @@ class Share:
         return own or [{**examples[0], "labels": [IGNORED] * len(examples[0]["input_ids"])}]
 
 
+def counted(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch whose rows without labels are masked: what fills up a share counts with another device already."""
+    labelled_B1 = (batch["labels"] != IGNORED).any(1, keepdim=True)
+    return batch | {"attention_mask": batch["attention_mask"] * labelled_B1}
+
+
 class TrainingCollator:
     """Right-pads examples to a training batch.
 

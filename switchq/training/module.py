@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from switchq.bitmap import Bitmap, ladder
+from switchq.data.batches import counted
 from switchq.errors import UserError
 from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.models.device import own_gpu
@@ -198,7 +199,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             if source is None:
                 raise UserError(f"adapter_start {start} looks at training data, and there is no data module: use loftq")
             self.to(self.trainer.strategy.root_device)
-            batches = list(islice(source.train_dataloader(), self.hparams["start_batches"]))
+            batches = [counted(one) for one in islice(source.train_dataloader(), self.hparams["start_batches"])]
             started = start_from_inputs(self.model, batches, joint=self.joint_sum)
             self.align_adapters()
             if start == "apiq":

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SIZES = ((4096, 4096), (4800, 1600), (1600, 6400), (6400, 1600), (2304, 768))
+SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 1600), (1600, 6400), (2304, 768), (768, 3072))
 COLD = 160e6
 """Bytes of weights that are gone through in turn, more than a cache holds."""
 
 
 class Case(NamedTuple):
-    """What is multiplied, and how: warps, depth and places of the tile, or None for the program's own."""
+    """What is multiplied, and how: what a `Tile` says, or None for the program's own."""
 
     size: tuple[int, int]
     bits: int
     batch: int = 1
-    tile: tuple[int, int, int] | None = None
+    tile: tuple[int, ...] | None = None
     groups: int = 1
 
 
@@ -38,33 +38,30 @@ class Weight(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """The program's own tiles first, then batches, then other tiles, then groups."""
+    """The program's own tiles first, then batches, groups, and other tiles for one token."""
     for size, bits in itertools.product(SIZES, (4, 2)):
         yield Case(size, bits)
     yield Case((4096, 128), 2)  # next to nothing to read
+    for size, bits in itertools.product(SIZES, (8, 3)):
+        yield Case(size, bits)
     for batch, bits, size in itertools.product((32, 8), (4, 2), SIZES[:2]):
         yield Case(size, bits, batch)
-    for bits, size in itertools.product((8, 3), SIZES):
-        yield Case(size, bits)
-    for size, bits in itertools.product(SIZES[:3], (4, 2)):
-        most = {warps: min(4, -(-size[1] // (128 * warps))) for warps in (4, 8, 16)}  # tiles of a warp
-        tiles = [(warps, depth, 2) for warps, depth in most.items()]
-        tiles += [(4, 2, 2), (8, 1, 2)] + [(8, 2, 2)] * (most[8] > 2) + [(8, most[8], 4), (4, most[4], 4)] * (bits == 2)
-        yield from (Case(size, bits, 1, tile) for tile in tiles)
-    for size, bits, tile in itertools.product(SIZES[2:3] + SIZES[-1:], (4, 2), ((16, 4, 1), (8, 1, 1), (4, 2, 1))):
-        yield Case(size, bits, 1, tile)
-    for size, tile in itertools.product(SIZES[:2], ((8, 1, 1), (4, 1, 1), (4, 2, 1))):
-        yield Case(size, 4, 32, tile)
     for size, bits in itertools.product(SIZES[:2], (4, 2)):
         yield Case(size, bits, 1, None, size[1] // 64)
+    for size, bits in itertools.product(SIZES, (4, 2)):
+        tiles = -(-size[1] // 128)
+        for warps, down in itertools.product((4, 8, 16), (1, 2)):
+            depth = -(-tiles // warps)
+            if depth <= 4 and warps <= tiles:
+                yield Case(size, bits, 1, (warps, depth, 2 if bits == 4 else 4, down))
 
 
 def weight(case: Case, seed: int = 0) -> Weight:
     """Random planes and levels."""
-    from switchq.inference.gpu.tiles import COLUMNS, ROWS
+    from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS
 
     (outputs, inputs), bits = case.size, case.bits
-    shape = (bits, -(-outputs // ROWS), -(-inputs // COLUMNS), 32, 4)
+    shape = (bits, -(-outputs // PAIR) * PAIR // ROWS, -(-inputs // COLUMNS), 32, 2)
     generator = torch.Generator("cuda").manual_seed(seed)
     planes = torch.randint(-(2**31), 2**31, shape, device="cuda", generator=generator).int().unbind()
     scale = torch.rand(outputs, case.groups, device="cuda", generator=generator).half() / 2**bits
@@ -163,7 +160,7 @@ def measure(
 ) -> None:
     """One row."""
     packed = case.size[0] * case.size[1] * case.bits / 8
-    ones = [weight(case, seed) for seed in range(max(3, min(48, round(COLD / packed))))]
+    ones = [weight(case, seed) for seed in range(max(3, min(96, round(COLD / packed))))]
     x_NI = torch.randn(case.batch, case.size[1], device="cuda").half()
 
     def time(pdl: bool, weights: list[Weight]) -> float:

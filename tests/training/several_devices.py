@@ -40,13 +40,13 @@ SCENARIOS: dict[str, Scenario] = {
         lambda: SPNet(["8", "2"]),
         {
             "adapter_start": "apiq",
-            "start_batches": 2,
+            "start_batches": 3,
             "start_steps": 4,
             "learn_scales": True,
             "lr": 0.0,
             "scale_lr": 0.0,
         },
-        {"data": {"batch_size": 3, "limit_train": 9}},
+        {"data": {"batch_size": 3, "limit_train": 7}},  # the third batch has one row
         2,
     ),
     "uneven batches": (lambda: SPNet(["8", "2"]), {}, {"data": {"batch_size": 3, "limit_train": 7}}, 6),

@@ -13,14 +13,25 @@ import triton.language as tl
 from torch import Tensor
 
 from switchq.inference.gpu.tensorcore import INTERPRETED
-from switchq.inference.gpu.tiles import COLUMNS, ROWS
+from switchq.inference.gpu.tiles import COLUMNS, PAIR
 
 
 @triton.jit
 def turned(word, BY: tl.constexpr):
     """The word turned right by BY places."""
     by: tl.constexpr = BY % 32
-    return word if by == 0 else (word >> by) | (word << (32 - by))
+    if by == 0:
+        return word
+    elif INTERPRETED:
+        return (word >> by) | (word << (32 - by))
+    else:  # for all that are picked of it; LLVM would shift anew for each
+        return tl.inline_asm_elementwise(_turn(by), "=r,r", [word], dtype=tl.uint32, is_pure=True, pack=1)
+
+
+@triton.constexpr_function
+def _turn(by):
+    """The instruction that turns $1 right."""
+    return f"shf.r.wrap.b32 $0, $1, $1, {by};"
 
 
 @triton.jit
@@ -66,18 +77,18 @@ def code_words(planes, F: tl.constexpr):
 
 
 @triton.jit
-def loaded(at, mask, eviction_policy: tl.constexpr, PAST: tl.constexpr):
+def loaded(at, mask, PAST: tl.constexpr):
     """What lies at `at`; zeros where the mask says that it is past the end, if anything is."""
     if PAST:
-        return tl.load(at, mask=mask, other=0, eviction_policy=eviction_policy)
+        return tl.load(at, mask=mask, other=0)
     else:
-        return tl.load(at, eviction_policy=eviction_policy)
+        return tl.load(at)
 
 
 @triton.jit
-def load_four(at, mask, eviction_policy: tl.constexpr, PAST: tl.constexpr):
+def load_four(at, mask, PAST: tl.constexpr):
     """The four words from `at` on, in one load."""
-    four = loaded(at[:, None] + tl.arange(0, 4)[None, :], mask[:, None], eviction_policy, PAST)
+    four = loaded(at[:, None] + tl.arange(0, 4)[None, :], mask[:, None], PAST)
     even, odd = tl.split(tl.reshape(four, (four.shape[0], 2, 2)))
     word_0, word_2 = tl.split(even)
     word_1, word_3 = tl.split(odd)
@@ -85,12 +96,21 @@ def load_four(at, mask, eviction_policy: tl.constexpr, PAST: tl.constexpr):
 
 
 @triton.jit
-def load_words(planes, at, mask, PAST: tl.constexpr):
-    """Of each of a thread's four rows a tuple with a word of every plane. They are read once."""
-    rows = ((), (), (), ())
-    for k in tl.static_range(len(planes)):
-        four = load_four((planes[k] + at).to(tl.pointer_type(tl.uint32)), mask, "evict_first", PAST)
-        rows = (rows[0] + (four[0],), rows[1] + (four[1],), rows[2] + (four[2],), rows[3] + (four[3],))
+def load_two(at, mask, PAST: tl.constexpr):
+    """The two words from `at` on, in one load."""
+    return tl.split(loaded(at[:, None] + tl.arange(0, 2)[None, :], mask[:, None], PAST))
+
+
+@triton.jit
+def load_words(planes, at, mask, DOWN: tl.constexpr, HEIGHT: tl.constexpr, PAST: tl.constexpr):
+    """Of each of a thread's rows, two in each of DOWN tiles that lie HEIGHT words apart, a word of every plane."""
+    rows = ()
+    for m in tl.static_range(DOWN):
+        top, low = (), ()
+        for k in tl.static_range(len(planes)):
+            two = load_two((planes[k] + at + m * HEIGHT).to(tl.pointer_type(tl.uint32)), mask, PAST)
+            top, low = top + (two[0],), low + (two[1],)
+        rows = rows + (top, low)
     return rows
 
 
@@ -122,8 +142,8 @@ def _weight(
     thread = tl.arange(0, 32 * WARPS)
     tile, lane = tl.program_id(1) * WARPS + thread // 32, thread % 32
     rows = tl.program_id(0) * 32 + lane // 4
-    at = (tl.program_id(0) * TILES + tile) * 128 + lane * 4
-    words = load_words(planes, at, tile < TILES, TILES % WARPS != 0)
+    at = (2 * tl.program_id(0) * TILES + tile) * 64 + lane * 2
+    words = load_words(planes, at, tile < TILES, 2, TILES * 64, TILES % WARPS != 0)
     for e in tl.static_range(4):
         fields = code_words(words[e], F)
         row = rows + 8 * e
@@ -148,7 +168,7 @@ def weight(planes: Sequence[Tensor], scale_OG: Tensor, offset_OG: Tensor, inputs
     weight_OI = torch.empty(outputs, inputs, dtype=dtype, device=scale_OG.device)
     tiles = triton.cdiv(inputs, COLUMNS)
     warps = min(4, triton.next_power_of_2(tiles))
-    _weight[(triton.cdiv(outputs, ROWS), triton.cdiv(tiles, warps))](
+    _weight[(triton.cdiv(outputs, PAIR), triton.cdiv(tiles, warps))](
         tuple(planes), scale_OG, offset_OG, weight_OI, outputs,
         IN=inputs, GROUP=inputs // groups, F=field(len(planes)), WARPS=warps, num_warps=warps,
     )  # fmt: skip

@@ -1,13 +1,8 @@
 """The kernel that multiplies activations with b bit-planes on tensor cores; planes as `gpu.tiles` lays them.
 
-A program has 32 rows of the weight; its warps share the columns. Two codes, u = code + 2^(b-1), become two halves of a
-word with one masking: a field lies in the upper mantissa bits, or PLACES - 1 fields below them, and 1 is laid under it,
+A program has 32 rows of the weight; its warps share the columns. Codes become values as `gpu.values` says, one more
+multiplication by ones gives the sums of x, and
 
-    value = 1 + u / 2^(F j + b)      for place j; where a mantissa is shorter than a code, in two parts
-
-and the sum of x, which one more multiplication by ones gives, takes the 1 away:
-
-    sum(u x) = sum over places of  2^(F j + b) (sum(value x) - sum(x))
     y = sum over groups of  scale x sum(u x)  +  (offset - 2^(b-1) scale) x sum(x)
 
 Sums are float32. The adapter's ranks are more columns: + B u in the same sums. Then + bias, activation, + residual.
@@ -17,61 +12,31 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from switchq.inference.gpu.decoding import code_words, load_four, load_levels, load_words, turned
+from switchq.inference.gpu.activation import gelu
+from switchq.inference.gpu.decoding import code_words, load_four, load_levels, load_words
 from switchq.inference.gpu.shared import over_warps
 from switchq.inference.gpu.tensorcore import multiply
 from switchq.inference.gpu.tiles import COLUMNS
+from switchq.inference.gpu.values import after, fragment, place, unit
 
 STEPS = tl.constexpr(COLUMNS // 16)
 """Multiplications in a tile of columns."""
 
 
 @triton.jit
-def _gelu(y):
-    """GELU in its tanh form."""
-    inner = 1.5957691216057308 * (y + 0.044715 * y * y * y)  # 2 sqrt(2 / pi)
-    return y / (1.0 + tl.exp(tl.minimum(-inner, 80.0)))
-
-
-@triton.jit
-def _values(words, Q: tl.constexpr, PART: tl.constexpr, ones, TOP: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
-            PLACES: tl.constexpr):  # fmt: skip
-    """The two values of bits Q and Q + 16; TOP: bits of the mantissa. Part 1: bits of a code after the first four."""
-    wide: tl.constexpr = _part_bits(PART, BITS, TOP)
-    mask: tl.constexpr = (((1 << wide) - 1) << (TOP - F * _place(Q, F, PLACES) - wide)) * 0x10001
-    moved = turned(words[Q % F], Q + F * _place(Q, F, PLACES) - 4 * PART - (TOP - 1))
-    return ((moved & mask) | ones).to(tl.int32, bitcast=True)
-
-
-@triton.constexpr_function
-def _part_bits(part, bits, top):
-    """Bits of a part of a code: all, or where a mantissa is shorter, four and the others."""
-    return bits if bits <= top else bits - 4 if part else 4
-
-
-@triton.constexpr_function
-def _place(q, fields, places):
-    """The place j of bit q."""
-    return places - 1 - q // fields % places
-
-
-@triton.constexpr_function
-def _unit(j, part, bits, fields):
-    """What a sum of values of place j counts, in u."""
-    return float(1 << (fields * j + bits - 4 * part))
-
-
-@triton.jit
 def _coded(parts, totals, SLOT: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
-           SPLIT: tl.constexpr, NT: tl.constexpr):  # fmt: skip
+           SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr):  # fmt: skip
     """The sum of code x, and that of x; SLOT is that of 16 rows and 8 tokens."""
     total = totals[0][N][C]
     for j in tl.static_range(1, len(totals)):
         total += totals[j][N][C]
     coded = total * (-float(1 << (BITS - 1)))
-    for j in tl.static_range(len(totals)):
+    for j in tl.static_range(len(parts)):
         for part in tl.static_range(SPLIT):
-            coded += (parts[j][SLOT + part * NT][C] - totals[j][N][C]) * _unit(j, part, BITS, F)
+            value = parts[j][SLOT + part * NT][C]
+            if UNDER:
+                value -= totals[j][N][C]
+            coded += value * unit(j, part, BITS, F, UNDER)
     return coded, total
 
 
@@ -103,82 +68,60 @@ def _activations(x_ptr, x_stride, tokens, last, start, lane, IN: tl.constexpr, P
         for p in tl.static_range(STEPS // 2):
             column = start + 32 * p
             at = (x_ptr + token * x_stride + column + lane % 4 * 8).to(tl.pointer_type(tl.int32))
-            words = words + load_four(at, column < IN, "evict_last", PAST)
+            words = words + load_four(at, column < IN, PAST)
         x = x + (words,)
     return x
 
 
 @triton.jit
-def _after(ones, x, zero):
-    """The ones, once all of x has come.
-
-    All that is multiplied needs them. Left to itself, the assembler puts every load off to where its value is used, and
-    waits there for one after the other. It cannot know that `zero` is zero.
-    """
-    for d in tl.static_range(len(x)):
-        for n in tl.static_range(len(x[d])):
-            for k in tl.static_range(len(x[d][n])):
-                ones |= x[d][n][k] & zero
-    return ones
-
-
-@triton.jit
 def _step(
-    parts, totals, words, x, ones,
+    parts, totals, words, x, under, ones,
     STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, PLACES: tl.constexpr,
-    SPLIT: tl.constexpr, NT: tl.constexpr, dtype: tl.constexpr,
+    SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
-    """The sums of a place, and of x there, with those of 16 columns added."""
+    """The sums of each place, and those of x, with those of 16 columns added."""
+    J: tl.constexpr = place(2 * STEP, F, PLACES)
+    T: tl.constexpr = J if UNDER else 0
     new_totals = ()
     for n in tl.static_range(NT):
         two = (x[n][2 * STEP], x[n][2 * STEP + 1])
-        new_totals = new_totals + (multiply((ones, ones, ones, ones), two, totals[n], dtype),)
+        new_totals = new_totals + (multiply((ones, ones, ones, ones), two, totals[T][n], dtype),)
     new = ()
     for m in tl.static_range(2):
         for part in tl.static_range(SPLIT):
-            a = (
-                _values(words[2 * m], 2 * STEP, part, ones, TOP, BITS, F, PLACES),
-                _values(words[2 * m + 1], 2 * STEP, part, ones, TOP, BITS, F, PLACES),
-                _values(words[2 * m], 2 * STEP + 1, part, ones, TOP, BITS, F, PLACES),
-                _values(words[2 * m + 1], 2 * STEP + 1, part, ones, TOP, BITS, F, PLACES),
-            )
+            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, TOP, BITS, F, PLACES)
             for n in tl.static_range(NT):
                 two = (x[n][2 * STEP], x[n][2 * STEP + 1])
-                new = new + (multiply(a, two, parts[(m * SPLIT + part) * NT + n], dtype),)
-    return new, new_totals
+                new = new + (multiply(a, two, parts[J][(m * SPLIT + part) * NT + n], dtype),)
+    return parts[:J] + (new,) + parts[J + 1 :], totals[:T] + (new_totals,) + totals[T + 1 :]
 
 
 @triton.jit
 def _tile(
-    sums, parts, totals, planes, x, start, scale_ptr, offset_ptr, rows, OUT, ones,
+    sums, parts, totals, planes, x, start, scale_ptr, offset_ptr, rows, OUT, under, ones,
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
-    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, dtype: tl.constexpr,
+    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """The sums with those of a tile added."""
     words = ()
     for e in tl.static_range(4):
         words = words + (code_words(planes[e], F),)
     for i in tl.static_range(STEPS):
-        new, new_totals = _step(
-            parts[_place(2 * i, F, PLACES)], totals[_place(2 * i, F, PLACES)], words, x, ones,
-            i, F, BITS, TOP, PLACES, SPLIT, NT, dtype,
-        )  # fmt: skip
-        parts = parts[: _place(2 * i, F, PLACES)] + (new,) + parts[_place(2 * i, F, PLACES) + 1 :]
-        totals = totals[: _place(2 * i, F, PLACES)] + (new_totals,) + totals[_place(2 * i, F, PLACES) + 1 :]
+        parts, totals = _step(parts, totals, words, x, under, ones, i, F, BITS, TOP, PLACES, SPLIT, NT, UNDER, dtype)
         if CHUNK != IN and (16 * i + 16) % CHUNK == 0:
             group = tl.minimum((start + 16 * i) // GROUP, IN // GROUP - 1)
             scales = load_levels(scale_ptr, rows, group, OUT, IN // GROUP)
             offsets = load_levels(offset_ptr, rows, group, OUT, IN // GROUP)
-            sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT)
+            sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT, UNDER)
             parts = (_zeros(rows.numel, 2 * SPLIT * NT),) * PLACES
-            totals = (_zeros(rows.numel, NT),) * PLACES
+            totals = (_zeros(rows.numel, NT),) * len(totals)
     return sums, parts, totals
 
 
 @triton.jit
 def _scaled(
     sums, parts, totals, scales, offsets,
-    BITS: tl.constexpr, F: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+    BITS: tl.constexpr, F: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr,
 ):  # fmt: skip
     """The sums with those of a group, scaled, added."""
     added = ()
@@ -186,7 +129,7 @@ def _scaled(
         for n in tl.static_range(NT):
             new = ()
             for c in tl.static_range(4):
-                coded, total = _coded(parts, totals, m * SPLIT * NT + n, n, c, BITS, F, SPLIT, NT)
+                coded, total = _coded(parts, totals, m * SPLIT * NT + n, n, c, BITS, F, SPLIT, NT, UNDER)
                 scaled = coded * scales[2 * m + c // 2] + total * offsets[2 * m + c // 2]
                 new = new + (sums[m * NT + n][c] + scaled,)
             added = added + (new,)
@@ -219,18 +162,19 @@ def _adapted(
     return sums
 
 
-@triton.jit(do_not_specialize=["one"])
+@triton.jit(do_not_specialize=["under"])
 def product_kernel(
     x_ptr, planes, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
-    N, OUT, x_stride, one,
+    N, OUT, x_stride, under,
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     PLACES: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
-    RANK: tl.constexpr, PDL: tl.constexpr, TOP: tl.constexpr, ONES: tl.constexpr,
+    RANK: tl.constexpr, PDL: tl.constexpr, TOP: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
 ):  # fmt: skip
     """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O).
 
-    ONES, 1 in both halves of a word, comes once more as `one`, which the compiler cannot know: it stays in a register.
+    ONES are 1 in both halves of a word. UNDER, what lies under codes, comes once more as `under`, which the compiler
+    cannot know: it stays in a register.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
@@ -240,10 +184,11 @@ def product_kernel(
     thread = tl.arange(0, 32 * WARPS)
     warp, lane = thread // 32, thread % 32
     rows = tl.program_id(0) * 32 + lane // 4
-    ones = tl.full((32 * WARPS,), 0, tl.int32) + one.to(tl.int32)
+    laid = tl.full((32 * WARPS,), 0, tl.int32) + under.to(tl.int32)
+    ones = tl.full((32 * WARPS,), ONES, tl.int32)
     sums = _begun(bias_ptr, rows, warp, OUT, NT) if BIAS else _zeros(32 * WARPS, 2 * NT)
     parts = (_zeros(32 * WARPS, 2 * SPLIT * NT),) * PLACES
-    totals = (_zeros(32 * WARPS, NT),) * PLACES
+    totals = (_zeros(32 * WARPS, NT),) * (PLACES if UNDER else 1)
     if PDL:
         gdc_launch_dependents()
     scales, offsets = (), ()
@@ -254,23 +199,25 @@ def product_kernel(
         words = ()
         for d in tl.static_range(DEPTH):
             tile = first + d * WARPS + warp
-            at = (tl.program_id(0) * TILES + tile) * 128 + lane * 4
-            words = words + (load_words(planes, at, tile < TILES, TILES % (WARPS * DEPTH) != 0),)
+            at = (2 * tl.program_id(0) * TILES + tile) * 64 + lane * 2
+            words = words + (load_words(planes, at, tile < TILES, 2, TILES * 64, TILES % (WARPS * DEPTH) != 0),)
         if PDL:
             gdc_wait()  # all that came before is weights, which no kernel writes
         x = ()
         for d in tl.static_range(DEPTH):
             start = (first + d * WARPS + warp) * 128
             x = x + (_activations(x_ptr, x_stride, tl.program_id(1) * (8 * NT), N - 1, start, lane, IN, PAST, NT),)
-        ones = _after(ones, x, one ^ ONES)
+        for d in tl.static_range(DEPTH):
+            for n in tl.static_range(NT):
+                laid = after(laid, x[d][n], under ^ UNDER)
         for d in tl.static_range(DEPTH):
             start = (first + d * WARPS + warp) * 128
             sums, parts, totals = _tile(
-                sums, parts, totals, words[d], x[d], start, scale_ptr, offset_ptr, rows, OUT, ones,
-                IN, GROUP, CHUNK, F, BITS, TOP, PLACES, SPLIT, NT, dtype,
+                sums, parts, totals, words[d], x[d], start, scale_ptr, offset_ptr, rows, OUT, laid, ones,
+                IN, GROUP, CHUNK, F, BITS, TOP, PLACES, SPLIT, NT, UNDER != 0, dtype,
             )  # fmt: skip
     if CHUNK == IN:
-        sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT)
+        sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT, UNDER != 0)
     if LOW:
         sums = _adapted(
             sums, u_ptr, high_ptr, rows, tl.program_id(1) * (8 * NT), N - 1, warp, lane, OUT, RANK, NT, WARPS
@@ -282,7 +229,7 @@ def product_kernel(
             row = tl.program_id(0) * 32 + 8 * (value // 2) + lane // 4
             token = (tl.program_id(1) * NT + n) * 8 + lane % 4 * 2 + value % 2
             mask = (value < 8) & (row < OUT) & (token < N)
-            y = _gelu(found[i]) if GELU else found[i]
+            y = gelu(found[i]) if GELU else found[i]
             y_at = token * OUT + row
             if RESIDUAL:
                 y += tl.load(residual_ptr + y_at, mask=mask, other=0.0).to(tl.float32)

@@ -10,17 +10,22 @@ from torch import Tensor
 
 from switchq.inference.gpu.decoding import field, weight
 from switchq.inference.gpu.product_kernel import product_kernel
-from switchq.inference.gpu.tiles import COLUMNS, ROWS
+from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS
+from switchq.inference.gpu.vector_kernel import vector_kernel
 
 __all__ = ["MOST", "Tile", "product", "tile_for", "weight"]
 
 
 class Tile(NamedTuple):
-    """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields."""
+    """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields, tiles down.
+
+    Tiles down are 1 to 4 that divide all of them, for one token and a scale a row, else 2.
+    """
 
     warps: int
     depth: int
     places: int
+    down: int = 2
 
 
 def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
@@ -35,11 +40,33 @@ def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
     return Tile(warps, min(depth, triton.cdiv(tiles, warps)), places)
 
 
+def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype) -> Tile:
+    """The tile for one token and a scale a row: what was fastest on an H200.
+
+    Warps have a tile each, if there are enough; and as many rows are taken at once as leave a program to each
+    multiprocessor, but no more than registers hold.
+    """
+    across, down = triton.cdiv(inputs, COLUMNS), 2 * triton.cdiv(outputs, PAIR)
+    warps = min(16, triton.next_power_of_2(across))
+    depth = min(4 if bits <= 4 else 2, triton.cdiv(across, warps))
+    places = 1 if UNDER[dtype] or bits > 4 else 4 if bits == 2 else 2
+    most = 1 if depth > 2 else 2 if depth > 1 else 4 if bits <= 4 else 3
+    most = min(most, 2 * warps)  # a thread for each row
+    fitting = [count for count in range(1, most + 1) if down % count == 0]
+    return Tile(warps, depth, places, next((one for one in fitting if down // one <= PROGRAMS), fitting[-1]))
+
+
+PROGRAMS = 132
+"""Multiprocessors of an H200."""
+
 MANTISSA = {torch.float16: 10, torch.bfloat16: 7}
 """Bits of a mantissa."""
 
 ONE = {torch.float16: 0x3C003C00, torch.bfloat16: 0x3F803F80}
 """1 in both halves of a word."""
+
+UNDER = {torch.float16: 0, torch.bfloat16: ONE[torch.bfloat16]}
+"""What lies under codes, see `switchq.inference.gpu.values`."""
 
 
 def product(
@@ -78,16 +105,27 @@ def product(
     if out_NO is None:
         out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
     u, high = low if low is not None else (x_NI, x_NI)
+    if tokens == 1 and groups == 1:
+        tile = tile or vector_tile(outputs, inputs, bits, x_NI.dtype)
+        vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
+            x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
+            residual_NO if residual_NO is not None else x_NI, out_NO, outputs, UNDER[x_NI.dtype],
+            IN=inputs, F=field(bits), BIAS=bias_O is not None, LOW=low is not None, GELU=gelu,
+            RESIDUAL=residual_NO is not None, PLACES=tile.places, DOWN=tile.down, WARPS=tile.warps, DEPTH=tile.depth,
+            RANK=u.shape[1], PDL=pdl, TOP=MANTISSA[x_NI.dtype], UNDER=UNDER[x_NI.dtype], ONES=ONE[x_NI.dtype],
+            num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
+        )  # fmt: skip
+        return out_NO
     across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))
     tile = tile or tile_for(inputs, bits, x_NI.dtype, across)
-    product_kernel[(triton.cdiv(outputs, ROWS), triton.cdiv(tokens, 8 * across))](
+    product_kernel[(triton.cdiv(outputs, PAIR), triton.cdiv(tokens, 8 * across))](
         x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
         residual_NO if residual_NO is not None else x_NI, out_NO,
-        tokens, outputs, x_NI.stride(0), ONE[x_NI.dtype],
+        tokens, outputs, x_NI.stride(0), UNDER[x_NI.dtype],
         IN=inputs, GROUP=inputs // groups, CHUNK=chunk, F=field(bits),
         BIAS=bias_O is not None, LOW=low is not None, GELU=gelu, RESIDUAL=residual_NO is not None,
         PLACES=tile.places, NT=across, WARPS=tile.warps, DEPTH=tile.depth,
-        RANK=u.shape[1], PDL=pdl, TOP=MANTISSA[x_NI.dtype], ONES=ONE[x_NI.dtype],
+        RANK=u.shape[1], PDL=pdl, TOP=MANTISSA[x_NI.dtype], UNDER=UNDER[x_NI.dtype], ONES=ONE[x_NI.dtype],
         num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
     )  # fmt: skip
     return out_NO

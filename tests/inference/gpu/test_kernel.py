@@ -16,16 +16,22 @@ OUTPUTS, INPUTS = 40, 256
 CPU = torch.device("cpu")
 
 
-def packed(bits: int, group_size: int | None, device: torch.device, dtype: torch.dtype) -> tuple[PlanesKernel, Tensor]:
+def packed(
+    bits: int,
+    group_size: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: tuple[int, int] = (OUTPUTS, INPUTS),
+) -> tuple[PlanesKernel, Tensor]:
     """A random weight as its kernel, and as what the training grid decodes, float64."""
     grid = Nested(group_size)
-    weight_OI = torch.randn(OUTPUTS, INPUTS)
+    weight_OI = torch.randn(shape)
     params = grid.fit(weight_OI, bits)
     codes_OI = grid.encode(weight_OI, grid.fit(weight_OI, 8), 8).to(torch.int8)
     stored = pack_planes(codes_OI)[:bits]
-    planes = [to_tiles(plane, k, (OUTPUTS, INPUTS)).to(device) for k, plane in enumerate(stored)]
+    planes = [to_tiles(plane, k, shape).to(device) for k, plane in enumerate(stored)]
     halves = {name: params[name].half().to(device) for name in ("scale", "offset")}
-    return PlanesKernel(planes, halves, INPUTS, dtype), grid.decode(codes_OI >> (8 - bits), params).double()
+    return PlanesKernel(planes, halves, shape[1], dtype), grid.decode(codes_OI >> (8 - bits), params).double()
 
 
 @pytest.mark.parametrize("group_size", [None, 64], ids=str)
@@ -72,6 +78,30 @@ def test_kernels_multiply(
     )  # fmt: skip
     sizes_NO = (x_NI.double().abs() @ weight_OI.abs().T).float()
     assert ((out_NO.cpu() - expected_NO).abs() <= 2**-15 * sizes_NO + 1e-4).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(
+    ("warps", "depth", "down"), [(1, 2, 2), (2, 2, 1), (2, 4, 2), (4, 2, 3), (8, 1, 1), (8, 1, 3)], ids=str
+)
+def test_a_token_however_it_is_cut(
+    warps: int, depth: int, down: int, bits: int, dtype: torch.dtype, interpreted: torch.device
+) -> None:
+    """Six tiles of rows, the last with half its rows, by as many of columns, the last with a quarter of its columns."""
+    from switchq.inference.gpu import products
+
+    kernel, weight_OI = packed(bits, None, interpreted, dtype, (88, 672))
+    places = products.vector_tile(*weight_OI.shape, bits, dtype).places
+    x_1I, bias_O = torch.randn(1, 672).to(dtype), torch.randn(88).to(dtype)
+    out_1O = torch.empty(1, 88, device=interpreted)
+    products.product(
+        x_1I.to(interpreted), kernel.planes, kernel.scale_OG, kernel.offset_OG, bias_O=bias_O.to(interpreted),
+        out_NO=out_1O, tile=products.Tile(warps, depth, places, down),
+    )  # fmt: skip
+    sizes_1O = (x_1I.double().abs() @ weight_OI.abs().T).float()
+    exact_1O = (x_1I.double() @ weight_OI.T + bias_O).float()
+    assert ((out_1O.cpu() - exact_1O).abs() <= 2**-15 * sizes_1O + 1e-4).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

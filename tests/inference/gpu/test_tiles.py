@@ -1,4 +1,4 @@
-"""Tiles of 32 rows by 128 columns hold the codes that the planes hold, in the order that is stated."""
+"""Tiles of 16 rows by 128 columns hold the codes that the planes hold, in the order that is stated."""
 
 import pytest
 import torch
@@ -22,13 +22,15 @@ def test_codes_come_back(outputs: int, inputs: int, bits: int, seed: int) -> Non
     codes_OI = torch.randint(-128, 128, shape, generator=torch.Generator().manual_seed(seed)).to(torch.int8)
     planes = pack_planes(codes_OI)
     held = [to_tiles(plane, k, shape) for k, plane in enumerate(planes)]
-    assert {(one.dtype, one.shape) for one in held} == {(torch.int32, (-(-outputs // 32), -(-inputs // 128), 32, 4))}
+    assert {(one.dtype, one.shape) for one in held} == {
+        (torch.int32, (2 * -(-outputs // 32), -(-inputs // 128), 32, 2))
+    }
     assert torch.equal(from_tiles(held[:bits], shape), unpack_planes(planes[:bits], shape))
 
 
 @pytest.mark.parametrize("plane", [0, 1, 7])
 def test_a_bit_lies_where_it_is_said_to(plane: int) -> None:
-    """Two by three tiles: one code has one bit; the sign plane is turned over."""
+    """Four by three tiles: one code has one bit; the sign plane is turned over."""
     shape = (64, 384)
     for row, column in ((0, 0), (1, 1), (8, 4), (31, 127), (32, 128), (43, 255), (63, 383)):
         codes_OI = torch.zeros(shape, dtype=torch.uint8)
@@ -40,7 +42,7 @@ def test_a_bit_lies_where_it_is_said_to(plane: int) -> None:
         h, pse = divmod((bit + plane) % 32, 16)
         g, t = divmod(thread, 4)
         in_tile = 32 * (pse // 4) + 8 * t + 4 * (pse // 2 % 2) + 2 * (pse % 2) + h
-        assert (32 * down + 8 * eights + g, 128 * across + in_tile) == (row, column)
+        assert (16 * down + 8 * eights + g, 128 * across + in_tile) == (row, column)
 
 
 def test_groups_of_half_a_multiplication() -> None:
