@@ -2,11 +2,11 @@
 
     python tests/bench/bench_mixed.py --device cuda --ckpt last.ckpt --data dev-v1.1.json --output mixed.json
 
-Adapters are added to the weights first, which leaves F1 as it is but for rounding and takes half the time. Every
-result is written as soon as it is there. For each bitmap the share of every trained width is drawn first (flat over all mixtures), then the width of each layer,
-so that the averages spread over the whole range. All bitmaps answer the same questions. Neighbours are told by average
-bits, and once more by megabytes (codes, scales, adapters, all that does not change): a mixture of many 2-bit and few
-8-bit layers has the average of 3 bits, and nearly the size of 2 bits.
+For each bitmap the share of every trained width is drawn first (flat over all mixtures), then the width of each layer,
+so that the averages spread over the whole range. All bitmaps answer the same questions, with the adapters added to the
+weights, which is faster and changes F1 by rounding at most. Every result is written as soon as it is there. Neighbours
+are told by average bits, and once more by megabytes (codes, scales, adapters, all that does not change): a mixture of
+many 2-bit and few 8-bit layers has the average of 3 bits, and nearly the size of 2 bits.
 """
 
 import random
