@@ -1,6 +1,7 @@
 """x A^T B^T, added to a product: an adapter."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,13 @@ from torch.nn import functional as F
 
 
 class Factors(ABC):
-    """What is added to a product."""
+    """What is added to a product.
+
+    Attributes:
+        products: both factors as packed weights, where they are such.
+    """
+
+    products: Any = None
 
     @abstractmethod
     def added(self, y_NO: Tensor, x_NI: Tensor) -> Tensor:

@@ -15,17 +15,17 @@ class RoundedLowRank(Factors):
     """Factors of 8 bits a number; arguments as for `LowRank`."""
 
     def __init__(self, low_RI: Tensor, high_RO: Tensor) -> None:
-        self.low, self.high = _rounded(low_RI), _rounded(high_RO.T)
+        self.products = _rounded(low_RI), _rounded(high_RO.T)
 
     def added(self, y_NO: Tensor, x_NI: Tensor) -> Tensor:
-        """See `Factors.added`."""
-        inner_NR = self.low.product(x_NI)
-        return self.high.layer(inner_NR, y_NO[0], None) if len(y_NO) == 1 else y_NO + self.high.product(inner_NR)
+        """See `Factors.added`; for one token the packed weight beside it does all in one call."""
+        low, high = self.products
+        return y_NO + high.product(low.product(x_NI))
 
     @property
     def resident_bytes(self) -> int:
         """See `Factors.resident_bytes`."""
-        return self.low.resident_bytes + self.high.resident_bytes
+        return sum(one.resident_bytes for one in self.products)
 
 
 def _rounded(factor_OI: Tensor) -> Integer:

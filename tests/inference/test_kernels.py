@@ -118,7 +118,8 @@ def test_a_token_does_not_notice_the_others(bits: int) -> None:
 
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("tokens", [1, 6])
-def test_threads_find_what_one_does(threads: int, tokens: int) -> None:
+@pytest.mark.parametrize("groups", [1, 8])
+def test_threads_find_what_one_does(threads: int, tokens: int, groups: int) -> None:
     """In a process of its own: the number of threads is the process's."""
     code = f"""
 import torch
@@ -126,7 +127,7 @@ from switchq.inference.kernels import Integer
 from switchq.inference.kernels.machine.compiled import shares_threads
 torch.manual_seed(0)
 codes_OI = torch.randint(-8, 8, (701, 512), dtype=torch.int8)
-params = {{name: torch.randn(701, 8).half().float() for name in ("scale", "offset")}}
+params = {{name: torch.randn(701, {groups}).half().float() for name in ("scale", "offset")}}
 kernel, x_NI = Integer(codes_OI, params, 4), torch.randn({tokens}, 512)
 found = []
 for threads in (1, {threads}):
@@ -287,7 +288,7 @@ def test_without_x86s_instructions(bits: int, size: int, monkeypatch: pytest.Mon
     x_NI, kernel = torch.randn(5, INPUTS), Integer(codes_OI, params, bits)
     usual_NO = kernel.product(x_NI)
     monkeypatch.setattr(pairs, "has_instructions", lambda: False)
-    kernel._call = product.__wrapped__(Layout.of(bits, size))
+    kernel._call = product.__wrapped__(kernel.layout, kernel.layout.laid(kernel.groups) == 1)
     assert torch.equal(kernel.product(x_NI), usual_NO)
 
 
@@ -298,7 +299,7 @@ def test_without_a_pool_one_thread_does_it_all(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("switchq.inference.kernels.machine.entry.shares_threads", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr("switchq.inference.kernels.integer.ENOUGH", 0)
-    kernel._call = product.__wrapped__(Layout.of(4, 64))
+    kernel._call = product.__wrapped__(kernel.layout, kernel.layout.laid(kernel.groups) == 1)
     assert torch.equal(kernel.product(x_NI), usual_NO)
 
 

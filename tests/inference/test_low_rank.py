@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from switchq.inference import Exported, SwitchableLM
+from switchq.inference.kernels import Integer
 from switchq.inference.linear import PackedLinear
 from switchq.inference.low_rank import LowRank
 from switchq.inference.rounded_low_rank import RoundedLowRank
@@ -45,6 +46,29 @@ def test_little_is_lost(rank: int, tokens: int) -> None:
     exact_NO = LowRank(low_RI, high_RO).added(zero_NO, x_NI)
     found_NO = RoundedLowRank(low_RI, high_RO).added(zero_NO.clone(), x_NI)
     assert (found_NO - exact_NO).norm() < 0.02 * exact_NO.norm()
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+@pytest.mark.parametrize("rank", [1, 16, 50])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_token_in_one_call_gets_what_it_gets_in_three(groups: int, rank: int, with_bias: bool) -> None:
+    """Two tokens, which take the three calls, are told apart by the last bits at most."""
+    codes_OI = torch.randint(-8, 8, (203, 384)).to(torch.int8)
+    params = {name: torch.randn(203, groups).half().float() for name in ("scale", "offset")}
+    kernel, low = Integer(codes_OI, params, 4), RoundedLowRank(torch.randn(rank, 384), torch.randn(rank, 203))
+    x_NI, bias_O = torch.randn(2, 384), torch.randn(203) if with_bias else None
+    single = torch.cat([kernel.layer(x_1I, bias_O, low) for x_1I in x_NI.split(1)])
+    torch.testing.assert_close(single, kernel.layer(x_NI, bias_O, low), rtol=1e-5, atol=1e-3)
+    assert not torch.allclose(single, kernel.layer(x_NI, bias_O, None), rtol=0, atol=1)
+
+
+def test_an_adapter_of_another_weight() -> None:
+    codes_OI, ones_O1 = torch.zeros(8, 32, dtype=torch.int8), torch.ones(8, 1)
+    kernel = Integer(codes_OI, {"scale": ones_O1, "offset": ones_O1}, 4)
+    for shapes in (((4, 31), (4, 8)), ((4, 32), (4, 9)), ((4, 32), (5, 8))):
+        low = RoundedLowRank(*(torch.ones(shape) for shape in shapes))
+        with pytest.raises(ValueError, match=r"are no adapter of a weight \(8, 32\)"):
+            kernel.layer(torch.ones(1, 32), None, low)
 
 
 def test_a_quarter_of_the_bytes() -> None:

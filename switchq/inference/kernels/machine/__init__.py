@@ -16,7 +16,7 @@ sums are then float32. Where there are several tokens, `TOGETHER` of them meet c
 A NaN or an infinity among a token's activations makes d that, and all its results NaN.
 """
 
-from switchq.inference.kernels.machine.entry import product
+from switchq.inference.kernels.machine.entry import adapted, product
 from switchq.inference.kernels.machine.weight import Weight, room_bytes
 
-__all__ = ["Weight", "product", "room_bytes"]
+__all__ = ["Weight", "adapted", "product", "room_bytes"]

@@ -11,7 +11,7 @@ from typing import Any
 from switchq.inference.kernels.machine import pairs
 from switchq.inference.kernels.machine.compiled import POOL, MachineCode, converts_halves, shares_threads
 from switchq.inference.kernels.machine.rounding import rounded
-from switchq.inference.kernels.machine.rows import LANES, rows
+from switchq.inference.kernels.machine.rows import LANES, finished, rows
 from switchq.inference.kernels.machine.text import Function
 from switchq.inference.kernels.machine.weight import TOGETHER, Weight
 from switchq.inference.kernels.packing import Layout
@@ -21,8 +21,8 @@ TASK = ("weight", "room", "y", "bias", "tokens")
 
 
 @cache
-def product(layout: Layout) -> Any:
-    """The compiled product of a layout.
+def product(layout: Layout, alone: bool) -> Any:
+    """The compiled product of a layout, for rows of one group `alone` or of any number.
 
     It is called with addresses and numbers: the constants, x (N, I), y (N, O), the bias (O,) or 0, room for N tokens,
     N, threads.
@@ -33,7 +33,8 @@ def product(layout: Layout) -> Any:
     if not converts_halves():
         raise RuntimeError("this processor does not convert float16")
     pool = shares_threads()
-    parts = [rounded(layout), rows(layout, 1), rows(layout, TOGETHER), _some(), _share() if pool else "", _run(pool)]
+    parts = [rounded(layout), rows(layout, 1, alone), rows(layout, TOGETHER, alone), finished(layout) if alone else ""]
+    parts += [_some(alone), _share() if pool else "", _run(pool)]
     declared = [f"declare {kind.replace(' (', f' @{name}(')}" for name, kind in POOL.items() if pool]
     declared += ["declare float @llvm.rint.f32(float)", "declare i32 @llvm.umax.i32(i32, i32)"]
     declared += ["declare i32 @llvm.fptosi.sat.i32.f32(float)", "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"]
@@ -46,7 +47,30 @@ def product(layout: Layout) -> Any:
     return call
 
 
-def _some() -> str:
+@cache
+def adapted() -> Any:
+    """A compiled product of one token and its adapter's two, one after the other.
+
+    It is called with the addresses of three links, each of them a product's `run` and its constants: the weight's, the
+    adapter's first factor's and its second's; then x (I,), y (O,), the bias (O,) or 0, room for each of the products,
+    what the first factor gives (R,), threads.
+    """
+    names = ("weight", "low", "high", "x", "y", "bias", "room", "inner")
+    f = Function("adapted", {**dict.fromkeys(names, "ptr"), "threads": "i64"}, seen=True)
+    for link, given, threads in (
+        ("weight", "ptr %x, ptr %y, ptr %bias", "%threads"),
+        ("low", "ptr %x, ptr %inner, ptr null", "1"),
+        ("high", "ptr %inner, ptr %y, ptr %y", "1"),
+    ):
+        run, constants = (f.load("ptr", f"%{link}", index) for index in range(2))
+        f.do(f"call void {run}(ptr {constants}, {given}, ptr %room, i64 1, i64 {threads})")
+    code = MachineCode(f.text())
+    call = code.function("adapted", *[ctypes.c_void_p] * len(names), ctypes.c_int64)
+    call.code = code
+    return call
+
+
+def _some(alone: bool) -> str:
     """Rows `first` to `last`, of all tokens."""
     f = Function(
         "some", {**{name: "ptr" for name in TASK[:4]}, **{name: "i64" for name in ("tokens", "first", "last")}}
@@ -55,6 +79,8 @@ def _some() -> str:
     given = "ptr %weight, ptr %room, ptr %y, ptr %bias"
     f.do(f"call void @rows{TOGETHER}({given}, i64 0, i64 {full}, i64 %first, i64 %last)")
     f.do(f"call void @rows1({given}, i64 {full}, i64 %tokens, i64 %first, i64 %last)")
+    if alone:
+        f.do(f"call void @finished({given}, i64 0, i64 %tokens, i64 %first, i64 %last)")
     return f.text()
 
 

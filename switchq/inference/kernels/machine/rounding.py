@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from switchq.inference.kernels.machine.text import Function
-from switchq.inference.kernels.machine.weight import Weight, largest
+from switchq.inference.kernels.machine.weight import Weight, behind, largest
 from switchq.inference.kernels.packing import Layout
 
 TINY = "0x39B4484C00000000"
@@ -26,7 +26,7 @@ def rounded(layout: Layout) -> str:
             f.store("i32", f(f"call i32 @llvm.umax.i32(i32 {bits}, i32 {f.load('i32', most)})"), most)
         length = f(f"bitcast i32 {f.load('i32', most)} to float")
         steps = f(f"fdiv float {largest(layout)}, {length}")
-        sums = f.at(room, "i16", f.times(weight.laid, span))
+        sums = f.at(room, "float", behind(f, layout, weight))
         with f.loop(0, weight.groups) as group:
             bundle, beside = f(f"udiv i64 {group}, {layout.side}"), f(f"urem i64 {group}, {layout.side}")
             made = f.at(room, "i16", f.times(bundle, f.times(span, layout.side)))
