@@ -134,7 +134,7 @@ def of_rows(values, total, thread, USED: tl.constexpr, WARPS: tl.constexpr, DOWN
         no row end here.
     """
     if INTERPRETED:
-        return _emulated_rows(values, total, thread, WARPS, DOWN, SETS)
+        return _emulated_rows(values, total, thread, USED, WARPS, DOWN, SETS)
     else:
         return tl.inline_asm_elementwise(
             _rows(USED, DOWN, SETS), _row_constraints(DOWN, SETS), (thread, total) + values,
@@ -194,9 +194,12 @@ def _rows(warps, down, sets):
 
 
 @triton.jit
-def _emulated_rows(values, total, thread, WARPS: tl.constexpr, DOWN: tl.constexpr, SETS: tl.constexpr):
+def _emulated_rows(
+    values, total, thread, USED: tl.constexpr, WARPS: tl.constexpr, DOWN: tl.constexpr, SETS: tl.constexpr
+):  # fmt: skip
     """The same without shared memory."""
-    first = thread % 4 == 0
+    used = thread < 32 * USED
+    first = used & (thread % 4 == 0)
     found = ()
     for number in tl.static_range(SETS):
         one = tl.zeros_like(values[0])
@@ -206,5 +209,5 @@ def _emulated_rows(values, total, thread, WARPS: tl.constexpr, DOWN: tl.constexp
             spread = tl.reshape(tl.broadcast_to(of_g[None, :], (4 * WARPS, 8)), (32 * WARPS,))
             one = tl.where(thread // 8 == k, spread, one)
         found = found + (one,)
-    all_warps = tl.zeros_like(total) + tl.sum(tl.where(thread % 32 == 0, total, 0.0), 0)
+    all_warps = tl.zeros_like(total) + tl.sum(tl.where(used & (thread % 32 == 0), total, 0.0), 0)
     return found[:1] + (all_warps,) + found[1:]

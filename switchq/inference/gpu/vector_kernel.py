@@ -72,12 +72,13 @@ def _past(d, columns, warps, depth):
 
 
 @triton.jit
-def _adapted(u_ptr, high_ptr, rows, warp, lane, OUT, RANK: tl.constexpr, DOWN: tl.constexpr, WARPS: tl.constexpr):
-    """u high of two rows in each tile: a warp has every WARPS-th sixteen of the ranks."""
+def _adapted(
+    u_ptr, high_ptr, rows, zero, warp, lane, OUT, RANK: tl.constexpr, DOWN: tl.constexpr, USED: tl.constexpr
+):  # fmt: skip
+    """u high of two rows in each tile: a warp has every USED-th sixteen of the ranks."""
     dtype: tl.constexpr = u_ptr.dtype.element_ty
-    zero = tl.zeros((32 * WARPS,), tl.float32)
     sums = ((zero, zero, zero, zero),) * DOWN
-    for first in tl.static_range(0, RANK, 16 * WARPS):
+    for first in tl.static_range(0, RANK, 16 * USED):
         rank = first + 16 * warp + lane % 4 * 2
         b = ()
         for half in tl.static_range(2):
@@ -162,7 +163,8 @@ def vector_kernel(
         for e in tl.static_range(2):
             coded = coded + (_coded(parts, m * SPLIT, 2 * e, BITS, F, SPLIT, UNDER != 0),)
     if LOW:
-        low = _adapted(u_ptr, high_ptr, tl.program_id(0) * (16 * DOWN) + lane // 4, warp, lane, OUT, RANK, DOWN, WARPS)
+        rows = tl.program_id(0) * (16 * DOWN) + lane // 4
+        low = _adapted(u_ptr, high_ptr, rows, zero, warp, lane, OUT, RANK, DOWN, USED)
         for m in tl.static_range(DOWN):
             for e in tl.static_range(2):
                 coded = coded + (low[m][2 * e],)

@@ -45,26 +45,54 @@ def test_a_weight_is_decoded(bits: int) -> None:
     assert len(re.findall(r"\sst\.global\.v2\.b32", ptx)) == 32
 
 
+def pointers(dtype: str) -> dict[str, str]:
+    """The types of a product's arguments."""
+    found = dict.fromkeys(("x_ptr", "bias_ptr", "u_ptr", "high_ptr", "y_ptr"), f"*{dtype}")
+    return found | {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "residual_ptr": "*fp32"}
+
+
+def constants(bits: int, dtype: str) -> dict[str, Any]:
+    """All that there is, for one warp that has two tiles."""
+    from switchq.inference.gpu.decoding import field
+    from switchq.inference.gpu.products import MANTISSA, ONE, UNDER
+
+    of = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16, "F": field(bits)}
+    return options | {"WARPS": 1, "DEPTH": 2, "TOP": MANTISSA[of], "ONES": ONE[of], "UNDER": UNDER[of]}
+
+
+@pytest.mark.parametrize(("bits", "dtype", "places"), [(2, "fp16", 4), (4, "fp16", 2), (8, "fp16", 1), (8, "bf16", 1)])
+def test_the_product_of_a_token(bits: int, dtype: str, places: int) -> None:
+    """No more multiplications than tiles, the sum of x and the adapter need; the warp's sums meet once."""
+    from switchq.inference.gpu.vector_kernel import vector_kernel
+
+    down = 2
+    sizes = {"IN": 768, "DOWN": down, "PLACES": places}
+    ptx = compiled(vector_kernel, bits, pointers(dtype), sizes | constants(bits, dtype))
+    loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
+    assert loads[".v2.b32"] == 2 * down * bits, loads
+    assert loads[".v4.b32"] == 2 * 4 + 1, loads
+    parts = 2 if dtype == "bf16" and bits > 7 else 1
+    assert ptx.count("mma.sync.aligned.m16n8k16") == 2 * 8 * down * parts + 1 + down
+    assert ptx.count("shfl.sync.bfly") == 3
+    assert ptx.count("bar.sync") == 1
+    assert ptx.count("st.shared") == 2 * 2 * down + 1
+    assert ptx.count("griddepcontrol.wait") == 1
+
+
 @pytest.mark.parametrize(
     ("bits", "group", "dtype", "places", "tokens"),
     [(2, 768, "fp16", 2, 1), (4, 64, "fp16", 2, 1), (8, 768, "bf16", 1, 1), (3, 768, "fp16", 1, 2)],
 )
 def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -> None:
-    """Four words come at a load and go to the tensor cores without another thread's help."""
-    from switchq.inference.gpu.decoding import field
+    """A tile's words come at a load a plane and go to the tensor cores without another thread's help."""
     from switchq.inference.gpu.product_kernel import product_kernel
-    from switchq.inference.gpu.products import MANTISSA, ONE
 
-    of = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
-    pointers = dict.fromkeys(("x_ptr", "bias_ptr", "u_ptr", "high_ptr", "y_ptr"), f"*{dtype}")
-    pointers |= {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "residual_ptr": "*fp32"}
-    options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16}
-    sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "F": field(bits)}
-    tile = {"PLACES": places, "NT": tokens, "WARPS": 1, "DEPTH": 2, "TOP": MANTISSA[of], "ONES": ONE[of]}
-    ptx = compiled(product_kernel, bits, pointers, options | sizes | tile)
+    sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "NT": tokens, "PLACES": places}
+    ptx = compiled(product_kernel, bits, pointers(dtype), sizes | constants(bits, dtype))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
-    assert loads[".L1::evict_first.L2::cache_hint.v4.b32"] == 2 * bits, loads
-    assert loads[".L1::evict_last.L2::cache_hint.v4.b32"] == 2 * 4 * tokens, loads
+    assert loads[".v2.b32"] == 2 * 2 * bits, loads
+    assert loads[".v4.b32"] == 2 * 4 * tokens, loads
     parts = 2 if dtype == "bf16" and bits > 7 else 1
     kind = {"fp16": "f16", "bf16": "bf16"}[dtype]
     assert (

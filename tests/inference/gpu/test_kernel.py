@@ -93,14 +93,15 @@ def test_a_token_however_it_is_cut(
 
     kernel, weight_OI = packed(bits, None, interpreted, dtype, (88, 672))
     places = products.vector_tile(*weight_OI.shape, bits, dtype).places
-    x_1I, bias_O = torch.randn(1, 672).to(dtype), torch.randn(88).to(dtype)
+    x_1I, u_1R, high_OR = (torch.randn(shape).to(dtype) for shape in ((1, 672), (1, 200), (88, 200)))
     out_1O = torch.empty(1, 88, device=interpreted)
+    low = u_1R.to(interpreted), high_OR.to(interpreted)
     products.product(
-        x_1I.to(interpreted), kernel.planes, kernel.scale_OG, kernel.offset_OG, bias_O=bias_O.to(interpreted),
-        out_NO=out_1O, tile=products.Tile(warps, depth, places, down),
+        x_1I.to(interpreted), kernel.planes, kernel.scale_OG, kernel.offset_OG, low=low, out_NO=out_1O,
+        tile=products.Tile(warps, depth, places, down),
     )  # fmt: skip
-    sizes_1O = (x_1I.double().abs() @ weight_OI.abs().T).float()
-    exact_1O = (x_1I.double() @ weight_OI.T + bias_O).float()
+    sizes_1O = (x_1I.double().abs() @ weight_OI.abs().T + u_1R.double().abs() @ high_OR.double().abs().T).float()
+    exact_1O = (x_1I.double() @ weight_OI.T + u_1R.double() @ high_OR.double().T).float()
     assert ((out_1O.cpu() - exact_1O).abs() <= 2**-15 * sizes_1O + 1e-4).all()
 
 
