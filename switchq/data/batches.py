@@ -148,7 +148,7 @@ class Share:
 
 
 def counted(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch whose rows without labels are masked: what fills up a share counts with another device already."""
+    """A batch whose rows without labels are masked: no run learns of them, and what fills up a share is another's."""
     labelled_B1 = (batch["labels"] != IGNORED).any(1, keepdim=True)
     return batch | {"attention_mask": batch["attention_mask"] * labelled_B1}
 

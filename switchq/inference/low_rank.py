@@ -1,11 +1,14 @@
 """x A^T B^T, added to a product: an adapter."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from switchq.inference.kernels import Integer
 
 
 class Factors(ABC):
@@ -15,7 +18,7 @@ class Factors(ABC):
         products: both factors as packed weights, where they are such.
     """
 
-    products: Any = None
+    products: "tuple[Integer, Integer] | None" = None
 
     @abstractmethod
     def added(self, y_NO: Tensor, x_NI: Tensor) -> Tensor:

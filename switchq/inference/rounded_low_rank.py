@@ -14,6 +14,8 @@ from switchq.inference.low_rank import Factors
 class RoundedLowRank(Factors):
     """Factors of 8 bits a number; arguments as for `LowRank`."""
 
+    products: tuple[Integer, Integer]
+
     def __init__(self, low_RI: Tensor, high_RO: Tensor) -> None:
         self.products = _rounded(low_RI), _rounded(high_RO.T)
 

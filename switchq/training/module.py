@@ -200,6 +200,9 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
                 raise UserError(f"adapter_start {start} looks at training data, and there is no data module: use loftq")
             self.to(self.trainer.strategy.root_device)
             batches = [counted(one) for one in islice(source.train_dataloader(), self.hparams["start_batches"])]
+            seen = sum((one["attention_mask"].sum() for one in batches), torch.zeros(()))
+            if not self.joint_sum(seen.to(self.device)):
+                raise UserError(f"adapter_start {start}: the first {len(batches)} batches have nothing to learn of")
             started = start_from_inputs(self.model, batches, joint=self.joint_sum)
             self.align_adapters()
             if start == "apiq":

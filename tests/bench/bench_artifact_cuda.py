@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from kernel_variants import COLD, Case, variants
+from kernel_variants import COLD, SIZES, Case, variants
 from kernel_variants import weight as random_weight
 from sidebyside import machine
 from subjects import quiet, save_random
@@ -33,9 +33,6 @@ from switchq.quant import Nested
 
 LEAST = 96
 """Calls in a graph: its start and end are a small part of them."""
-
-SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 6400), (2304, 768), (768, 3072))
-"""(O, I): GPT-2 xl, a 4,096-wide model, GPT-2 small."""
 
 WIDTHS = (8, 4, 3, 2)
 

@@ -4,13 +4,13 @@
 
 For each bitmap the share of every trained width is drawn first (flat over all mixtures), then the width of each layer,
 so that the averages spread over the whole range. All bitmaps answer the same questions, with the adapters added to the
-weights, which is faster and changes F1 by rounding at most. Every result is written as soon as it is there. Neighbours
+weights, which is faster and changes F1 by rounding at most. Results are written five by five. Neighbours
 are told by average bits, and once more by megabytes (codes, scales, adapters, all that does not change): a mixture of
 many 2-bit and few 8-bit layers has the average of 3 bits, and nearly the size of 2 bits.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,16 @@ COSTS = {"average_bits": "average bits", "weight_mb": "megabytes"}
 
 WITHIN = 2.0
 """How far below the line a bitmap may lie, in points of F1."""
+
+
+AT_ONCE = 5
+"""Mixed bitmaps that are scored before results are written."""
+
+
+def batched(all_of_them: Sequence[Bitmap], size: int) -> Iterator[Sequence[Bitmap]]:
+    """So many at a time."""
+    for first in range(0, len(all_of_them), size):
+        yield all_of_them[first : first + size]
 
 
 def draw(widths: Sequence[int], layers: int, count: int, seed: int) -> list[Bitmap]:
@@ -95,15 +105,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     drawn = draw(widths, len(get_switch(subject.model).layers), arguments.count, arguments.seed)[arguments.start :]
     content: dict[str, Any] = {"ckpt": str(arguments.ckpt), "questions": len(questions.questions), "count": len(drawn)}
     content |= {"uniform": [], "mixed": [], "machine": machine(arguments.device)}
-    for group, bitmaps in (("uniform", widths), ("mixed", drawn)):
-        for bitmap in bitmaps:
-            (one,) = evaluate(subject.model, subject.tokenizer, questions, [bitmap], merge=True, progress=False)
+    for group, bitmaps in (("uniform", widths), *(("mixed", some) for some in batched(drawn, AT_ONCE))):
+        for one in evaluate(subject.model, subject.tokenizer, questions, bitmaps, merge=True, progress=False):
             row = {name: getattr(one, name) for name in ("bitmap", *COSTS, "F1")}
-            if group == "mixed":
-                row |= over_lines(row, content["uniform"])
-            content[group].append(row)
-            if arguments.output:
-                write_json(arguments.output, content)
+            content[group].append(row | (over_lines(row, content["uniform"]) if group == "mixed" else {}))
+        if arguments.output:
+            write_json(arguments.output, content)
     content |= summaries(content["mixed"])
     if arguments.output:
         write_json(arguments.output, content)
@@ -125,6 +132,8 @@ def summaries(mixed: list[dict[str, Any]]) -> dict[str, Any]:
     content = {}
     for cost, unit in COSTS.items():
         over = [row[f"over_line_of_{cost}"] for row in mixed if f"over_line_of_{cost}" in row]
+        if not over:
+            continue
         content[cost] = summary(over)
         Console().print(
             f"{content[cost]['not_below']} of {len(over)} mixed bitmaps lie on the line of {unit} or at most "

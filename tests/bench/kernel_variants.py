@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 1600), (1600, 6400), (2304, 768), (768, 3072))
+"""(O, I): a 4,096-wide model, GPT-2 xl, GPT-2 small."""
+
 COLD = 160e6
 """Bytes of weights that are gone through in turn, more than a cache holds."""
 

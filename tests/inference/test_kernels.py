@@ -63,7 +63,7 @@ def check(
 @given(
     outputs=st.integers(1, 40),
     groups=st.integers(1, 9),
-    size=st.integers(1, 150),
+    size=st.integers(1, 150) | st.integers(250, 600),
     tokens=st.integers(1, 9),
     outlier=st.sampled_from((1.0, 1000.0)),
     biased=st.booleans(),
@@ -125,14 +125,15 @@ def test_threads_find_what_one_does(threads: int, tokens: int, groups: int) -> N
 import torch
 from switchq.inference.kernels import Integer
 from switchq.inference.kernels.machine.compiled import shares_threads
+from switchq.inference.rounded_low_rank import RoundedLowRank
 torch.manual_seed(0)
 codes_OI = torch.randint(-8, 8, (701, 512), dtype=torch.int8)
 params = {{name: torch.randn(701, {groups}).half().float() for name in ("scale", "offset")}}
 kernel, x_NI = Integer(codes_OI, params, 4), torch.randn({tokens}, 512)
-found = []
+adapter, found = RoundedLowRank(torch.randn(600, 512), torch.randn(600, 701)), []
 for threads in (1, {threads}):
     torch.set_num_threads(threads)
-    found.append(kernel.product(x_NI))
+    found.append(torch.cat([kernel.product(x_NI), kernel.layer(x_NI, None, adapter)]))
 print(torch.equal(*found), shares_threads())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -288,7 +289,7 @@ def test_without_x86s_instructions(bits: int, size: int, monkeypatch: pytest.Mon
     x_NI, kernel = torch.randn(5, INPUTS), Integer(codes_OI, params, bits)
     usual_NO = kernel.product(x_NI)
     monkeypatch.setattr(pairs, "has_instructions", lambda: False)
-    kernel._call = product.__wrapped__(kernel.layout, kernel.layout.laid(kernel.groups) == 1)
+    kernel._call = product.__wrapped__(kernel.layout, kernel.alone)
     assert torch.equal(kernel.product(x_NI), usual_NO)
 
 
@@ -299,7 +300,7 @@ def test_without_a_pool_one_thread_does_it_all(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("switchq.inference.kernels.machine.entry.shares_threads", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr("switchq.inference.kernels.integer.ENOUGH", 0)
-    kernel._call = product.__wrapped__(kernel.layout, kernel.layout.laid(kernel.groups) == 1)
+    kernel._call = product.__wrapped__(kernel.layout, kernel.alone)
     assert torch.equal(kernel.product(x_NI), usual_NO)
 
 

@@ -13,13 +13,13 @@ from switchq.inference.gpu.product_kernel import product_kernel
 from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS
 from switchq.inference.gpu.vector_kernel import vector_kernel
 
-__all__ = ["MOST", "Tile", "product", "tile_for", "weight"]
+__all__ = ["MOST", "Tile", "product", "tile_for", "vector_tile", "weight"]
 
 
 class Tile(NamedTuple):
     """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields, tiles down.
 
-    Tiles down are 1 to 4 that divide all of them, for one token and a scale a row, else 2.
+    Tiles down count for one token and a scale a row: a divisor of all of them. Elsewhere a program has two.
     """
 
     warps: int
@@ -96,8 +96,11 @@ def product(
         gelu: GELU's tanh form on the result.
         residual_NO: added at the end.
         out_NO: where to write; as x by default.
-        tile: how to cut it up; by default what `tile_for` says.
+        tile: how to cut it up; by default what `vector_tile` says for one token and a scale a row, else `tile_for`.
         pdl: begin to read weights while the kernel before still runs.
+
+    Raises:
+        ValueError: tiles down that do not divide all of them, or that have more rows than the program has threads.
     """
     tokens, inputs = x_NI.shape
     outputs, groups = scale_OG.shape
@@ -106,28 +109,31 @@ def product(
     if out_NO is None:
         out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
     u, high = low if low is not None else (x_NI, x_NI)
+    common = {
+        "IN": inputs, "F": field(bits), "BIAS": bias_O is not None, "LOW": low is not None, "GELU": gelu,
+        "RESIDUAL": residual_NO is not None, "RANK": u.shape[1], "PDL": pdl, "TOP": MANTISSA[x_NI.dtype],
+        "UNDER": UNDER[x_NI.dtype], "ONES": ONE[x_NI.dtype], **({"launch_pdl": True} if pdl else {}),
+    }  # fmt: skip
+    given = (
+        x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
+        residual_NO if residual_NO is not None else x_NI, out_NO,
+    )  # fmt: skip
     if tokens == 1 and groups == 1:
         tile = tile or vector_tile(outputs, inputs, bits, x_NI.dtype)
+        warps = min(tile.warps, triton.cdiv(inputs, COLUMNS))
+        if 2 * triton.cdiv(outputs, PAIR) % tile.down or ROWS * tile.down > 32 * warps:
+            raise ValueError(f"{tile} does not fit {outputs} rows: tiles are left over, or rows without a thread")
         vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
-            x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
-            residual_NO if residual_NO is not None else x_NI, out_NO, outputs, UNDER[x_NI.dtype],
-            IN=inputs, F=field(bits), BIAS=bias_O is not None, LOW=low is not None, GELU=gelu,
-            RESIDUAL=residual_NO is not None, PLACES=tile.places, DOWN=tile.down, WARPS=tile.warps, DEPTH=tile.depth,
-            RANK=u.shape[1], PDL=pdl, TOP=MANTISSA[x_NI.dtype], UNDER=UNDER[x_NI.dtype], ONES=ONE[x_NI.dtype],
-            num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
+            *given, outputs, UNDER[x_NI.dtype],
+            PLACES=tile.places, DOWN=tile.down, WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps, **common,
         )  # fmt: skip
         return out_NO
     across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))
     tile = tile or tile_for(inputs, bits, x_NI.dtype, across)
     product_kernel[(triton.cdiv(outputs, PAIR), triton.cdiv(tokens, 8 * across))](
-        x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
-        residual_NO if residual_NO is not None else x_NI, out_NO,
-        tokens, outputs, x_NI.stride(0), UNDER[x_NI.dtype],
-        IN=inputs, GROUP=inputs // groups, CHUNK=chunk, F=field(bits),
-        BIAS=bias_O is not None, LOW=low is not None, GELU=gelu, RESIDUAL=residual_NO is not None,
-        PLACES=tile.places, NT=across, WARPS=tile.warps, DEPTH=tile.depth,
-        RANK=u.shape[1], PDL=pdl, TOP=MANTISSA[x_NI.dtype], UNDER=UNDER[x_NI.dtype], ONES=ONE[x_NI.dtype],
-        num_warps=tile.warps, **({"launch_pdl": True} if pdl else {}),
+        *given, tokens, outputs, x_NI.stride(0), UNDER[x_NI.dtype],
+        GROUP=inputs // groups, CHUNK=chunk, NT=across,
+        PLACES=tile.places, WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps, **common,
     )  # fmt: skip
     return out_NO
 

@@ -15,6 +15,10 @@ import triton
 import triton.language as tl
 
 from switchq.inference.gpu.decoding import turned
+from switchq.inference.gpu.tiles import COLUMNS
+
+STEPS = tl.constexpr(COLUMNS // 16)
+"""Multiplications of the tensor cores in a tile of columns."""
 
 
 @triton.constexpr_function

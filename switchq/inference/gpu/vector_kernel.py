@@ -15,11 +15,7 @@ from switchq.inference.gpu.activation import gelu
 from switchq.inference.gpu.decoding import code_words, load_four, load_words
 from switchq.inference.gpu.shared import leave, of_rows, over_lanes
 from switchq.inference.gpu.tensorcore import multiply
-from switchq.inference.gpu.tiles import COLUMNS
-from switchq.inference.gpu.values import after, fragment, place, unit
-
-STEPS = tl.constexpr(COLUMNS // 16)
-"""Multiplications in a tile of columns."""
+from switchq.inference.gpu.values import STEPS, after, fragment, place, unit
 
 
 @triton.jit

@@ -49,8 +49,7 @@ class Integer(Kernel):
     def _bind(self) -> None:
         """Tell machine code where everything lies."""
         layout, size = self.layout, self.inputs // self.groups
-        alone = layout.laid(self.groups) == 1
-        self.stride = room_bytes(layout, self.groups, size, self.outputs)
+        self.stride, self.sums = room_bytes(layout, self.groups, size), 4 * self.outputs
         told = {
             "codes": self.codes_OP.data_ptr(),
             "scales": self.scale_OG.data_ptr(),
@@ -66,7 +65,7 @@ class Integer(Kernel):
             "stride": self.stride,
         }
         self._told = (ctypes.c_int64 * len(told))(*(told[name] for name in Weight._fields))
-        self._call, self._address = product(layout, alone), ctypes.addressof(self._told)
+        self._call, self._address = product(layout, self.alone), ctypes.addressof(self._told)
         self._linked = (ctypes.c_void_p * 2)(ctypes.cast(self._call, ctypes.c_void_p).value, self._address)
         self.link = ctypes.addressof(self._linked)
 
@@ -88,30 +87,38 @@ class Integer(Kernel):
         self._check(x_NI, bias_O)
         x_NI, tokens = x_NI.contiguous(), len(x_NI)
         y_NO = x_NI.new_empty(tokens, self.outputs)
-        threads = torch.get_num_threads() if tokens * self.outputs * self.inputs >= ENOUGH else 1
         bias = None if bias_O is None else bias_O.data_ptr()
         factors = low.products if low is not None and tokens == 1 else None
         if factors is not None:
-            self._adapted(x_NI, y_NO, bias, factors, threads)
+            self._adapted(x_NI, y_NO, bias, factors)
             return y_NO
-        room = x_NI.new_empty(tokens * self.stride, dtype=torch.uint8)
-        self._call(self._address, x_NI.data_ptr(), y_NO.data_ptr(), bias, room.data_ptr(), tokens, threads)
+        room = x_NI.new_empty(tokens * self.stride + self.sums, dtype=torch.uint8)
+        self._call(
+            self._address, x_NI.data_ptr(), y_NO.data_ptr(), bias, room.data_ptr(), tokens, self._threads(tokens)
+        )
         return y_NO if low is None else low.added(y_NO, x_NI)
 
-    def _adapted(
-        self, x_1I: Tensor, y_1O: Tensor, bias: int | None, factors: tuple["Integer", "Integer"], threads: int
-    ) -> None:
+    @property
+    def alone(self) -> bool:
+        """Whether a row has one group."""
+        return self.layout.laid(self.groups) == 1
+
+    def _threads(self, tokens: int) -> int:
+        """That are worth waking."""
+        return torch.get_num_threads() if tokens * self.outputs * self.inputs >= ENOUGH else 1
+
+    def _adapted(self, x_1I: Tensor, y_1O: Tensor, bias: int | None, factors: tuple["Integer", "Integer"]) -> None:
         """A token's product and its adapter's, in one call of machine code."""
         low, high = factors
         if (low.inputs, high.outputs) != (self.inputs, self.outputs) or low.outputs != high.inputs:
             sizes = f"({low.outputs}, {low.inputs}) and ({high.outputs}, {high.inputs})"
             raise ValueError(f"factors of {sizes} are no adapter of a weight ({self.outputs}, {self.inputs})")
-        most = max(self.stride, low.stride, high.stride)
-        room = x_1I.new_empty(most + 4 * low.outputs, dtype=torch.uint8)
+        most = max(one.stride + one.sums for one in (self, low, high))
+        room = x_1I.new_empty(most + 4 * (low.outputs + self.outputs), dtype=torch.uint8)
         place = room.data_ptr()
-        adapted()(
-            self.link, low.link, high.link, x_1I.data_ptr(), y_1O.data_ptr(), bias, place, place + most, threads
-        )  # fmt: skip
+        inner = place + most
+        given = x_1I.data_ptr(), y_1O.data_ptr(), bias, place, inner, inner + 4 * low.outputs
+        adapted()(self.link, low.link, high.link, *given, self._threads(1), low._threads(1), high._threads(1))
 
     def _check(self, x_NI: Tensor, bias_O: Tensor | None) -> None:
         """Make sure that machine code, which gets bare addresses, finds what it expects there."""

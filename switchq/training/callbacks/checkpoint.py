@@ -50,7 +50,11 @@ class LastCheckpoint(Checkpoint):
         self._previous: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have all checkpoints written and read by `WholeCheckpoints`, unless somebody has chosen another way."""
+        """Have all checkpoints written and read by `WholeCheckpoints`, unless somebody has chosen another way.
+
+        What another run has saved is forgotten: should this one fail before its first step, nothing of it is kept.
+        """
+        self.path = self._place = None
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
 
@@ -59,7 +63,6 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = trainer.global_step
         self._place = self._folder(trainer) / "checkpoints" / "last.ckpt"
         self._known = _stamp(self._place)  # in a folder without versions another run may have left one
-        self.path = None
         self.stopped = self._saved_to_stop = False
         try:
             self._previous = signal.signal(signal.SIGINT, self._stop)

@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-def compiled(kernel: Any, bits: int, pointers: dict[str, str], constants: dict[str, Any]) -> str:
+def compiled(kernel: Any, bits: int, pointers: dict[str, str], constants: dict[str, Any], warps: int = 1) -> str:
     """The PTX of a kernel over `bits` planes, pointers and rows aligned; what else is no constant is an integer."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -30,7 +30,7 @@ def compiled(kernel: Any, bits: int, pointers: dict[str, str], constants: dict[s
     aligned += [(kernel.arg_names.index("planes"), k) for k in range(bits)]
     attributes = {place: [["tt.divisibility", 16]] for place in aligned}
     built = triton.compile(
-        ASTSource(kernel, kinds, values, attributes), target=GPUTarget(*HOPPER), options={"num_warps": 1}
+        ASTSource(kernel, kinds, values, attributes), target=GPUTarget(*HOPPER), options={"num_warps": warps}
     )
     return str(built.asm["ptx"])
 
@@ -78,6 +78,19 @@ def test_the_product_of_a_token(bits: int, dtype: str, places: int) -> None:
     assert ptx.count("bar.sync") == 1
     assert ptx.count("st.shared") == 2 * 2 * down + 1
     assert ptx.count("griddepcontrol.wait") == 1
+
+
+def test_warps_without_a_tile_leave_a_token() -> None:
+    """Six of eight have one; the others end before they read, and after one barrier all but a row's threads."""
+    from switchq.inference.gpu.vector_kernel import vector_kernel
+
+    sizes = constants(4, "fp16") | {"IN": 768, "DOWN": 2, "PLACES": 2, "WARPS": 8, "DEPTH": 1}
+    ptx = compiled(vector_kernel, 4, pointers("fp16"), sizes, 8)
+    assert ptx.count(" exit;") == 2
+    assert ptx.index(" exit;") < ptx.index("ld.global")
+    assert ptx.count("bar.sync") == 1
+    assert ptx.count("st.shared") == 2 * 2 * 2 + 1
+    assert ptx.count("ld.shared") == 6 * 3  # of the warps that are left: rows, sums of x, the adapter's
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,42 @@ def test_kernels_decode_exactly(bits: int, group_size: int | None, interpreted: 
     torch.testing.assert_close(kernel.weight().cpu().double(), weight_OI, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(("bits", "dtype"), [(2, torch.float16), (4, torch.float16), (2, torch.bfloat16)], ids=str)
+@pytest.mark.parametrize("group_size", [None, 64], ids=str)
+def test_fields_in_two_places(bits: int, dtype: torch.dtype, group_size: int | None, interpreted: torch.device) -> None:
+    """As many warps take them; here they share two tiles."""
+    from switchq.inference.gpu import products
+
+    kernel, weight_OI = packed(bits, group_size, interpreted, dtype)
+    x_NI = torch.randn(3, INPUTS).to(dtype)
+    y_NO = products.product(
+        x_NI.to(interpreted), kernel.planes, kernel.scale_OG, kernel.offset_OG, tile=products.Tile(2, 1, 2),
+        out_NO=torch.empty(3, OUTPUTS, device=interpreted),
+    )  # fmt: skip
+    sizes_NO = (x_NI.double().abs() @ weight_OI.abs().T).float()
+    assert ((y_NO.cpu() - (x_NI.double() @ weight_OI.T).float()).abs() <= 2**-15 * sizes_NO + 1e-4).all()
+
+
+def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
+    """Forty rows are four tiles with those that fill up."""
+    from switchq.inference.gpu import products
+
+    kernel, _ = packed(4, None, interpreted, torch.float16)
+    for tile in (products.Tile(4, 1, 2, 3), products.Tile(1, 2, 2, 4)):
+        with pytest.raises(ValueError, match="does not fit 40 rows"):
+            products.product(
+                torch.zeros(1, INPUTS, dtype=torch.float16, device=interpreted), kernel.planes, kernel.scale_OG,
+                kernel.offset_OG, tile=tile,
+            )  # fmt: skip
+
+
 @pytest.mark.parametrize("tokens", [1, 9])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("bits", "group_size"), [(2, None), (3, 64), (4, None), (5, 256), (8, 32)])
 def test_kernels_multiply(
     bits: int, group_size: int | None, dtype: torch.dtype, tokens: int, interpreted: torch.device
 ) -> None:
-    """float32 sums lose at most 8 bits to what lies under the codes."""
+    """float32 sums lose at most 8 bits to what lies under the codes in bfloat16."""
     from switchq.inference.gpu import products
 
     kernel, weight_OI = packed(bits, group_size, interpreted, dtype)

@@ -10,8 +10,10 @@ A row's result is, over its groups g and their columns i, with u the stored code
 
 Codes of 8 bits are multiplied in 16, with L = 32767; products are added in pairs as they are made, which is one
 instruction on x86 (vpmaddwd). Narrower ones are multiplied in 8, as x^ = 256 high + low with both in -128 ... 127 and
-L = 32639: twice as many products in an instruction (vpmaddubsw), whose sums of 16 bits hold those of a block. A block's
-sums are then float32. Where there are several tokens, `TOGETHER` of them meet codes that were taken apart once.
+L = 32639: twice as many products in an instruction (vpmaddubsw), whose sums of 16 bits hold those of a few blocks. The
+sums of these are then float32. Where there are several tokens, `TOGETHER` of them meet codes that were taken apart
+once. Rows of one group are scaled eight at a time, when all have been summed. A token's product and its adapter's two
+are one call (`adapted`).
 
 A NaN or an infinity among a token's activations makes d that, and all its results NaN.
 """

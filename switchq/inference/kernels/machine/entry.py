@@ -16,7 +16,7 @@ from switchq.inference.kernels.machine.text import Function
 from switchq.inference.kernels.machine.weight import TOGETHER, Weight
 from switchq.inference.kernels.packing import Layout
 
-TASK = ("weight", "room", "y", "bias", "tokens")
+TASK = ("weight", "room", "y", "bias", "sums", "tokens")
 """What threads are told, in places of 64 bits."""
 
 
@@ -24,8 +24,8 @@ TASK = ("weight", "room", "y", "bias", "tokens")
 def product(layout: Layout, alone: bool) -> Any:
     """The compiled product of a layout, for rows of one group `alone` or of any number.
 
-    It is called with addresses and numbers: the constants, x (N, I), y (N, O), the bias (O,) or 0, room for N tokens,
-    N, threads.
+    It is called with addresses and numbers: the constants, x (N, I), y (N, O), the bias (O,) or 0, room for N tokens
+    and, for a single one, for O sums behind it, N, threads. Several tokens' sums lie in y until they are finished.
 
     Raises:
         RuntimeError: LLVM cannot make code here, or the processor does not know float16.
@@ -52,20 +52,20 @@ def adapted() -> Any:
     """A compiled product of one token and its adapter's two, one after the other.
 
     It is called with the addresses of three links, each of them a product's `run` and its constants: the weight's, the
-    adapter's first factor's and its second's; then x (I,), y (O,), the bias (O,) or 0, room for each of the products,
-    what the first factor gives (R,), threads.
+    adapter's first factor's and its second's; then x (I,), y (O,), the bias (O,) or 0, room for the largest of the
+    products, for what the first factor gives (R,) and for what the weight gives (O,); the threads of each product.
     """
-    names = ("weight", "low", "high", "x", "y", "bias", "room", "inner")
-    f = Function("adapted", {**dict.fromkeys(names, "ptr"), "threads": "i64"}, seen=True)
-    for link, given, threads in (
-        ("weight", "ptr %x, ptr %y, ptr %bias", "%threads"),
-        ("low", "ptr %x, ptr %inner, ptr null", "1"),
-        ("high", "ptr %inner, ptr %y, ptr %y", "1"),
+    names, threads = ("weight", "low", "high", "x", "y", "bias", "room", "inner", "own"), ("many", "few", "some")
+    f = Function("adapted", {**dict.fromkeys(names, "ptr"), **dict.fromkeys(threads, "i64")}, seen=True)
+    for link, given, count in (
+        ("weight", "ptr %x, ptr %own, ptr %bias", "many"),
+        ("low", "ptr %x, ptr %inner, ptr null", "few"),
+        ("high", "ptr %inner, ptr %y, ptr %own", "some"),
     ):
         run, constants = (f.load("ptr", f"%{link}", index) for index in range(2))
-        f.do(f"call void {run}(ptr {constants}, {given}, ptr %room, i64 1, i64 {threads})")
+        f.do(f"call void {run}(ptr {constants}, {given}, ptr %room, i64 1, i64 %{count})")
     code = MachineCode(f.text())
-    call = code.function("adapted", *[ctypes.c_void_p] * len(names), ctypes.c_int64)
+    call = code.function("adapted", *[ctypes.c_void_p] * len(names), *[ctypes.c_int64] * len(threads))
     call.code = code
     return call
 
@@ -73,10 +73,10 @@ def adapted() -> Any:
 def _some(alone: bool) -> str:
     """Rows `first` to `last`, of all tokens."""
     f = Function(
-        "some", {**{name: "ptr" for name in TASK[:4]}, **{name: "i64" for name in ("tokens", "first", "last")}}
+        "some", {**{name: "ptr" for name in TASK[:-1]}, **{name: "i64" for name in ("tokens", "first", "last")}}
     )
     full = f(f"and i64 %tokens, {-TOGETHER}")
-    given = "ptr %weight, ptr %room, ptr %y, ptr %bias"
+    given = "ptr %weight, ptr %room, ptr %y, ptr %bias, ptr %sums"
     f.do(f"call void @rows{TOGETHER}({given}, i64 0, i64 {full}, i64 %first, i64 %last)")
     f.do(f"call void @rows1({given}, i64 {full}, i64 %tokens, i64 %first, i64 %last)")
     if alone:
@@ -87,7 +87,7 @@ def _some(alone: bool) -> str:
 def _share() -> str:
     """What one of a pool's threads does: its part of the rows."""
     f = Function("share", {"task": "ptr"})
-    kinds = ["ptr"] * 4 + ["i64"]
+    kinds = ["ptr"] * (len(TASK) - 1) + ["i64"]
     task = [f.load(kind, "%task", index, "i64") for index, kind in enumerate(kinds)]
     outputs = f.load("i64", task[0], Weight._fields.index("outputs"))
     me, all_of_us = (f(f"sext i32 {f(f'call i32 @omp_get_{what}()')} to i64") for what in ("thread_num", "num_threads"))
@@ -103,14 +103,17 @@ def _run(pool: bool) -> str:
     f = Function("run", {**pointers, "tokens": "i64", "threads": "i64"}, seen=True)
     f.do("call void @rounded(ptr %weight, ptr %x, ptr %room, i64 %tokens)")
     outputs = f.load("i64", "%weight", Weight._fields.index("outputs"))
-    alone = f"call void @some(ptr %weight, ptr %room, ptr %y, ptr %bias, i64 %tokens, i64 0, i64 {outputs})"
+    behind = f.at("%room", "i8", f.load("i64", "%weight", Weight._fields.index("stride")))
+    sums = f(f"select i1 {f('icmp eq i64 %tokens, 1')}, ptr {behind}, ptr %y")
+    alone = f"call void @some(ptr %weight, ptr %room, ptr %y, ptr %bias, ptr {sums}, i64 %tokens, i64 0, i64 {outputs})"
     if not pool:
         f.do(alone)
         return f.text()
     with f.when(f("icmp sgt i64 %threads, 1")):
         task = f.place("i64", len(TASK))
         for index, name in enumerate(TASK):
-            f.store("i64" if name == "tokens" else "ptr", f"%{name}", f.at(task, "i64", index))
+            value = sums if name == "sums" else f"%{name}"
+            f.store("i64" if name == "tokens" else "ptr", value, f.at(task, "i64", index))
         count = f("trunc i64 %threads to i32")
         f.do(f"call void @GOMP_parallel(ptr @share, ptr {task}, i32 {count}, i32 0)")
     with f.when(f("icmp sle i64 %threads, 1")):

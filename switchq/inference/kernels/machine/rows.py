@@ -6,7 +6,7 @@ from itertools import chain
 
 from switchq.inference.kernels.machine import pairs
 from switchq.inference.kernels.machine.text import Function, constant
-from switchq.inference.kernels.machine.weight import Weight, behind, kept
+from switchq.inference.kernels.machine.weight import Weight, behind
 from switchq.inference.kernels.packing import VECTOR, Layout
 
 LANES = 8
@@ -18,9 +18,9 @@ VECTOR_OF_SUMS = f"<{LANES} x float>"
 def rows(layout: Layout, together: int, alone: bool) -> str:
     """Results of rows `first` to `last` for tokens `from` to `to`, so many at a time.
 
-    Where a row has one group `alone`, only its sum of codes times activations, with which `finished` goes on.
+    Where a row has one group `alone`, its sum of codes times activations in `sums`, with which `finished` goes on.
     """
-    arguments = {name: "ptr" for name in ("weight", "room", "y", "bias")}
+    arguments = {name: "ptr" for name in ("weight", "room", "y", "bias", "sums")}
     f = Function(f"rows{together}", {**arguments, **{name: "i64" for name in ("from", "to", "first", "last")}})
     weight, tokens = Weight.read(f), range(together)
     dots = _Wide(layout) if layout.field == 8 else _Narrow(layout)
@@ -52,8 +52,8 @@ def rows(layout: Layout, together: int, alone: bool) -> str:
                 )
         found = [f.load(VECTOR_OF_SUMS, one) for one in of_row]
         if alone:
-            for room, one in zip(rooms, found, strict=True):
-                f.store("float", _total(f, "0.0", one), f.at(room, "float", kept(f, layout, weight)), row)
+            for number, one in enumerate(found):
+                f.store("float", _total(f, "0.0", one), "%sums", _place(f, weight, token, number, row))
         else:
             _results(f, layout, weight, rooms, found, row, token)
     return f.text()
@@ -80,15 +80,12 @@ def _results(
         whole = _total(f, f.load("float", rest[number]), found[number])
         scaled = f(f"fmul float {whole}, {f.load('float', own, weight.laid)}")
         result = f(f"fadd float {scaled}, {f.load('float', bias)}")
-        f.store("float", result, "%y", f.plus(f.times(f.plus(token, number), weight.outputs), row))
+        f.store("float", result, "%y", _place(f, weight, token, number, row))
 
 
 def finished(layout: Layout) -> str:
-    """Results of rows `first` to `last` for tokens `from` to `to`, of whose sums `rows` keeps one each: 8 at a time.
-
-    The bias may be y: what is read is read before its place is written.
-    """
-    arguments = {name: "ptr" for name in ("weight", "room", "y", "bias")}
+    """Results of rows `first` to `last` for tokens `from` to `to` from the sums that `rows` left: eight at a time."""
+    arguments = {name: "ptr" for name in ("weight", "room", "y", "bias", "sums")}
     f = Function("finished", {**arguments, **{name: "i64" for name in ("from", "to", "first", "last")}})
     weight = Weight.read(f)
     lowest = f(f"sitofp i64 {weight.lowest} to float")
@@ -98,7 +95,7 @@ def finished(layout: Layout) -> str:
         room = f.at("%room", "i8", f.times(token, weight.stride))
         own = f.at(room, "float", behind(f, layout, weight))
         total, step = f.load("float", own), f.load("float", own, weight.laid)
-        found, y = f.at(room, "float", kept(f, layout, weight)), f.at("%y", "float", f.times(token, weight.outputs))
+        found, y = (f.at(one, "float", f.times(token, weight.outputs)) for one in ("%sums", "%y"))
         for first, last, lanes in (("%first", whole, LANES), (whole, "%last", 1)):
             kind, half = (f"<{lanes} x {one}>" for one in ("float", "half"))
             by_step, by_total, by_lowest = (_everywhere(f, one, lanes) for one in (step, total, lowest))
@@ -117,6 +114,11 @@ def finished(layout: Layout) -> str:
                 result = f(f"fadd {kind} {f(f'fmul {kind} {both}, {by_step}')}, {f.load(kind, bias)}")
                 f.do(f"store {kind} {result}, ptr {f.at(y, 'float', row)}, align 1")
     return f.text()
+
+
+def _place(f: Function, weight: Weight, token: str, number: int, row: str) -> str:
+    """Where the result of a row is, of the token so many behind `token`."""
+    return f.plus(f.times(f.plus(token, number), weight.outputs), row)
 
 
 def _everywhere(f: Function, value: str, lanes: int) -> str:
@@ -158,7 +160,7 @@ def _scales(f: Function, layout: Layout, scales: str, bundle: str) -> str:
 
 
 class _Wide:
-    """Products of 16 bits. A sum of 32 holds those of 4 x 32767 x 128 in a block 63 times.
+    """Products of 16 bits, whose sums of 32 hold 64 blocks of 8 x 32767 x 128.
 
     Args:
         layout: of 8 bits a code.

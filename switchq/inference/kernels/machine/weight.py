@@ -1,8 +1,7 @@
 """What all functions of a product know: the weight, by addresses and numbers, and the room of a token.
 
 A token's room holds its rounded activations in the order of the codes (`switchq.inference.kernels.packing`), for narrow
-codes the high halves of the groups that lie side by side and then their low halves; then every group's sum, then d;
-then, where a row has one group, a sum for each row.
+codes the high halves of the groups that lie side by side and then their low halves; then every group's sum, then d.
 """
 
 from typing import NamedTuple
@@ -58,18 +57,12 @@ def largest(layout: Layout) -> float:
     return 32767.0 if layout.field == 8 else 32639.0
 
 
-def room_bytes(layout: Layout, groups: int, size: int, outputs: int) -> int:
+def room_bytes(layout: Layout, groups: int, size: int) -> int:
     """Bytes of a token's room, in whole cache lines."""
     laid = layout.laid(groups)
-    floats = laid + 1 + (outputs if laid == 1 else 0)
-    return -(-(2 * laid * layout.blocks(size) * layout.block + 4 * floats) // 64) * 64
+    return -(-(2 * laid * layout.blocks(size) * layout.block + 4 * laid + 4) // 64) * 64
 
 
 def behind(f: Function, layout: Layout, weight: Weight) -> str:
     """Where the sums of groups lie in a token's room, and then d, in floats from its start: behind the activations."""
     return f(f"udiv i64 {f.times(f.times(weight.laid, weight.blocks), 2 * layout.block)}, 4")
-
-
-def kept(f: Function, layout: Layout, weight: Weight) -> str:
-    """Where rows' sums lie, likewise: behind d, where a row has one group."""
-    return f.plus(behind(f, layout, weight), 2)
