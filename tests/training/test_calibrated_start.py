@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from workshop import Workshop, padded
 
+from switchq.data.batches import IGNORED, counted
 from switchq.errors import UserError
 from switchq.models import make_switchable
 from switchq.nn import SwitchLayer, set_bitmap, switch_layers
@@ -112,3 +113,17 @@ def test_without_a_data_module_it_says_so(workshop: Workshop, tmp_path: Path) ->
     trainer = Trainer(max_steps=1, limit_val_batches=0, logger=False, default_root_dir=tmp_path, accelerator="cpu")
     with pytest.raises(UserError, match="no data module: use loftq"):
         trainer.fit(module, train_dataloaders=list(data.train_dataloader()))
+
+
+def test_batches_without_labels_are_no_start(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contexts that are cut before the answer, say."""
+
+    def unlabelled(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return counted({**batch, "labels": torch.full_like(batch["labels"], IGNORED)})
+
+    monkeypatch.setattr("switchq.training.module.counted", unlabelled)
+    module = workshop.module(adapter_start="qera", start_batches=2)
+    with pytest.raises(UserError, match="adapter_start qera: the first 2 batches have nothing to learn of"):
+        workshop.fit(SPNet(), tmp_path, 1, module)
