@@ -52,7 +52,9 @@ def products(trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def check(found: list[Found], run: tuple[str, str], workshop: Workshop, tmp_path: Path, accelerator: str) -> None:
     alone = train(workshop, run[1], tmp_path, accelerator=accelerator, devices=1)
     rounded = run[1] == "bfloat16" or (run[1] == START and accelerator == "gpu")
-    close = 1e-2 if rounded else 1e-5  # sums in bfloat16 depend on how a batch is cut
+    # Sums in bfloat16 depend on how a batch is cut. Adam, which trains a start, goes no less far where a gradient is
+    # next to nothing and last bits decide: 4e-5 was seen, 4e-3 without a joint gradient, 5e-2 with a row too many.
+    close = 1e-2 if rounded else 5e-4 if run[1] == START else 1e-5
     for part in ("started", "trained"):
         first, second = (one[run][part] for one in found)
         assert first.keys() == second.keys() == alone[part].keys()
@@ -69,7 +71,9 @@ def check(found: list[Found], run: tuple[str, str], workshop: Workshop, tmp_path
         for figure in (name for name in figures if name.split("/")[0] in ("F1", "EM", "answer perplexity")):
             values = [one["figures"][label][figure] for one in both]
             assert values[0] == values[1]
-            assert values[0] == pytest.approx(figures[figure], rel=5e-2 if rounded else 1e-4)
+            assert values[0] == pytest.approx(
+                figures[figure], rel=5e-2 if rounded else 20 * close if run[1] == START else 1e-4
+            )
     assert both[0]["answers"] == both[1]["answers"]
     assert {label: list(one) for label, one in both[0]["answers"].items()} == {
         label: list(one) for label, one in alone["answers"].items()
