@@ -4,7 +4,7 @@
 
 For each bitmap the share of every trained width is drawn first (flat over all mixtures), then the width of each layer,
 so that the averages spread over the whole range. All bitmaps answer the same questions, with the adapters added to the
-weights, which is faster and changes F1 by rounding at most. Results are written five by five. Neighbours
+weights, which leaves fewer products and changes F1 by rounding at most. Results are written five by five. Neighbours
 are told by average bits, and once more by megabytes (codes, scales, adapters, all that does not change): a mixture of
 many 2-bit and few 8-bit layers has the average of 3 bits, and nearly the size of 2 bits.
 """
