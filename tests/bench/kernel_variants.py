@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS, TiledWeight, from_levels, from_tiles, to_levels
+
 SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 1600), (1600, 6400), (2304, 768), (768, 3072))
 """(O, I): a 4,096-wide model, GPT-2 xl, GPT-2 small."""
 
@@ -29,14 +31,6 @@ class Case(NamedTuple):
     batch: int = 1
     tile: tuple[int, ...] | None = None
     groups: int = 1
-
-
-class Weight(NamedTuple):
-    """A random weight of so many planes."""
-
-    planes: list[Tensor]
-    scale_OG: Tensor
-    offset_OG: Tensor
 
 
 def cases() -> Iterator[Case]:
@@ -58,24 +52,22 @@ def cases() -> Iterator[Case]:
                 yield Case(size, bits, 1, (warps, depth, 2 if bits == 4 else 4, down))
 
 
-def weight(case: Case, seed: int = 0) -> Weight:
+def weight(case: Case, seed: int = 0) -> TiledWeight:
     """Random planes and levels."""
-    from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS
-
     (outputs, inputs), bits = case.size, case.bits
     shape = (bits, -(-outputs // PAIR) * PAIR // ROWS, -(-inputs // COLUMNS), 32, 2)
     generator = torch.Generator("cuda").manual_seed(seed)
     planes = torch.randint(-(2**31), 2**31, shape, device="cuda", generator=generator).int().unbind()
     scale = torch.rand(outputs, case.groups, device="cuda", generator=generator).half() / 2**bits
-    return Weight(list(planes), scale, scale / 2)
+    return TiledWeight(tuple(planes), to_levels(scale, scale / 2), case.size)
 
 
-def multiply(case: Case, one: Weight, x_NI: Tensor, pdl: bool) -> Tensor:
+def multiply(case: Case, one: TiledWeight, x_NI: Tensor, pdl: bool) -> Tensor:
     """The product."""
     from switchq.inference.gpu import products
 
     tile = None if case.tile is None else products.Tile(*case.tile)
-    found: Tensor = products.product(x_NI, one.planes, one.scale_OG, one.offset_OG, tile=tile, pdl=pdl)
+    found: Tensor = products.product(x_NI, one, tile=tile, pdl=pdl)
     return found
 
 
@@ -101,13 +93,11 @@ def overlaps(case: Case) -> tuple[bool, ...]:
     return (True, False) if case.tile is None and case.batch == 1 and case.groups == 1 else (True,)
 
 
-def error_of(case: Case, one: Weight, x_NI: Tensor) -> float:
+def error_of(case: Case, one: TiledWeight, x_NI: Tensor) -> float:
     """Largest error, of the largest result."""
-    from switchq.inference.gpu.tiles import from_tiles
-
     codes_OGS = from_tiles(one.planes, case.size).double().view(case.size[0], case.groups, -1)
-    weight_OGS = codes_OGS * one.scale_OG.double().unsqueeze(-1) + one.offset_OG.double().unsqueeze(-1)
-    exact_NO = F.linear(x_NI.double(), weight_OGS.view(case.size))
+    scale_OG, offset_OG = (level.double().unsqueeze(-1) for level in from_levels(one.levels, case.size[0]))
+    exact_NO = F.linear(x_NI.double(), (codes_OGS * scale_OG + offset_OG).view(case.size))
     return float((multiply(case, one, x_NI, True).double() - exact_NO).abs().max() / exact_NO.abs().max())
 
 
@@ -165,7 +155,7 @@ def measure(
     ones = [weight(case, seed) for seed in range(max(3, min(96, round(COLD / packed))))]
     x_NI = torch.randn(case.batch, case.size[1], device="cuda").half()
 
-    def time(pdl: bool, weights: list[Weight]) -> float:
+    def time(pdl: bool, weights: list[TiledWeight]) -> float:
         return microseconds([lambda one=one: multiply(case, one, x_NI, pdl) for one in weights])  # type: ignore[misc]
 
     times = {pdl: time(pdl, ones) for pdl in overlaps(case)}

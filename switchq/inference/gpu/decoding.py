@@ -5,7 +5,7 @@ bits hold the codes of bits r, r + F, r + 2 F, ... A code u = code + 2^(b-1) bec
 under the exponent of 2^23 it is 2^23 + u.
 """
 
-from collections.abc import Sequence
+from math import gcd
 
 import torch
 import triton
@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from switchq.inference.gpu.tensorcore import INTERPRETED
-from switchq.inference.gpu.tiles import COLUMNS, PAIR
+from switchq.inference.gpu.tiles import COLUMNS, PAIR, TiledWeight
 
 
 @triton.jit
@@ -115,13 +115,24 @@ def load_words(planes, at, mask, DOWN: tl.constexpr, HEIGHT: tl.constexpr, PAST:
 
 
 @triton.jit
-def load_levels(level_ptr, rows, group, OUT, LEVELS: tl.constexpr):
-    """A scale or an offset of each of a thread's four rows, float32."""
-    levels = ()
-    for e in tl.static_range(4):
-        row = rows + 8 * e
-        levels = levels + (tl.load(level_ptr + row * LEVELS + group, mask=row < OUT, other=0.0).to(tl.float32),)
-    return levels
+def _levels(word):
+    """The scale and the offset of a word, float32."""
+    scale = word.to(tl.int16).to(tl.float16, bitcast=True)
+    offset = (word >> 16).to(tl.int16).to(tl.float16, bitcast=True)
+    return scale.to(tl.float32), offset.to(tl.float32)
+
+
+@triton.jit
+def load_levels(level_ptr, tile, group, lane, GROUPS: tl.constexpr, DOWN: tl.constexpr):
+    """Scale and offset of each of a thread's rows, two in each of DOWN tiles from the number `tile` of rows on."""
+    scales, offsets = (), ()
+    for m in tl.static_range(DOWN):
+        at = level_ptr + (((tile + m) * GROUPS + group) * 8 + lane // 4) * 2
+        words = load_two(at, lane < 32, False)
+        for e in tl.static_range(2):
+            scale, offset = _levels(words[e])
+            scales, offsets = scales + (scale,), offsets + (offset,)
+    return scales, offsets
 
 
 @triton.jit
@@ -133,44 +144,45 @@ def _code(words, N: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr):
 
 @triton.jit
 def _weight(
-    planes, scale_ptr, offset_ptr, weight_ptr, OUT,
-    IN: tl.constexpr, GROUP: tl.constexpr, F: tl.constexpr, WARPS: tl.constexpr,
+    planes, level_ptr, weight_ptr, OUT,
+    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """weight (O, I) = code x scale + offset."""
     BITS: tl.constexpr = len(planes)
     TILES: tl.constexpr = (IN + 127) // 128
+    GROUPS: tl.constexpr = IN // GROUP
     thread = tl.arange(0, 32 * WARPS)
     tile, lane = tl.program_id(1) * WARPS + thread // 32, thread % 32
-    rows = tl.program_id(0) * 32 + lane // 4
     at = (2 * tl.program_id(0) * TILES + tile) * 64 + lane * 2
     words = load_words(planes, at, tile < TILES, 2, TILES * 64, TILES % WARPS != 0)
-    for e in tl.static_range(4):
-        fields = code_words(words[e], F)
-        row = rows + 8 * e
-        for i in tl.static_range(8):
-            start = tile * 128 + 32 * (i // 2)
-            mask = (row < OUT) & (start < IN)
-            level = row * (IN // GROUP) + start // GROUP
-            scale = tl.load(scale_ptr + level, mask=mask, other=0.0).to(tl.float32)
-            offset = tl.load(offset_ptr + level, mask=mask, other=0.0).to(tl.float32)
-            even = tl.join(_code(fields, 2 * i, BITS, F), _code(fields, 2 * i + 16, BITS, F))
-            odd = tl.join(_code(fields, 2 * i + 1, BITS, F), _code(fields, 2 * i + 17, BITS, F))
-            four = tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 1)), (32 * WARPS, 4))
-            level = four * scale[:, None] + offset[:, None]
-            place = row.to(tl.int64) * IN + start + lane % 4 * 8 + i % 2 * 4
-            weight_at = weight_ptr + place[:, None] + tl.arange(0, 4)[None, :]
-            tl.store(weight_at, level.to(weight_ptr.dtype.element_ty), mask=mask[:, None])
+    for first in tl.static_range(0, 128, CHUNK):
+        group = tl.minimum((tile * 128 + first) // GROUP, GROUPS - 1)
+        scales, offsets = load_levels(level_ptr, 2 * tl.program_id(0), group, lane, GROUPS, 2)
+        for e in tl.static_range(4):
+            fields = code_words(words[e], F)
+            row = tl.program_id(0) * 32 + lane // 4 + 8 * e
+            for i in tl.static_range(first // 16, (first + CHUNK) // 16):
+                start = tile * 128 + 32 * (i // 2)
+                even = tl.join(_code(fields, 2 * i, BITS, F), _code(fields, 2 * i + 16, BITS, F))
+                odd = tl.join(_code(fields, 2 * i + 1, BITS, F), _code(fields, 2 * i + 17, BITS, F))
+                four = tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 1)), (32 * WARPS, 4))
+                level = four * scales[e][:, None] + offsets[e][:, None]
+                place = row.to(tl.int64) * IN + start + lane % 4 * 8 + i % 2 * 4
+                weight_at = weight_ptr + place[:, None] + tl.arange(0, 4)[None, :]
+                mask = (row < OUT) & (start < IN)
+                tl.store(weight_at, level.to(weight_ptr.dtype.element_ty), mask=mask[:, None])
 
 
-def weight(planes: Sequence[Tensor], scale_OG: Tensor, offset_OG: Tensor, inputs: int, dtype: torch.dtype) -> Tensor:
+def weight(tiled: TiledWeight, dtype: torch.dtype) -> Tensor:
     """The weight (O, I) in `dtype`."""
-    outputs, groups = scale_OG.shape
-    weight_OI = torch.empty(outputs, inputs, dtype=dtype, device=scale_OG.device)
+    outputs, inputs = tiled.shape
+    weight_OI = torch.empty(outputs, inputs, dtype=dtype, device=tiled.levels.device)
     tiles = triton.cdiv(inputs, COLUMNS)
     warps = min(4, triton.next_power_of_2(tiles))
     _weight[(triton.cdiv(outputs, PAIR), triton.cdiv(tiles, warps))](
-        tuple(planes), scale_OG, offset_OG, weight_OI, outputs,
-        IN=inputs, GROUP=inputs // groups, F=field(len(planes)), WARPS=warps, num_warps=warps,
+        tiled.planes, tiled.levels, weight_OI, outputs,
+        IN=inputs, GROUP=tiled.group_size, CHUNK=gcd(tiled.group_size, COLUMNS), F=field(len(tiled.planes)),
+        WARPS=warps, num_warps=warps,
     )  # fmt: skip
     return weight_OI
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from switchq.inference.gpu.tiles import check_groups, from_tiles, to_tiles
+from switchq.inference.gpu.tiles import TiledWeight, check_groups, from_levels, from_tiles, to_levels, to_tiles
 from switchq.inference.kernels import Kernel
 from switchq.inference.low_rank import Factors, LowRank
 from switchq.quant import Params
@@ -34,7 +34,7 @@ class PlanesKernel(Kernel):
 
     Args:
         planes: words of each plane, see `switchq.inference.gpu.tiles`.
-        params: scale and offset, float16, (O, G) each.
+        params: scale and offset, (O, G) each; kept in float16.
         inputs: I.
         dtype: of activations and results.
     """
@@ -42,24 +42,22 @@ class PlanesKernel(Kernel):
     rows = True
 
     def __init__(self, planes: Sequence[Tensor], params: Params, inputs: int, dtype: torch.dtype) -> None:
-        self.planes, self.dtype = tuple(planes), dtype
-        self.scale_OG, self.offset_OG = params["scale"], params["offset"]
-        self.shape = (len(self.scale_OG), inputs)
-        check_groups(inputs, self.scale_OG.shape[1])
-
-    def levels(self, device: torch.device | str) -> Params:
-        """Scale and offset, on a device."""
-        return {"scale": self.scale_OG.to(device), "offset": self.offset_OG.to(device)}
+        scale_OG, offset_OG = params["scale"], params["offset"]
+        check_groups(inputs, scale_OG.shape[1])
+        self.tiled = TiledWeight(tuple(planes), to_levels(scale_OG, offset_OG), (len(scale_OG), inputs))
+        self.dtype = dtype
 
     def weight(self) -> Tensor:
         """The weight (O, I)."""
         found = self._products()
         if found is not None:
-            weight_OI: Tensor = found.weight(self.planes, self.scale_OG, self.offset_OG, self.shape[1], self.dtype)
+            weight_OI: Tensor = found.weight(self.tiled, self.dtype)
             return weight_OI
-        codes_OGS = from_tiles(self.planes, self.shape).view(*self.scale_OG.shape, -1).double()
-        levels_OGS = codes_OGS * self.scale_OG.double().unsqueeze(-1) + self.offset_OG.double().unsqueeze(-1)
-        return levels_OGS.view(self.shape).to(self.dtype)
+        scale_OG, offset_OG = (
+            one.double().unsqueeze(-1) for one in from_levels(self.tiled.levels, self.tiled.shape[0])
+        )
+        codes_OGS = from_tiles(self.tiled.planes, self.tiled.shape).view(*scale_OG.shape[:2], -1).double()
+        return (codes_OGS * scale_OG + offset_OG).view(self.tiled.shape).to(self.dtype)
 
     def product(self, x_NI: Tensor) -> Tensor:
         """See `Kernel.product`."""
@@ -72,18 +70,18 @@ class PlanesKernel(Kernel):
             y_NO = F.linear(x_NI, self.weight(), bias_O)
             return y_NO if low is None else low.added(y_NO, x_NI)
         y_NO = found.product(
-            x_NI, self.planes, self.scale_OG, self.offset_OG, bias_O=bias_O,
+            x_NI, self.tiled, bias_O=bias_O,
             low=(F.linear(x_NI, low.low_RI), low.high_RO.T) if isinstance(low, LowRank) else None,
         )  # fmt: skip
         return y_NO
 
     def _products(self) -> ModuleType | None:
-        return products() if self.planes[0].is_cuda else None
+        return products() if self.tiled.levels.is_cuda else None
 
     @property
     def resident_bytes(self) -> int:
         """See `Kernel.resident_bytes`."""
-        return sum(one.nbytes for one in (*self.planes, self.scale_OG, self.offset_OG))
+        return sum(one.nbytes for one in (*self.tiled.planes, self.tiled.levels))
 
 
 class PlaneStore:

@@ -21,7 +21,7 @@ from switchq.inference.gpu.values import STEPS, after, fragment, place, unit
 
 @triton.jit
 def _coded(parts, totals, SLOT: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
-           SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr):  # fmt: skip
+           HIGH: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr):  # fmt: skip
     """The sum of code x, and that of x; SLOT is that of 16 rows and 8 tokens."""
     total = totals[0][N][C]
     for j in tl.static_range(1, len(totals)):
@@ -32,7 +32,7 @@ def _coded(parts, totals, SLOT: tl.constexpr, N: tl.constexpr, C: tl.constexpr, 
             value = parts[j][SLOT + part * NT][C]
             if UNDER:
                 value -= totals[j][N][C]
-            coded += value * unit(j, part, BITS, F, UNDER)
+            coded += value * unit(j, part, BITS, F, HIGH, UNDER)
     return coded, total
 
 
@@ -46,10 +46,11 @@ def _zeros(threads: tl.constexpr, COUNT: tl.constexpr):
 @triton.jit
 def _begun(bias_ptr, rows, warp, OUT, NT: tl.constexpr):
     """Sums that begin, in the first warp, with the bias."""
-    bias = load_levels(bias_ptr, rows, 0, OUT, 1)
     sums = ()
     for m in tl.static_range(2):
-        top, low = tl.where(warp == 0, bias[2 * m], 0.0), tl.where(warp == 0, bias[2 * m + 1], 0.0)
+        row = rows + 16 * m
+        top = tl.load(bias_ptr + row, mask=(warp == 0) & (row < OUT), other=0.0).to(tl.float32)
+        low = tl.load(bias_ptr + row + 8, mask=(warp == 0) & (row + 8 < OUT), other=0.0).to(tl.float32)
         sums = sums + ((top, top, low, low),) * NT
     return sums
 
@@ -72,7 +73,7 @@ def _activations(x_ptr, x_stride, tokens, last, start, lane, IN: tl.constexpr, P
 @triton.jit
 def _step(
     parts, totals, words, x, under, ones,
-    STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr, PLACES: tl.constexpr,
+    STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, HIGH: tl.constexpr, PLACES: tl.constexpr,
     SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """The sums of each place, and those of x, with those of 16 columns added."""
@@ -85,7 +86,7 @@ def _step(
     new = ()
     for m in tl.static_range(2):
         for part in tl.static_range(SPLIT):
-            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, TOP, BITS, F, PLACES)
+            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, HIGH, BITS, F, PLACES)
             for n in tl.static_range(NT):
                 two = (x[n][2 * STEP], x[n][2 * STEP + 1])
                 new = new + (multiply(a, two, parts[J][(m * SPLIT + part) * NT + n], dtype),)
@@ -94,8 +95,8 @@ def _step(
 
 @triton.jit
 def _tile(
-    sums, parts, totals, planes, x, start, scale_ptr, offset_ptr, rows, OUT, under, ones,
-    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
+    sums, parts, totals, planes, x, start, level_ptr, lane, under, ones,
+    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, HIGH: tl.constexpr,
     PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """The sums with those of a tile added."""
@@ -103,21 +104,20 @@ def _tile(
     for e in tl.static_range(4):
         words = words + (code_words(planes[e], F),)
     for i in tl.static_range(STEPS):
-        parts, totals = _step(parts, totals, words, x, under, ones, i, F, BITS, TOP, PLACES, SPLIT, NT, UNDER, dtype)
+        parts, totals = _step(parts, totals, words, x, under, ones, i, F, BITS, HIGH, PLACES, SPLIT, NT, UNDER, dtype)
         if CHUNK != IN and (16 * i + 16) % CHUNK == 0:
             group = tl.minimum((start + 16 * i) // GROUP, IN // GROUP - 1)
-            scales = load_levels(scale_ptr, rows, group, OUT, IN // GROUP)
-            offsets = load_levels(offset_ptr, rows, group, OUT, IN // GROUP)
-            sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT, UNDER)
-            parts = (_zeros(rows.numel, 2 * SPLIT * NT),) * PLACES
-            totals = (_zeros(rows.numel, NT),) * len(totals)
+            scales, offsets = load_levels(level_ptr, 2 * tl.program_id(0), group, lane, IN // GROUP, 2)
+            sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, HIGH, SPLIT, NT, UNDER)
+            parts = (_zeros(lane.numel, 2 * SPLIT * NT),) * PLACES
+            totals = (_zeros(lane.numel, NT),) * len(totals)
     return sums, parts, totals
 
 
 @triton.jit
 def _scaled(
     sums, parts, totals, scales, offsets,
-    BITS: tl.constexpr, F: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr,
+    BITS: tl.constexpr, F: tl.constexpr, HIGH: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr,
 ):  # fmt: skip
     """The sums with those of a group, scaled, added."""
     added = ()
@@ -125,7 +125,7 @@ def _scaled(
         for n in tl.static_range(NT):
             new = ()
             for c in tl.static_range(4):
-                coded, total = _coded(parts, totals, m * SPLIT * NT + n, n, c, BITS, F, SPLIT, NT, UNDER)
+                coded, total = _coded(parts, totals, m * SPLIT * NT + n, n, c, BITS, F, HIGH, SPLIT, NT, UNDER)
                 scaled = coded * scales[2 * m + c // 2] + total * offsets[2 * m + c // 2]
                 new = new + (sums[m * NT + n][c] + scaled,)
             added = added + (new,)
@@ -160,12 +160,12 @@ def _adapted(
 
 @triton.jit(do_not_specialize=["under"])
 def product_kernel(
-    x_ptr, planes, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
+    x_ptr, planes, level_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr,
     N, OUT, x_stride, under,
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     PLACES: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
-    RANK: tl.constexpr, PDL: tl.constexpr, TOP: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
+    RANK: tl.constexpr, PDL: tl.constexpr, HIGH: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
 ):  # fmt: skip
     """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O).
 
@@ -174,7 +174,7 @@ def product_kernel(
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
-    SPLIT: tl.constexpr = 1 if BITS <= TOP else 2
+    SPLIT: tl.constexpr = 1 if BITS <= HIGH else 2
     TILES: tl.constexpr = (IN + 127) // 128
     PAST: tl.constexpr = IN % (128 * WARPS * DEPTH) != 0
     thread = tl.arange(0, 32 * WARPS)
@@ -189,8 +189,7 @@ def product_kernel(
         gdc_launch_dependents()
     scales, offsets = (), ()
     if CHUNK == IN:
-        scales = load_levels(scale_ptr, rows, 0, OUT, 1)
-        offsets = load_levels(offset_ptr, rows, 0, OUT, 1)
+        scales, offsets = load_levels(level_ptr, 2 * tl.program_id(0), 0, lane, 1, 2)
     for first in range(0, TILES, WARPS * DEPTH):
         words = ()
         for d in tl.static_range(DEPTH):
@@ -209,11 +208,11 @@ def product_kernel(
         for d in tl.static_range(DEPTH):
             start = (first + d * WARPS + warp) * 128
             sums, parts, totals = _tile(
-                sums, parts, totals, words[d], x[d], start, scale_ptr, offset_ptr, rows, OUT, laid, ones,
-                IN, GROUP, CHUNK, F, BITS, TOP, PLACES, SPLIT, NT, UNDER != 0, dtype,
+                sums, parts, totals, words[d], x[d], start, level_ptr, lane, laid, ones,
+                IN, GROUP, CHUNK, F, BITS, HIGH, PLACES, SPLIT, NT, UNDER != 0, dtype,
             )  # fmt: skip
     if CHUNK == IN:
-        sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, SPLIT, NT, UNDER != 0)
+        sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, HIGH, SPLIT, NT, UNDER != 0)
     if LOW:
         sums = _adapted(
             sums, u_ptr, high_ptr, rows, tl.program_id(1) * (8 * NT), N - 1, warp, lane, OUT, RANK, NT, WARPS

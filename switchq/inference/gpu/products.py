@@ -1,6 +1,5 @@
 """Products of activations with bit-planes on a GPU, and how each is cut up."""
 
-from collections.abc import Sequence
 from math import gcd
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from switchq.inference.gpu.decoding import field, weight
 from switchq.inference.gpu.product_kernel import product_kernel
-from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS
+from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS, TiledWeight
 from switchq.inference.gpu.vector_kernel import vector_kernel
 
 __all__ = ["MOST", "Tile", "product", "tile_for", "vector_tile", "weight"]
@@ -19,7 +18,7 @@ __all__ = ["MOST", "Tile", "product", "tile_for", "vector_tile", "weight"]
 class Tile(NamedTuple):
     """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields, tiles down.
 
-    Tiles down count for one token and a scale a row: a divisor of all of them. Elsewhere a program has two.
+    Tiles down count for one token: a divisor of all of them. For several a program has two.
     """
 
     warps: int
@@ -41,7 +40,7 @@ def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
 
 
 def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype) -> Tile:
-    """The tile for one token and a scale a row: what was fastest on an H200.
+    """The tile for one token: what was fastest on an H200.
 
     Each of up to 16 warps has one tile, or as many as there are; and as many rows are taken at once as leave each
     multiprocessor one program, but no more than registers hold. Where that does not go, two smaller programs share one.
@@ -70,11 +69,14 @@ UNDER = {torch.float16: 0, torch.bfloat16: ONE[torch.bfloat16]}
 """What lies under codes, see `switchq.inference.gpu.values`."""
 
 
+def high(bits: int, places: int, dtype: torch.dtype) -> int:
+    """Bits of a number's mantissa that hold codes, see `switchq.inference.gpu.values`."""
+    return MANTISSA[dtype] if UNDER[dtype] else field(bits) * places
+
+
 def product(
     x_NI: Tensor,
-    planes: Sequence[Tensor],
-    scale_OG: Tensor,
-    offset_OG: Tensor,
+    tiled: TiledWeight,
     *,
     bias_O: Tensor | None = None,
     low: tuple[Tensor, Tensor] | None = None,
@@ -88,52 +90,50 @@ def product(
 
     Args:
         x_NI: activations, float16 or bfloat16, rows contiguous.
-        planes: words of each plane, see `switchq.inference.gpu.tiles`.
-        scale_OG: float16 scales.
-        offset_OG: float16 offsets.
+        tiled: W (O, I).
         bias_O: a bias.
         low: u (N, R) and high (O, R) of the adapter, rows contiguous, R even; types as x's.
         gelu: GELU's tanh form on the result.
         residual_NO: added at the end.
         out_NO: where to write; as x by default.
-        tile: how to cut it up; by default what `vector_tile` says for one token and a scale a row, else `tile_for`.
+        tile: how to cut it up; by default what `vector_tile` says for one token, else `tile_for`.
         pdl: begin to read weights while the kernel before still runs.
 
     Raises:
         ValueError: tiles down that do not divide all of them, or that have more rows than the program has threads.
     """
-    tokens, inputs = x_NI.shape
-    outputs, groups = scale_OG.shape
-    bits = len(planes)
-    chunk = inputs if groups == 1 else gcd(inputs // groups, COLUMNS)  # columns summed before they are scaled
+    tokens, (outputs, inputs) = len(x_NI), tiled.shape
+    group, bits = tiled.group_size, len(tiled.planes)
     if out_NO is None:
         out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
-    u, high = low if low is not None else (x_NI, x_NI)
+    u_NR, high_OR = low if low is not None else (x_NI, x_NI)
     common = {
-        "IN": inputs, "F": field(bits), "BIAS": bias_O is not None, "LOW": low is not None, "GELU": gelu,
-        "RESIDUAL": residual_NO is not None, "RANK": u.shape[1], "PDL": pdl, "TOP": MANTISSA[x_NI.dtype],
-        "UNDER": UNDER[x_NI.dtype], "ONES": ONE[x_NI.dtype], **({"launch_pdl": True} if pdl else {}),
+        "IN": inputs, "GROUP": group, "CHUNK": inputs if group == inputs else gcd(group, COLUMNS), "F": field(bits),
+        "BIAS": bias_O is not None, "LOW": low is not None, "GELU": gelu, "RESIDUAL": residual_NO is not None,
+        "RANK": u_NR.shape[1], "PDL": pdl, "UNDER": UNDER[x_NI.dtype], "ONES": ONE[x_NI.dtype],
+        **({"launch_pdl": True} if pdl else {}),
     }  # fmt: skip
     given = (
-        x_NI, tuple(planes), scale_OG, offset_OG, bias_O if bias_O is not None else x_NI, u, high,
+        x_NI, tiled.planes, tiled.levels, bias_O if bias_O is not None else x_NI, u_NR, high_OR,
         residual_NO if residual_NO is not None else x_NI, out_NO,
     )  # fmt: skip
-    if tokens == 1 and groups == 1:
+    if tokens == 1:
         tile = tile or vector_tile(outputs, inputs, bits, x_NI.dtype)
         warps = min(tile.warps, triton.cdiv(inputs, COLUMNS))
         if 2 * triton.cdiv(outputs, PAIR) % tile.down or ROWS * tile.down > 32 * warps:
             raise ValueError(f"{tile} does not fit {outputs} rows: tiles are left over, or rows without a thread")
         vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
             *given, outputs, UNDER[x_NI.dtype],
-            PLACES=tile.places, DOWN=tile.down, WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps, **common,
+            HIGH=high(bits, tile.places, x_NI.dtype), PLACES=tile.places, DOWN=tile.down,
+            WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps, **common,
         )  # fmt: skip
         return out_NO
     across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))
     tile = tile or tile_for(inputs, bits, x_NI.dtype, across)
     product_kernel[(triton.cdiv(outputs, PAIR), triton.cdiv(tokens, 8 * across))](
-        *given, tokens, outputs, x_NI.stride(0), UNDER[x_NI.dtype],
-        GROUP=inputs // groups, CHUNK=chunk, NT=across,
-        PLACES=tile.places, WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps, **common,
+        *given, tokens, outputs, x_NI.stride(0), UNDER[x_NI.dtype], NT=across,
+        HIGH=high(bits, tile.places, x_NI.dtype), PLACES=tile.places,
+        WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps, **common,
     )  # fmt: skip
     return out_NO
 

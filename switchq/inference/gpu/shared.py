@@ -102,112 +102,66 @@ def _leave(first):
 
 
 @triton.jit
-def over_lanes(value, WARPS: tl.constexpr):
-    """In each thread the sum over the threads of its warp whose numbers are the same modulo 4."""
-    if INTERPRETED:
-        total = tl.sum(tl.reshape(value, (WARPS, 8, 4)), 1)
-        return tl.reshape(tl.broadcast_to(total[:, None, :], (WARPS, 8, 4)), (32 * WARPS,))
-    else:
-        return tl.inline_asm_elementwise(_over_lanes(), "=f,f", [value], dtype=tl.float32, is_pure=True, pack=1)
-
-
-@triton.constexpr_function
-def _over_lanes():
-    lines = [".reg .f32 one;", "mov.f32 $0, $1;"]
-    for distance in (4, 8, 16):
-        lines += [f"shfl.sync.bfly.b32 one, $0, {distance}, 31, 0xffffffff;", "add.f32 $0, $0, one;"]
-    return "{" + "\n".join(lines) + "}"
-
-
-@triton.jit
-def of_rows(values, total, thread, USED: tl.constexpr, WARPS: tl.constexpr, DOWN: tl.constexpr, SETS: tl.constexpr):
+def of_rows(values, thread, USED: tl.constexpr, WARPS: tl.constexpr, DOWN: tl.constexpr):
     """Sums over the first USED warps of what the first column of multiplications holds.
 
     Args:
-        values: SETS times 2 DOWN tensors with an element for each thread; that of thread 32 w + 4 g counts. The k-th of
-            a set is row g + 8 k.
-        total: a value of each warp.
+        values: 2 DOWN tensors with an element for each thread; that of thread 32 w + 4 g counts. The k-th is row
+            g + 8 k.
         thread: their numbers.
 
     Returns:
-        in thread T the sum of row T of the first set, that of `total`, then those of the other sets. Threads that have
-        no row end here.
+        in thread T the sum of row T. Threads that have no row end here.
     """
     if INTERPRETED:
-        return _emulated_rows(values, total, thread, USED, WARPS, DOWN, SETS)
+        return _emulated_rows(values, thread, USED, WARPS, DOWN)
     else:
         return tl.inline_asm_elementwise(
-            _rows(USED, DOWN, SETS), _row_constraints(DOWN, SETS), (thread, total) + values,
-            dtype=_row_types(SETS), is_pure=False, pack=1,
+            _rows(USED, DOWN), _row_constraints(DOWN), (thread,) + values,
+            dtype=tl.float32, is_pure=False, pack=1,
         )  # fmt: skip
 
 
 @triton.constexpr_function
-def _row_types(sets):
-    return (tl.float32,) * (sets + 1)
+def _row_constraints(down):
+    return ",".join(["=f", "r"] + ["f"] * (2 * down))
 
 
 @triton.constexpr_function
-def _row_constraints(down, sets):
-    return ",".join(["=&f"] * (sets + 1) + ["r"] + ["f"] * (2 * down * sets + 1))
-
-
-@triton.constexpr_function
-def _rows(warps, down, sets):
-    """A warp's rows lie side by side, set by set, and the totals behind them all."""
-    rows, outputs = 16 * down, sets + 1
-    thread, total, values = outputs, outputs + 1, outputs + 2
+def _rows(warps, down):
+    """A warp's rows lie side by side."""
+    rows = 16 * down
     lines = [
-        f".shared .align 16 .b8 rows[{(sets * rows + 1) * warps * 4}];",
-        ".reg .u32 at, warp, lane, base; .reg .f32 one; .reg .pred first, leads;",
-        f"and.b32 lane, ${thread}, 31;",
-        f"shr.u32 warp, ${thread}, 5;",
+        f".shared .align 16 .b8 rows[{rows * warps * 4}];",
+        ".reg .u32 at, warp, lane, base; .reg .pred first;",
+        f".reg .f32 one<{warps}>;",
+        "and.b32 lane, $1, 31;",
+        "shr.u32 warp, $1, 5;",
         "and.b32 at, lane, 3;",
         "setp.eq.u32 first, at, 0;",
-        "setp.eq.u32 leads, lane, 0;",
         "mov.u32 base, rows;",
         f"mad.lo.u32 at, warp, {4 * rows}, base;",
         "add.u32 at, at, lane;",  # 4 g bytes
     ]
-    for number in range(sets):
-        for k in range(2 * down):
-            place = 4 * (number * warps * rows + 8 * k)
-            lines.append(f"@first st.shared.f32 [at + {place}], ${values + number * 2 * down + k};")
-    lines += [
-        "mad.lo.u32 at, warp, 4, base;",
-        f"@leads st.shared.f32 [at + {4 * sets * warps * rows}], ${total};",
-        "bar.sync 0;",
-        f"setp.ge.u32 first, ${thread}, {rows};",
-        "@first exit;",
-        f"mad.lo.u32 at, ${thread}, 4, base;",
-    ]
-    sums = [("at", 0, 4 * rows), ("base", 4 * sets * warps * rows, 4), ("at", 4 * warps * rows, 4 * rows)]
-    for number in range(outputs):  # Triton reads this function, too, and knows no nested targets
-        start, place, step = sums[number]
-        lines.append(f"ld.shared.f32 ${number}, [{start} + {place}];")
-        for warp in range(1, warps):
-            lines += [
-                f"ld.shared.f32 one, [{start} + {place + step * warp}];",
-                f"add.f32 ${number}, ${number}, one;",
-            ]
-    return "{" + "\n".join(lines) + "}"
+    lines += [f"@first st.shared.f32 [at + {32 * k}], ${2 + k};" for k in range(2 * down)]
+    lines += ["bar.sync 0;", f"setp.ge.u32 first, $1, {rows};", "@first exit;", "mad.lo.u32 at, $1, 4, base;"]
+    lines += [f"ld.shared.f32 one{warp}, [at + {4 * rows * warp}];" for warp in range(warps)]
+    left = warps
+    while left > 1:  # pairs, so that fewer wait for each other
+        half = left // 2
+        lines += [f"add.f32 one{k}, one{k}, one{left - 1 - k};" for k in range(half)]
+        left -= half
+    return "{" + "\n".join([*lines, "mov.f32 $0, one0;"]) + "}"
 
 
 @triton.jit
-def _emulated_rows(
-    values, total, thread, USED: tl.constexpr, WARPS: tl.constexpr, DOWN: tl.constexpr, SETS: tl.constexpr
-):  # fmt: skip
+def _emulated_rows(values, thread, USED: tl.constexpr, WARPS: tl.constexpr, DOWN: tl.constexpr):
     """The same without shared memory."""
-    used = thread < 32 * USED
-    first = used & (thread % 4 == 0)
-    found = ()
-    for number in tl.static_range(SETS):
-        one = tl.zeros_like(values[0])
-        for k in tl.static_range(2 * DOWN):
-            of_g = tl.reshape(tl.where(first, values[number * 2 * DOWN + k], 0.0), (WARPS, 8, 4))
-            of_g = tl.sum(tl.sum(of_g, 2), 0)
-            spread = tl.reshape(tl.broadcast_to(of_g[None, :], (4 * WARPS, 8)), (32 * WARPS,))
-            one = tl.where(thread // 8 == k, spread, one)
-        found = found + (one,)
-    all_warps = tl.zeros_like(total) + tl.sum(tl.where(used & (thread % 32 == 0), total, 0.0), 0)
-    return found[:1] + (all_warps,) + found[1:]
+    first = (thread < 32 * USED) & (thread % 4 == 0)
+    found = tl.zeros_like(values[0])
+    for k in tl.static_range(2 * DOWN):
+        of_g = tl.reshape(tl.where(first, values[k], 0.0), (WARPS, 8, 4))
+        of_g = tl.sum(tl.sum(of_g, 2), 0)
+        spread = tl.reshape(tl.broadcast_to(of_g[None, :], (4 * WARPS, 8)), (32 * WARPS,))
+        found = tl.where(thread // 8 == k, spread, found)
+    return found

@@ -71,9 +71,7 @@ class GraphStep(Step):
             return y_NO if residual_NO is None else residual_NO + y_NO
         product: Tensor = self.products.product(
             x_NI,
-            kernel.planes,
-            kernel.scale_OG,
-            kernel.offset_OG,
+            kernel.tiled,
             bias_O=linear.bias,
             low=None if low is None else (u_NR, low.high_RO.T),
             gelu=gelu,

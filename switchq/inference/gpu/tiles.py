@@ -1,4 +1,4 @@
-"""Bit-planes in tiles, as the tensor cores of a GPU take them.
+"""Bit-planes in tiles, as the tensor cores of a GPU take them, and their scales and offsets.
 
 A tile is 16 rows by 128 columns of a plane: 2 words of 32 bits for each of the 32 threads of a warp, which a thread
 reads in one load, 256 bytes side by side for the warp. Thread 4 g + t (g < 8, t < 4) has the rows g and g + 8, a word
@@ -16,9 +16,13 @@ turned over: b planes hold code + 2^(b-1).
 Planes stay apart: a width of b bits reads the first b of them, whatever b is, and widths share them. The words are
 made from the stored planes when those are first read; rows and columns that fill up the last tiles are zeros. Tiles
 come in pairs, 32 rows, which a program that has several tokens takes at once.
+
+Scale and offset of a row and group are the halves of a word; the words of a group in a tile's rows lie side by side,
+those of rows g and g + 8 together, as a thread wants them.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +38,25 @@ PAIR = 2 * ROWS
 
 COLUMNS = 128
 """Columns of a tile."""
+
+
+class TiledWeight(NamedTuple):
+    """A weight as kernels take it."""
+
+    planes: tuple[Tensor, ...]
+    """Words (O / 16, I / 128, 32, 2) of each plane, int32, see `to_tiles`."""
+
+    levels: Tensor
+    """Words (O / 16, G, 8, 2), int32, see `to_levels`."""
+
+    shape: tuple[int, int]
+    """Rows and columns (O, I) of the weight."""
+
+    @property
+    def group_size(self) -> int:
+        """Columns of a group."""
+        return self.shape[1] // self.levels.shape[1]
+
 
 _FIELDS = (2, 8, 4, 4, 2, 2, 2)  # of a tile: rows in eights, rows of these; columns p, t, s, e, h
 
@@ -68,3 +91,17 @@ def from_tiles(planes: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
     down, across = planes[0].shape[:2]
     signed = signed.view(down, across, 8, 4, 2, 2, 4, 2, 2).permute(0, 4, 2, 1, 6, 3, 7, 8, 5)
     return signed.reshape(down * ROWS, across * COLUMNS)[: shape[0], : shape[1]]
+
+
+def to_levels(scale_OG: Tensor, offset_OG: Tensor) -> Tensor:
+    """Scales, the lower halves, and offsets, the upper ones, rounded to float16, as words (O / 16, G, 8, 2), int32."""
+    pairs_OG2 = F.pad(torch.stack((scale_OG, offset_OG), -1).half(), (0, 0, 0, 0, 0, -len(scale_OG) % PAIR))
+    groups = scale_OG.shape[1]
+    return pairs_OG2.view(-1, 2, 8, groups, 2).permute(0, 3, 2, 1, 4).contiguous().view(torch.int32).squeeze(-1)
+
+
+def from_levels(levels: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+    """The scales (O, G) and the offsets (O, G), float16."""
+    pairs = levels.unsqueeze(-1).view(torch.float16).permute(0, 3, 2, 1, 4)
+    pairs_OG2 = pairs.reshape(-1, levels.shape[1], 2)[:outputs]
+    return pairs_OG2[..., 0].contiguous(), pairs_OG2[..., 1].contiguous()

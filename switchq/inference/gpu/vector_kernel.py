@@ -1,10 +1,12 @@
-"""The kernel that multiplies one token's activations with b bit-planes that have a scale a row.
+"""The kernel that multiplies one token's activations with b bit-planes.
 
 As in `gpu.product_kernel`, but what that does for eight tokens is left out. A program has DOWN tiles of 16 rows, each
-of its warps DEPTH tiles of columns at a time. All columns of a multiplication are the token, and the first counts. The
-sum of x is taken once, 256 columns a multiplication, and what is the same for a row waits until all are summed:
+of its warps DEPTH tiles of columns at a time. All columns of a multiplication are the token, and the first counts.
+Another multiplication, of x by ones, gives every thread the sum of 32 columns, and
 
-    y = scale (sum(u x) - 2^(b-1) sum(x)) + offset sum(x) + bias + B u, then GELU, then + residual
+    y = sum over groups of  scale x sum(u x)  +  (offset - zero scale) x sum(x)
+
+with zero = 2^(b-1) and what lies under codes; then + u high + bias, GELU, + residual.
 """
 
 import triton
@@ -12,8 +14,8 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from switchq.inference.gpu.activation import gelu
-from switchq.inference.gpu.decoding import code_words, load_four, load_words
-from switchq.inference.gpu.shared import leave, of_rows, over_lanes
+from switchq.inference.gpu.decoding import code_words, load_four, load_levels, load_words
+from switchq.inference.gpu.shared import leave, of_rows
 from switchq.inference.gpu.tensorcore import multiply
 from switchq.inference.gpu.values import STEPS, after, fragment, place, unit
 
@@ -29,7 +31,7 @@ def _activations(x_at, left, PAST: tl.constexpr):
 
 @triton.jit
 def _step(
-    parts, words, x, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TOP: tl.constexpr,
+    parts, words, x, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, HIGH: tl.constexpr,
     PLACES: tl.constexpr, SPLIT: tl.constexpr, DOWN: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """The sums of each place with those of 16 columns added."""
@@ -38,26 +40,40 @@ def _step(
     new = ()
     for m in tl.static_range(DOWN):
         for part in tl.static_range(SPLIT):
-            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, TOP, BITS, F, PLACES)
+            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, HIGH, BITS, F, PLACES)
             new = new + (multiply(a, two, parts[J][m * SPLIT + part], dtype),)
     return parts[:J] + (new,) + parts[J + 1 :]
 
 
 @triton.jit
-def _coded(parts, SLOT: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, SPLIT: tl.constexpr,
-           UNDER: tl.constexpr):  # fmt: skip
+def _coded(parts, SLOT: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, HIGH: tl.constexpr,
+           SPLIT: tl.constexpr, UNDER: tl.constexpr):  # fmt: skip
     """The sum of values in units of a code."""
-    coded = parts[0][SLOT][C] * unit(0, 0, BITS, F, UNDER)
+    coded = parts[0][SLOT][C] * unit(0, 0, BITS, F, HIGH, UNDER)
     for j in tl.static_range(len(parts)):
         for part in tl.static_range(1 if j == 0 else 0, SPLIT):
-            coded += parts[j][SLOT + part][C] * unit(j, part, BITS, F, UNDER)
+            coded += parts[j][SLOT + part][C] * unit(j, part, BITS, F, HIGH, UNDER)
     return coded
 
 
+@triton.jit
+def _scaled(sums, parts, total, levels, BITS: tl.constexpr, F: tl.constexpr, HIGH: tl.constexpr, SPLIT: tl.constexpr,
+            UNDER: tl.constexpr):  # fmt: skip
+    """The sums of rows with those of a group, scaled, added; levels: scale and offset of each row."""
+    scales, offsets = levels
+    ZERO: tl.constexpr = (1 << (BITS - 1)) + (_under(BITS, F, HIGH, SPLIT) if UNDER else 0.0)
+    new = ()
+    for row in tl.static_range(len(sums)):
+        coded = _coded(parts, row // 2 * SPLIT, row % 2 * 2, BITS, F, HIGH, SPLIT, UNDER)
+        shift = offsets[row] - ZERO * scales[row]
+        new = new + (sums[row] + scales[row] * coded + shift * (total[0] + total[2]),)
+    return new
+
+
 @triton.constexpr_function
-def _under(bits, fields, split):
+def _under(bits, fields, high, split):
     """What lies under codes at one place, in u: it was summed with each part."""
-    return float(sum(unit(0, part, bits, fields, True) for part in range(split)))
+    return float(sum(unit(0, part, bits, fields, high, True) for part in range(split)))
 
 
 @triton.constexpr_function
@@ -68,12 +84,9 @@ def _past(d, columns, warps, depth):
 
 
 @triton.jit
-def _adapted(
-    u_ptr, high_ptr, rows, zero, warp, lane, OUT, RANK: tl.constexpr, DOWN: tl.constexpr, USED: tl.constexpr
-):  # fmt: skip
-    """u high of two rows in each tile: a warp has every USED-th sixteen of the ranks."""
+def _adapted(sums, u_ptr, high_ptr, rows, warp, lane, OUT, RANK: tl.constexpr, USED: tl.constexpr):
+    """The sums of rows with u high added: a warp has every USED-th sixteen of the ranks."""
     dtype: tl.constexpr = u_ptr.dtype.element_ty
-    sums = ((zero, zero, zero, zero),) * DOWN
     for first in tl.static_range(0, RANK, 16 * USED):
         rank = first + 16 * warp + lane % 4 * 2
         b = ()
@@ -81,35 +94,41 @@ def _adapted(
             at = (u_ptr + rank + 8 * half).to(tl.pointer_type(tl.int32))
             b = b + (tl.load(at, mask=rank + 8 * half < RANK, other=0),)
         new = ()
-        for m in tl.static_range(DOWN):
+        for m in tl.static_range(len(sums) // 2):
             a = ()
             for half in tl.static_range(2):
                 for e in tl.static_range(2):
                     row = rows + 16 * m + 8 * e
                     at = (high_ptr + row * RANK + rank + 8 * half).to(tl.pointer_type(tl.int32))
                     a = a + (tl.load(at, mask=(row < OUT) & (rank + 8 * half < RANK), other=0),)
-            new = new + (multiply(a, b, sums[m], dtype),)
+            four = (sums[2 * m], sums[2 * m], sums[2 * m + 1], sums[2 * m + 1])
+            found = multiply(a, b, four, dtype)
+            new = new + (found[0], found[2])
         sums = new
     return sums
 
 
 @triton.jit(do_not_specialize=["under"])
 def vector_kernel(
-    x_ptr, planes, scale_ptr, offset_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr, OUT, under,
-    IN: tl.constexpr, F: tl.constexpr, BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr,
-    RESIDUAL: tl.constexpr, PLACES: tl.constexpr, DOWN: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
-    RANK: tl.constexpr, PDL: tl.constexpr, TOP: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
+    x_ptr, planes, level_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr, OUT, under,
+    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
+    BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
+    PLACES: tl.constexpr, DOWN: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
+    RANK: tl.constexpr, PDL: tl.constexpr, HIGH: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
 ):  # fmt: skip
     """y (O) = x (I) W^T + bias + u (R) high (R, O), then GELU, then + residual (O).
 
-    ONES and UNDER, `under`: see `product_kernel`. PLACES is 1 where something lies under codes.
+    ONES and UNDER, `under`: see `product_kernel`. CHUNK columns are summed before they are scaled, IN if a row has one
+    scale. PLACES is 1 where something lies under codes.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
-    SPLIT: tl.constexpr = 1 if BITS <= TOP else 2
+    SPLIT: tl.constexpr = 1 if BITS <= HIGH else 2
     TILES: tl.constexpr = (IN + 127) // 128
+    GROUPS: tl.constexpr = IN // GROUP
     ROUND: tl.constexpr = WARPS * DEPTH
     USED: tl.constexpr = min(WARPS, TILES)
+    CHUNKS: tl.constexpr = 0 if CHUNK == IN else 128 // CHUNK
     thread = tl.arange(0, 32 * WARPS)
     if USED < WARPS:
         leave(thread, 32 * USED)
@@ -117,35 +136,33 @@ def vector_kernel(
     laid = tl.full((32 * WARPS,), 0, tl.int32) + under.to(tl.int32)
     zero = tl.zeros((32 * WARPS,), tl.float32)
     ones = tl.full((32 * WARPS,), ONES, tl.int32)
-    parts = (((zero, zero, zero, zero),) * (DOWN * SPLIT),) * PLACES
-    total = (zero, zero, zero, zero)
+    none = (((zero, zero, zero, zero),) * (DOWN * SPLIT),) * PLACES
+    parts, total, sums = none, (zero, zero, zero, zero), (zero,) * (2 * DOWN)
     if PDL:
         gdc_launch_dependents()
-    row = tl.program_id(0) * (16 * DOWN) + thread
+    first_tile = DOWN * tl.program_id(0)
+    row = first_tile * 16 + thread
     mine = (thread < 16 * DOWN) & (row < OUT)
-    scale = tl.load(scale_ptr + row, mask=mine, other=0.0)
-    offset = tl.load(offset_ptr + row, mask=mine, other=0.0)
-    bias = tl.load(bias_ptr + row, mask=mine, other=0.0) if BIAS else scale
-    at = (DOWN * tl.program_id(0) * TILES + warp) * 64 + lane * 2
+    bias = tl.load(bias_ptr + row, mask=mine, other=0.0) if BIAS else zero
+    of_row = load_levels(level_ptr, first_tile, 0, lane, GROUPS, DOWN) if CHUNKS == 0 else ()
+    at = (first_tile * TILES + warp) * 64 + lane * 2
     for first in range(0, TILES, ROUND):
-        words = ()
+        words, levels = (), ()
         for d in tl.static_range(DEPTH):
             tile = first + d * WARPS + warp
             tile_at = at + (first + d * WARPS) * 64
             words = words + (
                 load_words(planes, tile_at, tile < TILES, DOWN, TILES * 64, _past(d, 128 * TILES, USED, DEPTH)),
             )
+            for chunk in tl.static_range(CHUNKS):
+                group = tl.minimum((tile * 128 + chunk * CHUNK) // GROUP, GROUPS - 1)
+                levels = levels + (load_levels(level_ptr, first_tile, group, lane, GROUPS, DOWN),)
         if PDL:
             gdc_wait()  # all that came before is weights, which no kernel writes
         x = ()
         for d in tl.static_range(DEPTH):
             column = (first + d * WARPS + warp) * 128 + lane % 4 * 8
             x = x + (_activations(x_ptr + column, IN - column, _past(d, IN, USED, DEPTH)),)
-        for i in tl.static_range((DEPTH + 1) // 2):
-            column = (i * WARPS + warp) * 256 + lane * 8
-            mask = (column < ROUND * 128) & (first * 128 + column < IN)
-            four = load_four((x_ptr + first * 128 + column).to(tl.pointer_type(tl.int32)), mask, True)
-            total = multiply(four, (ones, ones), total, dtype)
         for d in tl.static_range(DEPTH):
             laid = after(laid, x[d], under ^ UNDER)
         for d in tl.static_range(DEPTH):
@@ -153,25 +170,21 @@ def vector_kernel(
             for e in tl.static_range(2 * DOWN):
                 fields = fields + (code_words(words[d][e], F),)
             for i in tl.static_range(STEPS):
-                parts = _step(parts, fields, x[d], laid, i, F, BITS, TOP, PLACES, SPLIT, DOWN, dtype)
-    coded = ()
-    for m in tl.static_range(DOWN):
-        for e in tl.static_range(2):
-            coded = coded + (_coded(parts, m * SPLIT, 2 * e, BITS, F, SPLIT, UNDER != 0),)
+                parts = _step(parts, fields, x[d], laid, i, F, BITS, HIGH, PLACES, SPLIT, DOWN, dtype)
+                if i % 2 == 1:
+                    total = multiply(x[d][2 * i - 2 : 2 * i + 2], (ones, ones), total, dtype)
+                if CHUNKS > 0 and (16 * i + 16) % CHUNK == 0:
+                    sums = _scaled(
+                        sums, parts, total, levels[d * CHUNKS + i * 16 // CHUNK], BITS, F, HIGH, SPLIT, UNDER != 0
+                    )
+                    parts, total = none, (zero, zero, zero, zero)
+    if CHUNKS == 0:
+        sums = _scaled(sums, parts, total, of_row, BITS, F, HIGH, SPLIT, UNDER != 0)
     if LOW:
-        rows = tl.program_id(0) * (16 * DOWN) + lane // 4
-        low = _adapted(u_ptr, high_ptr, rows, zero, warp, lane, OUT, RANK, DOWN, USED)
-        for m in tl.static_range(DOWN):
-            for e in tl.static_range(2):
-                coded = coded + (low[m][2 * e],)
-    found = of_rows(coded, over_lanes(total[0] + total[2], WARPS), thread, USED, WARPS, DOWN, 2 if LOW else 1)
-    under_all: tl.constexpr = _under(BITS, F, SPLIT) if UNDER else 0.0
-    y = scale.to(tl.float32) * (found[0] - found[1] * (under_all + (1 << (BITS - 1))))
-    y += offset.to(tl.float32) * found[1]
+        sums = _adapted(sums, u_ptr, high_ptr, first_tile * 16 + lane // 4, warp, lane, OUT, RANK, USED)
+    y = of_rows(sums, thread, USED, WARPS, DOWN)
     if BIAS:
         y += bias.to(tl.float32)
-    if LOW:
-        y += found[2]
     if GELU:
         y = gelu(y)
     if RESIDUAL:

@@ -40,43 +40,48 @@ def test_a_weight_is_decoded(bits: int) -> None:
     """Four neighbours are written at once."""
     from switchq.inference.gpu.decoding import _weight, field
 
-    pointers = {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "weight_ptr": "*bf16"}
-    ptx = compiled(_weight, bits, pointers, {"IN": 768, "GROUP": 64, "F": field(bits), "WARPS": 1})
+    pointers = {"level_ptr": "*i32", "weight_ptr": "*bf16"}
+    ptx = compiled(_weight, bits, pointers, {"IN": 768, "GROUP": 64, "CHUNK": 64, "F": field(bits), "WARPS": 1})
     assert len(re.findall(r"\sst\.global\.v2\.b32", ptx)) == 32
+    assert len(re.findall(r"\sld\.global\.v2\.b32", ptx)) == 2 * bits + 2 * 2  # planes, and levels of two groups
 
 
 def pointers(dtype: str) -> dict[str, str]:
     """The types of a product's arguments."""
     found = dict.fromkeys(("x_ptr", "bias_ptr", "u_ptr", "high_ptr", "y_ptr"), f"*{dtype}")
-    return found | {"scale_ptr": "*fp16", "offset_ptr": "*fp16", "residual_ptr": "*fp32"}
+    return found | {"level_ptr": "*i32", "residual_ptr": "*fp32"}
 
 
-def constants(bits: int, dtype: str) -> dict[str, Any]:
+def constants(bits: int, dtype: str, places: int) -> dict[str, Any]:
     """All that there is, for one warp that has two tiles."""
     from switchq.inference.gpu.decoding import field
-    from switchq.inference.gpu.products import MANTISSA, ONE, UNDER
+    from switchq.inference.gpu.products import ONE, UNDER, high
 
     of = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16, "F": field(bits)}
-    return options | {"WARPS": 1, "DEPTH": 2, "TOP": MANTISSA[of], "ONES": ONE[of], "UNDER": UNDER[of]}
+    options |= {"PLACES": places, "HIGH": high(bits, places, of)}
+    return options | {"WARPS": 1, "DEPTH": 2, "ONES": ONE[of], "UNDER": UNDER[of]}
 
 
+@pytest.mark.parametrize("group", [768, 64, 256])
 @pytest.mark.parametrize(("bits", "dtype", "places"), [(2, "fp16", 4), (4, "fp16", 2), (8, "fp16", 1), (8, "bf16", 1)])
-def test_the_product_of_a_token(bits: int, dtype: str, places: int) -> None:
-    """No more multiplications than tiles, the sum of x and the adapter need; the warp's sums meet once."""
+def test_the_product_of_a_token(bits: int, dtype: str, places: int, group: int) -> None:
+    """No more multiplications than tiles, the sums of x and the adapter need; the warp's sums meet once."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
     down = 2
-    sizes = {"IN": 768, "DOWN": down, "PLACES": places}
-    ptx = compiled(vector_kernel, bits, pointers(dtype), sizes | constants(bits, dtype))
+    chunk = group if group == 768 else min(group, 128)
+    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk}
+    ptx = compiled(vector_kernel, bits, pointers(dtype), sizes | constants(bits, dtype, places))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
-    assert loads[".v2.b32"] == 2 * down * bits, loads
-    assert loads[".v4.b32"] == 2 * 4 + 1, loads
+    levels = 1 if chunk == 768 else 2 * 128 // chunk
+    assert loads[".v2.b32"] == down * (2 * bits + levels), loads
+    assert loads[".v4.b32"] == 2 * 4, loads
     parts = 2 if dtype == "bf16" and bits > 7 else 1
-    assert ptx.count("mma.sync.aligned.m16n8k16") == 2 * 8 * down * parts + 1 + down
-    assert ptx.count("shfl.sync.bfly") == 3
+    assert ptx.count("mma.sync.aligned.m16n8k16") == 2 * (8 * down * parts + 4) + down
+    assert "shfl.sync" not in ptx
     assert ptx.count("bar.sync") == 1
-    assert ptx.count("st.shared") == 2 * 2 * down + 1
+    assert ptx.count("st.shared") == 2 * down
     assert ptx.count("griddepcontrol.wait") == 1
 
 
@@ -84,13 +89,13 @@ def test_warps_without_a_tile_leave_a_token() -> None:
     """Six of eight have one; the others end before they read, and after one barrier all but a row's threads."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    sizes = constants(4, "fp16") | {"IN": 768, "DOWN": 2, "PLACES": 2, "WARPS": 8, "DEPTH": 1}
-    ptx = compiled(vector_kernel, 4, pointers("fp16"), sizes, 8)
+    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768}
+    ptx = compiled(vector_kernel, 4, pointers("fp16"), constants(4, "fp16", 2) | sizes, 8)
     assert ptx.count(" exit;") == 2
     assert ptx.index(" exit;") < ptx.index("ld.global")
     assert ptx.count("bar.sync") == 1
-    assert ptx.count("st.shared") == 2 * 2 * 2 + 1
-    assert ptx.count("ld.shared") == 6 * 3  # of the warps that are left: rows, sums of x, the adapter's
+    assert ptx.count("st.shared") == 2 * 2
+    assert ptx.count("ld.shared") == 6  # of the warps that are left
 
 
 @pytest.mark.parametrize(
@@ -101,10 +106,11 @@ def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -
     """A tile's words come at a load a plane and go to the tensor cores without another thread's help."""
     from switchq.inference.gpu.product_kernel import product_kernel
 
-    sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "NT": tokens, "PLACES": places}
-    ptx = compiled(product_kernel, bits, pointers(dtype), sizes | constants(bits, dtype))
+    sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "NT": tokens}
+    ptx = compiled(product_kernel, bits, pointers(dtype), sizes | constants(bits, dtype, places))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
-    assert loads[".v2.b32"] == 2 * 2 * bits, loads
+    levels = 1 if group == 768 else 2 * 2
+    assert loads[".v2.b32"] == 2 * (2 * bits + levels), loads
     assert loads[".v4.b32"] == 2 * 4 * tokens, loads
     parts = 2 if dtype == "bf16" and bits > 7 else 1
     kind = {"fp16": "f16", "bf16": "bf16"}[dtype]

@@ -64,7 +64,7 @@ def test_fields_in_two_places(bits: int, dtype: torch.dtype, group_size: int | N
     kernel, weight_OI = packed(bits, group_size, interpreted, dtype)
     x_NI = torch.randn(3, INPUTS).to(dtype)
     y_NO = products.product(
-        x_NI.to(interpreted), kernel.planes, kernel.scale_OG, kernel.offset_OG, tile=products.Tile(2, 1, 2),
+        x_NI.to(interpreted), kernel.tiled, tile=products.Tile(2, 1, 2),
         out_NO=torch.empty(3, OUTPUTS, device=interpreted),
     )  # fmt: skip
     sizes_NO = (x_NI.double().abs() @ weight_OI.abs().T).float()
@@ -78,10 +78,7 @@ def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
     kernel, _ = packed(4, None, interpreted, torch.float16)
     for tile in (products.Tile(4, 1, 2, 3), products.Tile(1, 2, 2, 4)):
         with pytest.raises(ValueError, match="does not fit 40 rows"):
-            products.product(
-                torch.zeros(1, INPUTS, dtype=torch.float16, device=interpreted), kernel.planes, kernel.scale_OG,
-                kernel.offset_OG, tile=tile,
-            )  # fmt: skip
+            products.product(torch.zeros(1, INPUTS, dtype=torch.float16, device=interpreted), kernel.tiled, tile=tile)
 
 
 @pytest.mark.parametrize("tokens", [1, 9])
@@ -102,7 +99,7 @@ def test_kernels_multiply(
     out_NO = torch.empty(tokens, OUTPUTS, device=interpreted)
     there = [one.to(interpreted) for one in (x_NI, bias_O, u_NR, high_OR, residual_NO)]
     products.product(
-        there[0], kernel.planes, kernel.scale_OG, kernel.offset_OG,
+        there[0], kernel.tiled,
         bias_O=there[1], low=(there[2], there[3]), gelu=True, residual_NO=there[4], out_NO=out_NO,
     )  # fmt: skip
     sizes_NO = (x_NI.double().abs() @ weight_OI.abs().T).float()
@@ -112,21 +109,23 @@ def test_kernels_multiply(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize(
-    ("warps", "depth", "down"), [(1, 2, 2), (2, 2, 1), (2, 4, 2), (4, 2, 3), (8, 1, 1), (8, 1, 3)], ids=str
+    ("warps", "depth", "down", "group_size"),
+    [(1, 2, 2, None), (2, 2, 1, 96), (2, 4, 2, None), (4, 2, 3, 32), (8, 1, 1, 224), (8, 1, 3, None)],
+    ids=str,
 )
 def test_a_token_however_it_is_cut(
-    warps: int, depth: int, down: int, bits: int, dtype: torch.dtype, interpreted: torch.device
+    warps: int, depth: int, down: int, group_size: int | None, bits: int, dtype: torch.dtype, interpreted: torch.device
 ) -> None:
     """Six tiles of rows, the last with half its rows, by as many of columns, the last with a quarter of its columns."""
     from switchq.inference.gpu import products
 
-    kernel, weight_OI = packed(bits, None, interpreted, dtype, (88, 672))
+    kernel, weight_OI = packed(bits, group_size, interpreted, dtype, (88, 672))
     places = products.vector_tile(*weight_OI.shape, bits, dtype).places
     x_1I, u_1R, high_OR = (torch.randn(shape).to(dtype) for shape in ((1, 672), (1, 200), (88, 200)))
     out_1O = torch.empty(1, 88, device=interpreted)
     low = u_1R.to(interpreted), high_OR.to(interpreted)
     products.product(
-        x_1I.to(interpreted), kernel.planes, kernel.scale_OG, kernel.offset_OG, low=low, out_NO=out_1O,
+        x_1I.to(interpreted), kernel.tiled, low=low, out_NO=out_1O,
         tile=products.Tile(warps, depth, places, down),
     )  # fmt: skip
     sizes_1O = (x_1I.double().abs() @ weight_OI.abs().T + u_1R.double().abs() @ high_OR.double().abs().T).float()

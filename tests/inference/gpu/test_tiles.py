@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from switchq.errors import UserError
-from switchq.inference.gpu.tiles import check_groups, from_tiles, to_tiles
+from switchq.inference.gpu.tiles import check_groups, from_levels, from_tiles, to_levels, to_tiles
 from switchq.quant.planes import pack_planes, unpack_planes
 
 
@@ -43,6 +43,28 @@ def test_a_bit_lies_where_it_is_said_to(plane: int) -> None:
         g, t = divmod(thread, 4)
         in_tile = 32 * (pse // 4) + 8 * t + 4 * (pse // 2 % 2) + 2 * (pse % 2) + h
         assert (16 * down + 8 * eights + g, 128 * across + in_tile) == (row, column)
+
+
+@given(outputs=st.integers(1, 70), groups=st.integers(1, 5), seed=st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_levels_come_back(outputs: int, groups: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scale_OG, offset_OG = torch.randn(2, outputs, groups, generator=generator).half().unbind()
+    levels = to_levels(scale_OG, offset_OG)
+    assert levels.dtype == torch.int32
+    assert levels.shape == (2 * -(-outputs // 32), groups, 8, 2)
+    found = from_levels(levels, outputs)
+    assert torch.equal(found[0], scale_OG)
+    assert torch.equal(found[1], offset_OG)
+
+
+def test_a_level_lies_where_it_is_said_to() -> None:
+    """1 is 0x3C00 and 2 is 0x4000."""
+    scale_OG, offset_OG = torch.zeros(64, 3), torch.zeros(64, 3)
+    scale_OG[43, 1], offset_OG[43, 1] = 1, 2
+    words = to_levels(scale_OG, offset_OG)
+    assert words.nonzero().tolist() == [[2, 1, 3, 1]]  # row 16 x 2 + 8 x 1 + 3
+    assert words[2, 1, 3, 1] == 0x40003C00
 
 
 def test_groups_of_half_a_multiplication() -> None:
