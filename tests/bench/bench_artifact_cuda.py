@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--stage", choices=stages, default="all")
     options.add_argument("--output", type=Path, required=True, help="folder for the figures")
     options.add_argument("--shapes", default="gpt2", help="of the model; weights are random")
+    options.add_argument("--group_size", type=int, default=None, help="columns that share a scale; a row by default")
     options.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="sequences that are decoded at once")
     options.add_argument("--bitmaps", nargs="+", default=["8", "4", "3", "2", "8/4"], help="that are decoded at")
     options.add_argument("--seconds", type=float, default=110.0, help="begin nothing new after so long")
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         kernels(rows, end, batches=(1,), widths=(4, 2))
     if arguments.stage in ("decode", "memory", "all"):
         with tempfile.TemporaryDirectory() as place:
-            folder = build(arguments.shapes, Path(place), rows)
+            folder = build(arguments.shapes, arguments.group_size, Path(place), rows)
             if arguments.stage != "memory":
                 decode(folder, rows, end, arguments.batch, arguments.bitmaps)
             if arguments.stage != "decode":
@@ -179,17 +180,17 @@ def kernels(rows: Rows, end: float, batches: tuple[int, ...] = (1, 8, 32), width
             )  # fmt: skip
 
 
-def build(shapes: str, place: Path, rows: Rows) -> Path:
+def build(shapes: str, group_size: int | None, place: Path, rows: Rows) -> Path:
     """A random model, and its artifact with adapters that do something."""
     began = perf_counter()
     base = save_random(shapes, "float32", place / "base")
     model, tokenizer = load_model(str(base)), load_tokenizer(str(base))
-    make_switchable(model, WIDTHS, Nested())
+    make_switchable(model, WIDTHS, Nested(group_size))
     for layer in switch_layers(model):
         for parameter in layer.lora.lora_B.parameters() if layer.lora is not None else ():
             torch.nn.init.normal_(parameter, std=0.02)
     export_artifact(model, tokenizer, place / "artifact", widths=WIDTHS, base={"name": "random", "sha256": ""})
-    rows.add(built_s=perf_counter() - began)
+    rows.add(built_s=perf_counter() - began, group_size=group_size)
     return place
 
 

@@ -34,22 +34,25 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """The program's own tiles first, then batches, groups, and other tiles for one token."""
+    """The program's own tiles first, then groups, batches, and other tiles for one token."""
     for size, bits in itertools.product(SIZES, (4, 2)):
         yield Case(size, bits)
     yield Case((4096, 128), 2)  # next to nothing to read
+    for size, bits in itertools.product(SIZES[:3], (4, 2, 8)):
+        yield Case(size, bits, groups=size[1] // 64)
+    for bits in (4, 2):
+        yield Case(SIZES[0], bits, groups=SIZES[0][1] // 128)
     for size, bits in itertools.product(SIZES, (8, 3)):
         yield Case(size, bits)
     for batch, bits, size in itertools.product((32, 8), (4, 2), SIZES[:2]):
         yield Case(size, bits, batch)
-    for size, bits in itertools.product(SIZES[:2], (4, 2)):
-        yield Case(size, bits, 1, None, size[1] // 64)
-    for size, bits in itertools.product(SIZES, (4, 2)):
-        tiles = -(-size[1] // 128)
-        for warps, down in itertools.product((4, 8, 16), (1, 2)):
+    yield Case(SIZES[1], 4, 32, groups=SIZES[1][1] // 64)
+    for size, bits in itertools.product(SIZES[1:5] + SIZES[:1], (2, 4)):
+        tiles, down = -(-size[1] // COLUMNS), -(-size[0] // PAIR) * 2
+        for warps, rows in itertools.product((16, 8), (4, 3, 2, 1)):
             depth = -(-tiles // warps)
-            if depth <= 4 and warps <= tiles:
-                yield Case(size, bits, 1, (warps, depth, 2 if bits == 4 else 4, down))
+            if depth <= 4 and rows * depth <= 6 and down % rows == 0:
+                yield Case(size, bits, 1, (warps, depth, 2 if bits == 4 else 4, rows))
 
 
 def weight(case: Case, seed: int = 0) -> TiledWeight:
