@@ -2,6 +2,7 @@
 # Every row of the SmolLM2 table at equal compute: PASSES passes (500) of BATCH questions (32) each, then all bitmaps on the
 # dev set.
 #   bash configs/recipes/smollm2-squad.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED [OPTIONS OF fit...]]
+# TUNE=3 is for choosing between rows: it scores on the last three articles of TRAIN.json and trains on those before them.
 # ROWS="spnet cyclic" runs some of them; PARALLEL=1 runs all at once on one GPU (the scores are the same, the speeds are not).
 # Scores are taken in TF32 on GPUs that have it.
 set -euo pipefail
@@ -10,6 +11,16 @@ model=$1 train=$2 dev=$3 out=$4 seed=${5:-0}
 extra=("${@:6}")
 passes=${PASSES:-500} batch=${BATCH:-32}
 mkdir -p "$out"
+if [ -n "${TUNE:-}" ]; then
+  python - "$train" "$TUNE" "$out" << 'CUT'
+import json, pathlib, sys
+train, articles, out = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
+content = json.loads(pathlib.Path(train).read_text(encoding="utf-8"))
+for name, part in (("train", content["data"][:-articles]), ("dev", content["data"][-articles:])):
+    (out / f"tune-{name}.json").write_text(json.dumps(content | {"data": part}), encoding="utf-8")
+CUT
+  train=$out/tune-train.json dev=$out/tune-dev.json
+fi
 row() { # name, passes an optimiser step, then options of fit
   local name=$1 steps=$((passes / $2))
   shift 2

@@ -6,7 +6,9 @@ For each bitmap the share of every trained width is drawn first (flat over all m
 so that the averages spread over the whole range. All bitmaps answer the same questions, with the adapters added to the
 weights, which leaves fewer products and changes F1 by rounding at most. Results are written five by five. Neighbours
 are told by average bits, and once more by megabytes (codes, scales, adapters, all that does not change): a mixture of
-many 2-bit and few 8-bit layers has the average of 3 bits, and nearly the size of 2 bits.
+many 2-bit and few 8-bit layers has the average of 3 bits, and nearly the size of 2 bits. A third line goes through the
+widths that a bitmap mixes, whatever lies between them: each width's score counts for the share of the weights that
+have it. For two neighbouring widths the first and the third are one.
 """
 
 import random
@@ -26,10 +28,13 @@ from switchq.data.scoring_set import ScoringSet
 from switchq.data.squad import read_squad
 from switchq.evaluation import evaluate
 from switchq.files import write_json
-from switchq.nn import get_switch
+from switchq.nn import get_switch, switch_layers
 
 COSTS = {"average_bits": "average bits", "weight_mb": "megabytes"}
 """What neighbours are told by."""
+
+LINES = {**COSTS, "shares": "shares"}
+"""What bitmaps are compared with."""
 
 WITHIN = 2.0
 """How far below the line a bitmap may lie, in points of F1."""
@@ -103,12 +108,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     widths = sorted(width for width in subject.widths if width != FULL)
     drawn = draw(widths, len(get_switch(subject.model).layers), arguments.count, arguments.seed)[arguments.start :]
+    sizes = [layer.size for layer in switch_layers(subject.model)]
     content: dict[str, Any] = {"ckpt": str(arguments.ckpt), "questions": len(questions.questions), "count": len(drawn)}
     content |= {"uniform": [], "mixed": [], "machine": machine(arguments.device)}
     for group, bitmaps in (("uniform", widths), *(("mixed", some) for some in batched(drawn, AT_ONCE))):
         for one in evaluate(subject.model, subject.tokenizer, questions, bitmaps, merge=True, progress=False):
-            row = {name: getattr(one, name) for name in ("bitmap", *COSTS, "F1")}
-            content[group].append(row | (over_lines(row, content["uniform"]) if group == "mixed" else {}))
+            row = {name: getattr(one, name) for name in ("bitmap", "bits", *COSTS, "F1")}
+            content[group].append(row | (over_lines(row, content["uniform"], sizes) if group == "mixed" else {}))
         if arguments.output:
             write_json(arguments.output, content)
     content |= summaries(content["mixed"])
@@ -117,20 +123,28 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return content
 
 
-def over_lines(row: dict[str, Any], uniform: list[dict[str, Any]]) -> dict[str, float]:
-    """How far a mixed bitmap lies over the line of each cost; none where it lies beyond all uniform ones."""
-    found = {}
+def over_lines(row: dict[str, Any], uniform: list[dict[str, Any]], sizes: Sequence[int]) -> dict[str, float]:
+    """How far a mixed bitmap lies over each line; none by a cost where it lies beyond all uniform ones.
+
+    Args:
+        row: its bits, costs and F1.
+        uniform: the same of each width.
+        sizes: weights of each layer.
+    """
+    found, score = {}, float(row["F1"] or 0)
     for cost in COSTS:
         known = {one[cost]: float(one["F1"] or 0) for one in uniform}
         if min(known) <= row[cost] <= max(known):  # all do, by average bits
-            found[f"over_line_of_{cost}"] = float(row["F1"] or 0) - line(row[cost], known)
-    return found
+            found[f"over_line_of_{cost}"] = score - line(row[cost], known)
+    of_width = {one["bits"][0]: float(one["F1"] or 0) for one in uniform}
+    mean = sum(size * of_width[bits] for size, bits in zip(sizes, row["bits"], strict=True)) / sum(sizes)
+    return found | {"over_line_of_shares": score - mean}
 
 
 def summaries(mixed: list[dict[str, Any]]) -> dict[str, Any]:
     """How the mixed bitmaps lie over the line of each cost, printed as well."""
     content = {}
-    for cost, unit in COSTS.items():
+    for cost, unit in LINES.items():
         over = [row[f"over_line_of_{cost}"] for row in mixed if f"over_line_of_{cost}" in row]
         if not over:
             continue

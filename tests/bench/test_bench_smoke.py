@@ -154,6 +154,23 @@ def test_the_line_between_uniform_bitmaps() -> None:
         bench_mixed.line(9, uniform)
 
 
+def test_the_line_between_the_widths_that_are_mixed() -> None:
+    """A bitmap of 2 and 8 bits has nothing of the 4 bits between them; three quarters of the weights are narrow."""
+    uniform = [
+        {"bits": (bits,), "average_bits": bits, "weight_mb": mb, "F1": score}
+        for bits, mb, score in ((2, 10.0, 40.0), (4, 20.0, 60.0), (8, 40.0, 64.0))
+    ]
+    row = {"bits": (2, 8), "average_bits": 3.5, "weight_mb": 17.5, "F1": 50.0}
+    found = bench_mixed.over_lines(row, uniform, sizes=(30, 10))
+    assert found == {
+        "over_line_of_average_bits": 50 - 55,
+        "over_line_of_weight_mb": 50 - 55,
+        "over_line_of_shares": 50 - 46,
+    }
+    beyond = bench_mixed.over_lines(row | {"weight_mb": 9.0}, uniform, sizes=(30, 10))
+    assert set(beyond) == {"over_line_of_average_bits", "over_line_of_shares"}
+
+
 def test_mixed_bitmaps_spread_over_the_widths() -> None:
     drawn = bench_mixed.draw([2, 4, 8], 100, 50, seed=0)
     averages = [sum(bitmap) / 100 for bitmap in drawn]
@@ -174,7 +191,7 @@ def test_mixed_bitmaps_of_a_checkpoint(workshop: Workshop, tmp_path: Path) -> No
     known = {row["weight_mb"]: row["F1"] for row in content["uniform"]}
     for row in content["mixed"]:
         assert row["over_line_of_weight_mb"] == pytest.approx(row["F1"] - bench_mixed.line(row["weight_mb"], known))
-    for cost in ("average_bits", "weight_mb"):
+    for cost in ("average_bits", "weight_mb", "shares"):
         assert content[cost]["worst"] <= content[cost]["mean"] <= content[cost]["best"]
         assert content[cost]["count"] == 3
 
