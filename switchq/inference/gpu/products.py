@@ -42,18 +42,18 @@ def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
 def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype) -> Tile:
     """The tile for one token: what was fastest on an H200.
 
-    Each of up to 16 warps has one tile, or as many as there are; and as many rows are taken at once as leave each
-    multiprocessor one program, but no more than registers hold. Where that does not go, two smaller programs share one.
+    Each of up to 16 warps has one tile of columns, or as many as there are; a program has two tiles of rows where there
+    are more than multiprocessors and registers hold them. A multiprocessor has room for two programs of 16 warps. Where
+    a last round of these would leave most multiprocessors empty, programs of half the warps take their place.
     """
     across, down = triton.cdiv(inputs, COLUMNS), 2 * triton.cdiv(outputs, PAIR)
     warps = min(16, triton.next_power_of_2(across))
     depth = min(4 if bits <= 4 else 2, triton.cdiv(across, warps))
     places = 1 if UNDER[dtype] or bits > 4 else 4 if bits == 2 else 2
-    most = 1 if depth > 2 or (depth == 1 and bits > 4) else 2 if depth == 2 or warps < 16 else 3
-    fitting = [count for count in range(1, most + 1) if down % count == 0 and down // count <= PROGRAMS]
-    if not fitting and depth == 1 and warps == 16:
+    two = depth <= 2 if bits <= 4 else depth == 2
+    if not two and depth == 1 and warps == 16 and down > 2 * PROGRAMS > 2 * (down % (2 * PROGRAMS)):
         warps, depth = 8, 2
-    return Tile(warps, depth, places, fitting[0] if fitting else min(most, 2))
+    return Tile(warps, depth, places, 2 if two and down > PROGRAMS else 1)
 
 
 PROGRAMS = 132
