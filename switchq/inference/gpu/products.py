@@ -59,6 +59,9 @@ def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype) -> Til
 PROGRAMS = 132
 """Multiprocessors of an H200."""
 
+REGISTERS = 64
+"""Of a thread, at most, if a multiprocessor is to hold two programs of 16 warps."""
+
 MANTISSA = {torch.float16: 10, torch.bfloat16: 7}
 """Bits of a mantissa."""
 
@@ -125,7 +128,8 @@ def product(
         vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
             *given, outputs, UNDER[x_NI.dtype],
             HIGH=high(bits, tile.places, x_NI.dtype), PLACES=tile.places, DOWN=tile.down,
-            WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps, **common,
+            WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps,
+            maxnreg=REGISTERS if tile.warps == 16 and tile.depth == 1 else None, **common,
         )  # fmt: skip
         return out_NO
     across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))

@@ -71,6 +71,26 @@ def test_fields_in_two_places(bits: int, dtype: torch.dtype, group_size: int | N
     assert ((y_NO.cpu() - (x_NI.double() @ weight_OI.T).float()).abs() <= 2**-15 * sizes_NO + 1e-4).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_the_programs_own_tile_fits(bits: int, dtype: torch.dtype) -> None:
+    """Rows are shared out without a rest, every row has a thread, every tile of columns a warp or a round."""
+    pytest.importorskip("triton")
+    from switchq.inference.gpu.products import PROGRAMS, vector_tile
+
+    for outputs in (1, 40, 768, 1600, 2304, 4096, 4800, 6400, 11008, 49152):
+        for inputs in (32, 128, 672, 768, 1600, 2048, 3072, 4096, 6400, 11008):
+            tile = vector_tile(outputs, inputs, bits, dtype)
+            across, rows = -(-inputs // 128), 2 * -(-outputs // 32)
+            assert rows % tile.down == 0
+            assert 16 * tile.down <= 32 * min(tile.warps, across)
+            assert tile.warps * tile.depth >= min(across, 32)
+            if tile.down == 1 and tile.depth <= 2 and bits <= 4:
+                assert rows <= PROGRAMS
+    assert vector_tile(4800, 1600, 8, dtype)[:2] == (8, 2)  # 300 programs: 36 would be left over
+    assert vector_tile(6400, 1600, 8, dtype)[:2] == (16, 1)  # 400: 136
+
+
 def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
     """Forty rows are four tiles with those that fill up."""
     from switchq.inference.gpu import products
