@@ -24,6 +24,8 @@ from switchq.training.module import SwitchableModule
 
 TOKENIZER = Path(__file__).parents[2] / "data" / "tiny-gpt2"
 
+SMALL_VOCABULARY: dict[str, Any] = {"vocab_size": 1024, "bos_token_id": None, "eos_token_id": None}
+
 SHAPES: dict[str, PreTrainedConfig] = {
     "gpt2": GPT2Config(),
     "gpt2-mini": GPT2Config(n_layer=6, n_embd=384, n_head=6),
@@ -37,8 +39,8 @@ SHAPES: dict[str, PreTrainedConfig] = {
         max_position_embeddings=2048,
         tie_word_embeddings=True,
     ),
-    "thin": GPT2Config(vocab_size=1024, n_layer=12, n_embd=64, n_head=4),
-    "toy": GPT2Config(vocab_size=1024, n_layer=2, n_embd=64, n_head=2),
+    "thin": GPT2Config(**SMALL_VOCABULARY, n_layer=12, n_embd=64, n_head=4),
+    "toy": GPT2Config(**SMALL_VOCABULARY, n_layer=2, n_embd=64, n_head=2),
 }
 """Configurations by name; GPT-2's has dropout, which is at work on both sides or on neither. `thin` has the depth of
 GPT-2 small and almost no arithmetic: its steps are all overhead, which is what counts on a launch-bound GPU."""
