@@ -1,10 +1,18 @@
-"""Attention of one new token a row over the cache, in PyTorch's own operator."""
+"""Attention of one new token a row over the cache: machine code where it can be had, else PyTorch's own operator."""
+
+from math import log
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from switchq.inference.kernels.machine import attention
+from switchq.inference.kernels.machine.rows import LANES
+from switchq.inference.kernels.trial import trial
 from switchq.inference.steps.cache import Cache
+
+ENOUGH = 2**18
+"""Numbers of keys and values that are worth waking other threads for."""
 
 
 class Attention:
@@ -12,18 +20,44 @@ class Attention:
 
     Args:
         cache: as the step finds it.
+        compiled: whether machine code may be used: for float32 on a CPU, and heads of whole vectors.
     """
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, compiled: bool = True) -> None:
         self.cache, self.position = cache, int(cache.position)
+        keys_NHTD = cache.keys[0]
+        rows, heads, self.capacity, width = keys_NHTD.shape
+        known = keys_NHTD.device.type == "cpu" and keys_NHTD.dtype == torch.float32 and width % LANES == 0
+        self.call = attention(width) if compiled and known and attends() else None
         self.seen_N11T: Tensor | None = None
-        if cache.start_N.any():
+        if self.call is not None:
+            self.scores = keys_NHTD.new_empty(rows * heads * (self.capacity + LANES))
+            many = 2 * rows * heads * width * (self.position + 1) >= ENOUGH
+            self.threads = torch.get_num_threads() if many else 1
+        elif cache.start_N.any():
             places_T = torch.arange(self.position + 1, device=cache.start_N.device)
             self.seen_N11T = (places_T >= cache.start_N[:, None])[:, None, None]
 
     def __call__(self, block: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> Tensor:
-        """(N, H D), the new keys and values being written to the cache; several queries may share a key."""
+        """(N, H D), the new keys and values being written to the cache; several queries may share a key.
+
+        Args:
+            block: which of the model's.
+            q_NHD: queries, of the cache's type, as are the others.
+            k_NHD: keys.
+            v_NHD: values.
+        """
         keys_NHTD, values_NHTD = self.cache.keys[block], self.cache.values[block]
+        if self.call is not None:
+            q_NHD, k_NHD, v_NHD = _together(q_NHD), _together(k_NHD), _together(v_NHD)
+            out_NHD = q_NHD.new_empty(q_NHD.shape)
+            given = (q_NHD, k_NHD, v_NHD, keys_NHTD, values_NHTD, out_NHD, self.scores, self.cache.start_N)
+            rows, heads = keys_NHTD.shape[:2]
+            self.call(
+                *(one.data_ptr() for one in given), rows, heads, q_NHD.shape[1] // heads, self.capacity, self.position,
+                q_NHD.stride(0), k_NHD.stride(0), v_NHD.stride(0), self.threads,
+            )  # fmt: skip
+            return out_NHD.flatten(1)
         keys_NHTD.select(2, self.position).copy_(k_NHD)
         values_NHTD.select(2, self.position).copy_(v_NHD)
         out_NHTD = F.scaled_dot_product_attention(
@@ -34,3 +68,29 @@ class Attention:
             enable_gqa=q_NHD.shape[1] != k_NHD.shape[1],
         )
         return out_NHTD.flatten(1)
+
+
+def _together(x_NHD: Tensor) -> Tensor:
+    """The same, the heads of a row one after the other."""
+    return x_NHD if x_NHD.stride()[1:] == (x_NHD.shape[2], 1) else x_NHD.contiguous()
+
+
+@trial
+def attends() -> bool:
+    """Whether machine code can be made here, and attends as it should: the second of two keys counts three times."""
+    key_11D = torch.zeros(1, 1, LANES)
+    key_11D[..., 0] = 1
+    query_11D, value_11D = LANES**0.5 * log(3) * key_11D, 4 * key_11D
+    keys_11TD, values_11TD, out_11D = torch.zeros(3, 1, 1, 2, LANES).unbind()
+    given = (
+        query_11D,
+        key_11D,
+        value_11D,
+        keys_11TD,
+        values_11TD,
+        out_11D,
+        torch.empty(2 + LANES),
+        torch.zeros(1).long(),
+    )
+    attention(LANES)(*(one.data_ptr() for one in given), 1, 1, 1, 2, 1, LANES, LANES, LANES, 1)
+    return torch.allclose(out_11D[0, 0, 0], torch.tensor([3.0] + [0.0] * (LANES - 1)))

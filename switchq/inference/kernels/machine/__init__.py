@@ -1,4 +1,4 @@
-"""The machine code of a product: packed codes times activations of 16 bits, summed exactly in 32.
+"""The machine code of a product: packed codes times activations of 16 bits, summed exactly in 32; and of attention.
 
 A token's activations are scaled to -L ... L and rounded, once for all rows,
 
@@ -18,7 +18,8 @@ are one call (`adapted`).
 A NaN or an infinity among a token's activations makes d that, and all its results NaN.
 """
 
+from switchq.inference.kernels.machine.attention import attention
 from switchq.inference.kernels.machine.entry import adapted, product
 from switchq.inference.kernels.machine.weight import Weight, room_bytes
 
-__all__ = ["Weight", "adapted", "product", "room_bytes"]
+__all__ = ["Weight", "adapted", "attention", "product", "room_bytes"]

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from switchq.inference.kernels.machine.text import Function
+from switchq.inference.kernels.machine.text import Function, single
 from switchq.inference.kernels.machine.weight import Weight, behind, largest
 from switchq.inference.kernels.packing import Layout
 
-TINY = "0x39B4484C00000000"
-"""The least that the largest activation is taken for, 1e-30, as LLVM writes a float."""
+TINY = single(1e-30)
+"""The least that the largest activation is taken for."""
 
 
 def rounded(layout: Layout) -> str:

@@ -4,6 +4,7 @@ It says nothing of any processor: vectors of fixed length become the instruction
 places of memory, which LLVM turns into registers.
 """
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -100,6 +101,12 @@ class Function:
         self._block = block
 
 
-def constant(element: str, value: int, count: int) -> str:
+def constant(element: str, value: int | str, count: int) -> str:
     """A vector of `count` times the same number."""
     return f"<{', '.join([f'{element} {value}'] * count)}>"
+
+
+def single(value: float) -> str:
+    """The nearest number of 32 bits as LLVM writes it: by the bits of 64 that it would have."""
+    (nearest,) = struct.unpack("f", struct.pack("f", value))
+    return f"0x{struct.pack('>d', nearest).hex().upper()}"

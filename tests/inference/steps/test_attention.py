@@ -1,0 +1,125 @@
+"""Attention of one token in machine code against PyTorch's own, in float64 and in its place."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaConfig
+
+from switchq.inference.steps import attention as module
+from switchq.inference.steps.attention import Attention, attends
+from switchq.inference.steps.cache import Cache
+
+ROWS, CAPACITY = 3, 24
+
+needs_code = pytest.mark.skipif(not attends(), reason="machine code cannot be made here")
+
+
+def filled(rows: int, heads: int, width: int, position: int, dtype: torch.dtype = torch.float32) -> Cache:
+    """A cache of one block at a position, with numbers everywhere and some padding."""
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=heads * width, num_attention_heads=heads, num_key_value_heads=heads,
+        num_hidden_layers=1, head_dim=width,
+    )  # fmt: skip
+    cache = Cache.empty(config, rows, CAPACITY, torch.device("cpu"), dtype)
+    for held in (*cache.keys, *cache.values):
+        held.normal_()
+    cache.position.fill_(position)
+    cache.start_N.copy_(torch.randint(0, position + 1, (rows,)))
+    return cache
+
+
+def exact(cache: Cache, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> Tensor:
+    """What comes of it, in float64."""
+    position, shared = int(cache.position), q_NHD.shape[1] // k_NHD.shape[1]
+    keys_NHTD, values_NHTD = (one[0][:, :, : position + 1].double() for one in (cache.keys, cache.values))
+    keys_NHTD[:, :, position], values_NHTD[:, :, position] = k_NHD.double(), v_NHD.double()
+    keys_NHTD, values_NHTD = (one.repeat_interleave(shared, 1) for one in (keys_NHTD, values_NHTD))
+    scores_NHT = torch.einsum("nhd,nhtd->nht", q_NHD.double(), keys_NHTD) / q_NHD.shape[2] ** 0.5
+    scores_NHT.masked_fill_(torch.arange(position + 1) < cache.start_N[:, None, None], float("-inf"))
+    return torch.einsum("nht,nhtd->nhd", scores_NHT.softmax(-1), values_NHTD).flatten(1)
+
+
+@needs_code
+@given(
+    rows=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    shared=st.integers(1, 3),
+    width=st.sampled_from([8, 16, 24, 64, 72, 128]),
+    position=st.integers(0, CAPACITY - 1),
+    size=st.sampled_from([0.1, 1.0, 30.0]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_same_as_in_float64(
+    rows: int, heads: int, shared: int, width: int, position: int, size: float, seed: int
+) -> None:
+    """Some padding, queries that share a key, scores that differ by thousands; nothing else of the cache changes."""
+    torch.manual_seed(seed)
+    cache = filled(rows, heads, width, position)
+    before = [one[0].clone() for one in (cache.keys, cache.values)]
+    q_NHD = size * torch.randn(rows, heads * shared, width)
+    k_NHD, v_NHD = size * torch.randn(rows, heads, width), torch.randn(rows, heads, width)
+    expected_NI = exact(cache, q_NHD, k_NHD, v_NHD)
+    attend = Attention(cache)
+    assert attend.call is not None
+    torch.testing.assert_close(
+        attend(0, q_NHD, k_NHD, v_NHD).double(), expected_NI, rtol=1e-5, atol=2e-6 * (1 + size**2)
+    )
+    for held, old, new in zip((cache.keys[0], cache.values[0]), before, (k_NHD, v_NHD), strict=True):
+        old[:, :, position] = new
+        assert torch.equal(held, old)
+
+
+@needs_code
+def test_it_takes_parts_of_one_product_and_turned_ones() -> None:
+    """Queries, keys and values side by side, as GPT-2 has them, and laid out the other way."""
+    cache, plain = filled(ROWS, 2, 16, 9), filled(ROWS, 2, 16, 9)
+    for one, other in zip(
+        (*plain.keys, *plain.values, plain.start_N), (*cache.keys, *cache.values, cache.start_N), strict=True
+    ):
+        one.copy_(other)
+    parts = torch.randn(ROWS, 3, 2, 16).unbind(1)
+    expected_NI = Attention(plain, compiled=False)(0, *parts)
+    torch.testing.assert_close(Attention(cache)(0, *parts), expected_NI, rtol=1e-5, atol=1e-6)
+    turned = [one.transpose(1, 2).contiguous().transpose(1, 2) for one in parts]
+    torch.testing.assert_close(Attention(cache)(0, *turned), expected_NI, rtol=1e-5, atol=1e-6)
+
+
+@needs_code
+def test_threads_share_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = filled(ROWS, 3, 32, 20)
+    given = torch.randn(ROWS, 6, 32), torch.randn(ROWS, 3, 32), torch.randn(ROWS, 3, 32)
+    alone = Attention(cache)
+    assert alone.threads == 1
+    expected_NI = alone(0, *given)
+    monkeypatch.setattr(module, "ENOUGH", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    shared = Attention(cache)
+    assert shared.threads == 4
+    assert torch.equal(shared(0, *given), expected_NI)
+
+
+@needs_code
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_seen(bad: float) -> None:
+    """In the row and head that has it, and in no other."""
+    cache = filled(2, 2, 8, 5)
+    cache.start_N.zero_()
+    cache.keys[0][1, 0, 3, 2] = bad
+    out_NHD = Attention(cache)(0, torch.rand(2, 2, 8), torch.rand(2, 2, 8), torch.rand(2, 2, 8)).view(2, 2, 8)
+    assert out_NHD[1, 0].isnan().all()
+    assert out_NHD[0].isfinite().all()
+    assert out_NHD[1, 1].isfinite().all()
+
+
+@pytest.mark.parametrize(("width", "dtype"), [(12, torch.float32), (16, torch.float64), (16, torch.bfloat16)], ids=str)
+def test_what_machine_code_does_not_know_runs_in_pytorch(width: int, dtype: torch.dtype) -> None:
+    cache = filled(ROWS, 2, width, 7, dtype)
+    given = [torch.randn(ROWS, 2, width, dtype=dtype) for _ in range(3)]
+    expected_NI = exact(cache, *given)
+    attend = Attention(cache)
+    assert attend.call is None
+    assert F.cosine_similarity(attend(0, *given).double(), expected_NI).min() > 0.999
