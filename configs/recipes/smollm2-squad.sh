@@ -2,7 +2,8 @@
 # Every row of the SmolLM2 table at equal compute: PASSES passes (500) of BATCH questions (32) each, then all bitmaps on the
 # dev set.
 #   bash configs/recipes/smollm2-squad.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED [OPTIONS OF fit...]]
-# TUNE=3 is for choosing between rows: it scores on the last three articles of TRAIN.json and trains on those before them.
+# TUNE=3 is for choosing between rows: it scores on the last three articles of TRAIN.json, trains on those before them, and
+# leaves DEV.json alone. It wants an output folder of its own.
 # ROWS="spnet cyclic" runs some of them; PARALLEL=1 runs all at once on one GPU (the scores are the same, the speeds are not).
 # Scores are taken in TF32 on GPUs that have it.
 set -euo pipefail
@@ -16,6 +17,8 @@ if [ -n "${TUNE:-}" ]; then
 import json, pathlib, sys
 train, articles, out = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
 content = json.loads(pathlib.Path(train).read_text(encoding="utf-8"))
+if not 0 < articles < len(content["data"]):
+    sys.exit(f"TUNE={articles}: {train} has {len(content['data'])} articles, some of which are to be trained on")
 for name, part in (("train", content["data"][:-articles]), ("dev", content["data"][-articles:])):
     (out / f"tune-{name}.json").write_text(json.dumps(content | {"data": part}), encoding="utf-8")
 CUT

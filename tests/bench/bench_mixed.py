@@ -142,7 +142,7 @@ def over_lines(row: dict[str, Any], uniform: list[dict[str, Any]], sizes: Sequen
 
 
 def summaries(mixed: list[dict[str, Any]]) -> dict[str, Any]:
-    """How the mixed bitmaps lie over the line of each cost, printed as well."""
+    """How the mixed bitmaps lie over each line, printed as well."""
     content = {}
     for cost, unit in LINES.items():
         over = [row[f"over_line_of_{cost}"] for row in mixed if f"over_line_of_{cost}" in row]

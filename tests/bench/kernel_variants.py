@@ -35,6 +35,8 @@ class Case(NamedTuple):
 
 def cases() -> Iterator[Case]:
     """The program's own tiles first, then groups, batches, and other tiles for one token."""
+    from switchq.inference.gpu.products import vector_tile
+
     for size, bits in itertools.product(SIZES, (4, 2)):
         yield Case(size, bits)
     yield Case((4096, 128), 2)  # next to nothing to read
@@ -51,8 +53,14 @@ def cases() -> Iterator[Case]:
         tiles, down = -(-size[1] // COLUMNS), -(-size[0] // PAIR) * 2
         for warps, rows in itertools.product((16, 8), (4, 3, 2, 1)):
             depth = -(-tiles // warps)
-            if depth <= 4 and rows * depth <= 6 and down % rows == 0:
-                yield Case(size, bits, 1, (warps, depth, 2 if bits == 4 else 4, rows))
+            tile = (warps, depth, 2 if bits == 4 else 4, rows)
+            if (
+                depth <= 4
+                and rows * depth <= 6
+                and down % rows == 0
+                and tile != vector_tile(*size, bits, torch.float16)
+            ):
+                yield Case(size, bits, 1, tile)
 
 
 def weight(case: Case, seed: int = 0) -> TiledWeight:
@@ -92,7 +100,7 @@ def said(error: Exception) -> str:
 
 
 def overlaps(case: Case) -> tuple[bool, ...]:
-    """Whether a kernel begins while the one before runs; both only where tiles are not compared."""
+    """Whether a kernel begins while the one before runs; both only for one token, a scale a row and the own tile."""
     return (True, False) if case.tile is None and case.batch == 1 and case.groups == 1 else (True,)
 
 

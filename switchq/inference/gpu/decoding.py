@@ -128,7 +128,7 @@ def load_levels(level_ptr, tile, group, lane, GROUPS: tl.constexpr, DOWN: tl.con
     scales, offsets = (), ()
     for m in tl.static_range(DOWN):
         at = level_ptr + (((tile + m) * GROUPS + group) * 8 + lane // 4) * 2
-        words = load_two(at, lane < 32, False)
+        words = load_two(at, lane < 32, False)  # all lanes: rows that fill up have levels too
         for e in tl.static_range(2):
             scale, offset = _levels(words[e])
             scales, offsets = scales + (scale,), offsets + (offset,)
@@ -155,16 +155,18 @@ def _weight(
     tile, lane = tl.program_id(1) * WARPS + thread // 32, thread % 32
     at = (2 * tl.program_id(0) * TILES + tile) * 64 + lane * 2
     words = load_words(planes, at, tile < TILES, 2, TILES * 64, TILES % WARPS != 0)
+    fields = ()
+    for e in tl.static_range(4):
+        fields = fields + (code_words(words[e], F),)
     for first in tl.static_range(0, 128, CHUNK):
         group = tl.minimum((tile * 128 + first) // GROUP, GROUPS - 1)
         scales, offsets = load_levels(level_ptr, 2 * tl.program_id(0), group, lane, GROUPS, 2)
         for e in tl.static_range(4):
-            fields = code_words(words[e], F)
             row = tl.program_id(0) * 32 + lane // 4 + 8 * e
             for i in tl.static_range(first // 16, (first + CHUNK) // 16):
                 start = tile * 128 + 32 * (i // 2)
-                even = tl.join(_code(fields, 2 * i, BITS, F), _code(fields, 2 * i + 16, BITS, F))
-                odd = tl.join(_code(fields, 2 * i + 1, BITS, F), _code(fields, 2 * i + 17, BITS, F))
+                even = tl.join(_code(fields[e], 2 * i, BITS, F), _code(fields[e], 2 * i + 16, BITS, F))
+                odd = tl.join(_code(fields[e], 2 * i + 1, BITS, F), _code(fields[e], 2 * i + 17, BITS, F))
                 four = tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 1)), (32 * WARPS, 4))
                 level = four * scales[e][:, None] + offsets[e][:, None]
                 place = row.to(tl.int64) * IN + start + lane % 4 * 8 + i % 2 * 4

@@ -5,7 +5,7 @@ multiplication by ones gives the sums of x, and
 
     y = sum over groups of  scale x sum(u x)  +  (offset - 2^(b-1) scale) x sum(x)
 
-Sums are float32. The adapter's ranks are more columns: + B u in the same sums. Then + bias, activation, + residual.
+Sums are float32. The adapter's ranks are more columns, in the same sums. Then + bias, activation, + residual.
 """
 
 import triton
@@ -21,7 +21,7 @@ from switchq.inference.gpu.values import STEPS, after, fragment, place, unit
 
 @triton.jit
 def _coded(parts, totals, SLOT: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
-           HIGH: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr):  # fmt: skip
+           TAKEN: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr):  # fmt: skip
     """The sum of code x, and that of x; SLOT is that of 16 rows and 8 tokens."""
     total = totals[0][N][C]
     for j in tl.static_range(1, len(totals)):
@@ -32,7 +32,7 @@ def _coded(parts, totals, SLOT: tl.constexpr, N: tl.constexpr, C: tl.constexpr, 
             value = parts[j][SLOT + part * NT][C]
             if UNDER:
                 value -= totals[j][N][C]
-            coded += value * unit(j, part, BITS, F, HIGH, UNDER)
+            coded += value * unit(j, part, BITS, F, TAKEN, UNDER)
     return coded, total
 
 
@@ -73,7 +73,7 @@ def _activations(x_ptr, x_stride, tokens, last, start, lane, IN: tl.constexpr, P
 @triton.jit
 def _step(
     parts, totals, words, x, under, ones,
-    STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, HIGH: tl.constexpr, PLACES: tl.constexpr,
+    STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr, PLACES: tl.constexpr,
     SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """The sums of each place, and those of x, with those of 16 columns added."""
@@ -86,7 +86,7 @@ def _step(
     new = ()
     for m in tl.static_range(2):
         for part in tl.static_range(SPLIT):
-            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, HIGH, BITS, F, PLACES)
+            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, TAKEN, BITS, F, PLACES)
             for n in tl.static_range(NT):
                 two = (x[n][2 * STEP], x[n][2 * STEP + 1])
                 new = new + (multiply(a, two, parts[J][(m * SPLIT + part) * NT + n], dtype),)
@@ -96,19 +96,20 @@ def _step(
 @triton.jit
 def _tile(
     sums, parts, totals, planes, x, start, level_ptr, lane, under, ones,
-    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, HIGH: tl.constexpr,
-    PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr, dtype: tl.constexpr,
+    IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr,
+    TAKEN: tl.constexpr, PLACES: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr,
+    dtype: tl.constexpr,
 ):  # fmt: skip
     """The sums with those of a tile added."""
     words = ()
     for e in tl.static_range(4):
         words = words + (code_words(planes[e], F),)
     for i in tl.static_range(STEPS):
-        parts, totals = _step(parts, totals, words, x, under, ones, i, F, BITS, HIGH, PLACES, SPLIT, NT, UNDER, dtype)
+        parts, totals = _step(parts, totals, words, x, under, ones, i, F, BITS, TAKEN, PLACES, SPLIT, NT, UNDER, dtype)
         if CHUNK != IN and (16 * i + 16) % CHUNK == 0:
             group = tl.minimum((start + 16 * i) // GROUP, IN // GROUP - 1)
             scales, offsets = load_levels(level_ptr, 2 * tl.program_id(0), group, lane, IN // GROUP, 2)
-            sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, HIGH, SPLIT, NT, UNDER)
+            sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, TAKEN, SPLIT, NT, UNDER)
             parts = (_zeros(lane.numel, 2 * SPLIT * NT),) * PLACES
             totals = (_zeros(lane.numel, NT),) * len(totals)
     return sums, parts, totals
@@ -117,7 +118,8 @@ def _tile(
 @triton.jit
 def _scaled(
     sums, parts, totals, scales, offsets,
-    BITS: tl.constexpr, F: tl.constexpr, HIGH: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr, UNDER: tl.constexpr,
+    BITS: tl.constexpr, F: tl.constexpr, TAKEN: tl.constexpr, SPLIT: tl.constexpr, NT: tl.constexpr,
+    UNDER: tl.constexpr,
 ):  # fmt: skip
     """The sums with those of a group, scaled, added."""
     added = ()
@@ -125,7 +127,7 @@ def _scaled(
         for n in tl.static_range(NT):
             new = ()
             for c in tl.static_range(4):
-                coded, total = _coded(parts, totals, m * SPLIT * NT + n, n, c, BITS, F, HIGH, SPLIT, NT, UNDER)
+                coded, total = _coded(parts, totals, m * SPLIT * NT + n, n, c, BITS, F, TAKEN, SPLIT, NT, UNDER)
                 scaled = coded * scales[2 * m + c // 2] + total * offsets[2 * m + c // 2]
                 new = new + (sums[m * NT + n][c] + scaled,)
             added = added + (new,)
@@ -165,16 +167,17 @@ def product_kernel(
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     PLACES: tl.constexpr, NT: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
-    RANK: tl.constexpr, PDL: tl.constexpr, HIGH: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
+    RANK: tl.constexpr, PDL: tl.constexpr, TAKEN: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
 ):  # fmt: skip
-    """y (N, O) = x (N, I) W^T + bias + u (N, R) high (R, O), then GELU, then + residual (N, O).
+    """y (N, O) = x (N, I) W^T + bias + adapter's u (N, R) high (R, O), then GELU, then + residual (N, O).
 
-    ONES are 1 in both halves of a word. UNDER, what lies under codes, comes once more as `under`, which the compiler
-    cannot know: it stays in a register.
+    A scale has GROUP columns; CHUNK of them are summed before they are scaled, IN if a row has one scale. F, PLACES,
+    TAKEN: see `switchq.inference.gpu.values`. ONES are 1 in both halves of a word. UNDER, what lies under codes, comes
+    once more as `under`, which the compiler cannot know: it stays in a register.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
-    SPLIT: tl.constexpr = 1 if BITS <= HIGH else 2
+    SPLIT: tl.constexpr = 1 if BITS <= TAKEN else 2
     TILES: tl.constexpr = (IN + 127) // 128
     PAST: tl.constexpr = IN % (128 * WARPS * DEPTH) != 0
     thread = tl.arange(0, 32 * WARPS)
@@ -209,10 +212,10 @@ def product_kernel(
             start = (first + d * WARPS + warp) * 128
             sums, parts, totals = _tile(
                 sums, parts, totals, words[d], x[d], start, level_ptr, lane, laid, ones,
-                IN, GROUP, CHUNK, F, BITS, HIGH, PLACES, SPLIT, NT, UNDER != 0, dtype,
+                IN, GROUP, CHUNK, F, BITS, TAKEN, PLACES, SPLIT, NT, UNDER != 0, dtype,
             )  # fmt: skip
     if CHUNK == IN:
-        sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, HIGH, SPLIT, NT, UNDER != 0)
+        sums = _scaled(sums, parts, totals, scales, offsets, BITS, F, TAKEN, SPLIT, NT, UNDER != 0)
     if LOW:
         sums = _adapted(
             sums, u_ptr, high_ptr, rows, tl.program_id(1) * (8 * NT), N - 1, warp, lane, OUT, RANK, NT, WARPS

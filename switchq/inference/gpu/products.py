@@ -1,7 +1,7 @@
 """Products of activations with bit-planes on a GPU, and how each is cut up."""
 
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -39,21 +39,23 @@ def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
     return Tile(warps, min(depth, triton.cdiv(tiles, warps)), places)
 
 
-def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype) -> Tile:
-    """The tile for one token: what was fastest on an H200.
+def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk: int | None = None) -> Tile:
+    """The tile for one token: what was fastest on an H200; `chunk`: columns summed before they are scaled.
 
-    Each of up to 16 warps has one tile of columns, or as many as there are; a program has two tiles of rows where there
-    are more than multiprocessors and registers hold them. A multiprocessor has room for two programs of 16 warps. Where
-    a last round of these would leave most multiprocessors empty, programs of half the warps take their place.
+    Each of up to 16 warps has one tile of columns, or as many as there are. A program has two tiles of rows where there
+    are more than multiprocessors and registers hold the sums: not of wide codes (but where a warp has two tiles of
+    columns, it was faster all the same), nor with scales every 32 columns. Programs of 16 warps with a tile of columns
+    each share a multiprocessor by twos (`REGISTERS`). Where a last round of these, of wide codes, would leave most
+    multiprocessors empty, programs of half the warps take their place.
     """
     across, down = triton.cdiv(inputs, COLUMNS), 2 * triton.cdiv(outputs, PAIR)
     warps = min(16, triton.next_power_of_2(across))
     depth = min(4 if bits <= 4 else 2, triton.cdiv(across, warps))
     places = 1 if UNDER[dtype] or bits > 4 else 4 if bits == 2 else 2
-    two = depth <= 2 if bits <= 4 else depth == 2
-    if not two and depth == 1 and warps == 16 and down > 2 * PROGRAMS > 2 * (down % (2 * PROGRAMS)):
+    two = down > PROGRAMS and chunk != 32 and (depth <= 2 if bits <= 4 else depth == 2)
+    if bits > 4 and depth == 1 and warps == 16 and down > 2 * PROGRAMS and 0 < down % (2 * PROGRAMS) < PROGRAMS:
         warps, depth = 8, 2
-    return Tile(warps, depth, places, 2 if two and down > PROGRAMS else 1)
+    return Tile(warps, depth, places, 2 if two else 1)
 
 
 PROGRAMS = 132
@@ -72,9 +74,21 @@ UNDER = {torch.float16: 0, torch.bfloat16: ONE[torch.bfloat16]}
 """What lies under codes, see `switchq.inference.gpu.values`."""
 
 
-def high(bits: int, places: int, dtype: torch.dtype) -> int:
-    """Bits of a number's mantissa that hold codes, see `switchq.inference.gpu.values`."""
+def taken(bits: int, places: int, dtype: torch.dtype) -> int:
+    """Bits of a number's mantissa that may hold codes, see `switchq.inference.gpu.values`."""
     return MANTISSA[dtype] if UNDER[dtype] else field(bits) * places
+
+
+def _check(tile: Tile, tiled: TiledWeight, dtype: torch.dtype, tokens: int) -> None:
+    """Raise a ValueError for a tile that does not fit: it would give wrong numbers."""
+    (outputs, inputs), bits = tiled.shape, len(tiled.planes)
+    if field(bits) * (tile.places - 1) + min(bits, MANTISSA[dtype]) > MANTISSA[dtype] or (
+        tokens == 1 and UNDER[dtype] and tile.places > 1
+    ):
+        raise ValueError(f"{tile} has more places than a mantissa of {dtype} holds of {bits} bits")
+    warps = min(tile.warps, triton.cdiv(inputs, COLUMNS))
+    if tokens == 1 and (2 * triton.cdiv(outputs, PAIR) % tile.down or ROWS * tile.down > 32 * warps):
+        raise ValueError(f"{tile} does not fit {outputs} rows: tiles are left over, or rows without a thread")
 
 
 def product(
@@ -103,15 +117,17 @@ def product(
         pdl: begin to read weights while the kernel before still runs.
 
     Raises:
-        ValueError: tiles down that do not divide all of them, or that have more rows than the program has threads.
+        ValueError: tiles down that do not divide all of them, or that have more rows than the program has threads; more
+            places than there are.
     """
     tokens, (outputs, inputs) = len(x_NI), tiled.shape
     group, bits = tiled.group_size, len(tiled.planes)
+    chunk = inputs if group == inputs else gcd(group, COLUMNS)
     if out_NO is None:
         out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
     u_NR, high_OR = low if low is not None else (x_NI, x_NI)
-    common = {
-        "IN": inputs, "GROUP": group, "CHUNK": inputs if group == inputs else gcd(group, COLUMNS), "F": field(bits),
+    common: dict[str, Any] = {
+        "IN": inputs, "GROUP": group, "CHUNK": chunk, "F": field(bits),
         "BIAS": bias_O is not None, "LOW": low is not None, "GELU": gelu, "RESIDUAL": residual_NO is not None,
         "RANK": u_NR.shape[1], "PDL": pdl, "UNDER": UNDER[x_NI.dtype], "ONES": ONE[x_NI.dtype],
         **({"launch_pdl": True} if pdl else {}),
@@ -120,25 +136,23 @@ def product(
         x_NI, tiled.planes, tiled.levels, bias_O if bias_O is not None else x_NI, u_NR, high_OR,
         residual_NO if residual_NO is not None else x_NI, out_NO,
     )  # fmt: skip
-    if tokens == 1:
-        tile = tile or vector_tile(outputs, inputs, bits, x_NI.dtype)
-        warps = min(tile.warps, triton.cdiv(inputs, COLUMNS))
-        if 2 * triton.cdiv(outputs, PAIR) % tile.down or ROWS * tile.down > 32 * warps:
-            raise ValueError(f"{tile} does not fit {outputs} rows: tiles are left over, or rows without a thread")
-        vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
-            *given, outputs, UNDER[x_NI.dtype],
-            HIGH=high(bits, tile.places, x_NI.dtype), PLACES=tile.places, DOWN=tile.down,
-            WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps,
-            maxnreg=REGISTERS if tile.warps == 16 and tile.depth == 1 else None, **common,
-        )  # fmt: skip
-        return out_NO
     across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))
-    tile = tile or tile_for(inputs, bits, x_NI.dtype, across)
-    product_kernel[(triton.cdiv(outputs, PAIR), triton.cdiv(tokens, 8 * across))](
-        *given, tokens, outputs, x_NI.stride(0), UNDER[x_NI.dtype], NT=across,
-        HIGH=high(bits, tile.places, x_NI.dtype), PLACES=tile.places,
-        WARPS=tile.warps, DEPTH=tile.depth, num_warps=tile.warps, **common,
-    )  # fmt: skip
+    if tile is None and tokens == 1:
+        tile = vector_tile(outputs, inputs, bits, x_NI.dtype, chunk)
+    elif tile is None:
+        tile = tile_for(inputs, bits, x_NI.dtype, across)
+    _check(tile, tiled, x_NI.dtype, tokens)
+    common |= {"TAKEN": taken(bits, tile.places, x_NI.dtype), "PLACES": tile.places}
+    common |= {"WARPS": tile.warps, "DEPTH": tile.depth, "num_warps": tile.warps}
+    if tokens == 1:
+        by_twos = tile.warps == 16 and tile.depth == 1
+        vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
+            *given, outputs, UNDER[x_NI.dtype], DOWN=tile.down, maxnreg=REGISTERS if by_twos else None, **common,
+        )  # fmt: skip
+    else:
+        product_kernel[(triton.cdiv(outputs, PAIR), triton.cdiv(tokens, 8 * across))](
+            *given, tokens, outputs, x_NI.stride(0), UNDER[x_NI.dtype], NT=across, **common,
+        )  # fmt: skip
     return out_NO
 
 

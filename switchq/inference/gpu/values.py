@@ -1,15 +1,16 @@
 """Codes as halves of a word that the tensor cores take: two codes by one masking.
 
 Two codes u = code + 2^(b-1) lie in a word of fields of F bits (see `switchq.inference.gpu.decoding`). Turned so that a
-field lies in the upper ones of each half's last `high` bits, or j fields below them, and masked, they are numbers:
+field ends each half's lowest `taken` bits, or lies j fields below that, and masked, they are numbers:
 
-    float16    u / 2^(F j + b) x 2^(high - 24), a subnormal number, which tensor cores multiply as any other
+    float16    u / 2^(F j + b) x 2^(taken - 24), a subnormal number, which tensor cores multiply as any other
     bfloat16   1 + u / 2^(F j + b), with 1 laid under the code: sums of its subnormal numbers would be too small
 
-for place j; where a mantissa is shorter than a code, in two parts of it. In bfloat16 `high` is the whole mantissa. In
-float16 it is what the places take up, so that the fields of one word need not be turned. Sums over a place are
+for place j; where a mantissa is shorter than a code, in two parts of it. In bfloat16 `taken` is the whole mantissa. In
+float16 it is what the places take up, so that half of one word, where fields end with the last bit, is not turned.
+Sums over a place are
 
-    sum(u x) = unit (sum(value x) - under sum(x)),  under 0 or 1,  unit = 2^(F j + b + 24 - high) or 2^(F j + b)
+    sum(u x) = unit (sum(value x) - under sum(x)),  under 0 or 1,  unit = 2^(F j + b + 24 - taken) or 2^(F j + b)
 """
 
 import triton
@@ -23,9 +24,9 @@ STEPS = tl.constexpr(COLUMNS // 16)
 
 
 @triton.constexpr_function
-def part_bits(part, bits, high):
+def part_bits(part, bits, taken):
     """Bits of a part of a code: all, or where a mantissa is shorter, four and the others."""
-    return bits if bits <= high else bits - 4 if part else 4
+    return bits if bits <= taken else bits - 4 if part else 4
 
 
 @triton.constexpr_function
@@ -35,30 +36,30 @@ def place(q, fields, places):
 
 
 @triton.constexpr_function
-def unit(j, part, bits, fields, high, under):
+def unit(j, part, bits, fields, taken, under):
     """What a sum of values of place j counts, in u."""
-    return float(1 << (fields * j + bits - 4 * part + (0 if under else 24 - high)))
+    return float(1 << (fields * j + bits - 4 * part + (0 if under else 24 - taken)))
 
 
 @triton.jit
-def values(words, Q: tl.constexpr, PART: tl.constexpr, under, HIGH: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
+def values(words, Q: tl.constexpr, PART: tl.constexpr, under, TAKEN: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr,
            PLACES: tl.constexpr):  # fmt: skip
     """The two values of bits Q and Q + 16. Part 1: bits of a code after the first four."""
-    wide: tl.constexpr = part_bits(PART, BITS, HIGH)
-    mask: tl.constexpr = (((1 << wide) - 1) << (HIGH - F * place(Q, F, PLACES) - wide)) * 0x10001
-    moved = turned(words[Q % F], Q + F * place(Q, F, PLACES) - 4 * PART - (HIGH - 1))
+    wide: tl.constexpr = part_bits(PART, BITS, TAKEN)
+    mask: tl.constexpr = (((1 << wide) - 1) << (TAKEN - F * place(Q, F, PLACES) - wide)) * 0x10001
+    moved = turned(words[Q % F], Q + F * place(Q, F, PLACES) - 4 * PART - (TAKEN - 1))
     return ((moved & mask) | under).to(tl.int32, bitcast=True)
 
 
 @triton.jit
-def fragment(words, STEP: tl.constexpr, PART: tl.constexpr, under, HIGH: tl.constexpr, BITS: tl.constexpr,
+def fragment(words, STEP: tl.constexpr, PART: tl.constexpr, under, TAKEN: tl.constexpr, BITS: tl.constexpr,
              F: tl.constexpr, PLACES: tl.constexpr):  # fmt: skip
     """The 16 x 16 values of a step that two rows of a thread have, as `tensorcore.multiply` takes them."""
     return (
-        values(words[0], 2 * STEP, PART, under, HIGH, BITS, F, PLACES),
-        values(words[1], 2 * STEP, PART, under, HIGH, BITS, F, PLACES),
-        values(words[0], 2 * STEP + 1, PART, under, HIGH, BITS, F, PLACES),
-        values(words[1], 2 * STEP + 1, PART, under, HIGH, BITS, F, PLACES),
+        values(words[0], 2 * STEP, PART, under, TAKEN, BITS, F, PLACES),
+        values(words[1], 2 * STEP, PART, under, TAKEN, BITS, F, PLACES),
+        values(words[0], 2 * STEP + 1, PART, under, TAKEN, BITS, F, PLACES),
+        values(words[1], 2 * STEP + 1, PART, under, TAKEN, BITS, F, PLACES),
     )
 
 

@@ -6,7 +6,7 @@ Another multiplication, of x by ones, gives every thread the sum of 32 columns, 
 
     y = sum over groups of  scale x sum(u x)  +  (offset - zero scale) x sum(x)
 
-with zero = 2^(b-1) and what lies under codes; then + u high + bias, GELU, + residual.
+with zero = 2^(b-1) and what lies under codes; then + adapter + bias, GELU, + residual.
 """
 
 import triton
@@ -31,7 +31,7 @@ def _activations(x_at, left, PAST: tl.constexpr):
 
 @triton.jit
 def _step(
-    parts, words, x, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, HIGH: tl.constexpr,
+    parts, words, x, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
     PLACES: tl.constexpr, SPLIT: tl.constexpr, DOWN: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """The sums of each place with those of 16 columns added."""
@@ -40,40 +40,40 @@ def _step(
     new = ()
     for m in tl.static_range(DOWN):
         for part in tl.static_range(SPLIT):
-            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, HIGH, BITS, F, PLACES)
+            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, TAKEN, BITS, F, PLACES)
             new = new + (multiply(a, two, parts[J][m * SPLIT + part], dtype),)
     return parts[:J] + (new,) + parts[J + 1 :]
 
 
 @triton.jit
-def _coded(parts, SLOT: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, HIGH: tl.constexpr,
+def _coded(parts, SLOT: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, TAKEN: tl.constexpr,
            SPLIT: tl.constexpr, UNDER: tl.constexpr):  # fmt: skip
     """The sum of values in units of a code."""
-    coded = parts[0][SLOT][C] * unit(0, 0, BITS, F, HIGH, UNDER)
+    coded = parts[0][SLOT][C] * unit(0, 0, BITS, F, TAKEN, UNDER)
     for j in tl.static_range(len(parts)):
         for part in tl.static_range(1 if j == 0 else 0, SPLIT):
-            coded += parts[j][SLOT + part][C] * unit(j, part, BITS, F, HIGH, UNDER)
+            coded += parts[j][SLOT + part][C] * unit(j, part, BITS, F, TAKEN, UNDER)
     return coded
 
 
 @triton.jit
-def _scaled(sums, parts, total, levels, BITS: tl.constexpr, F: tl.constexpr, HIGH: tl.constexpr, SPLIT: tl.constexpr,
+def _scaled(sums, parts, total, levels, BITS: tl.constexpr, F: tl.constexpr, TAKEN: tl.constexpr, SPLIT: tl.constexpr,
             UNDER: tl.constexpr):  # fmt: skip
     """The sums of rows with those of a group, scaled, added; levels: scale and offset of each row."""
     scales, offsets = levels
-    ZERO: tl.constexpr = (1 << (BITS - 1)) + (_under(BITS, F, HIGH, SPLIT) if UNDER else 0.0)
+    ZERO_POINT: tl.constexpr = (1 << (BITS - 1)) + (_under(BITS, F, TAKEN, SPLIT) if UNDER else 0.0)
     new = ()
-    for row in tl.static_range(len(sums)):
-        coded = _coded(parts, row // 2 * SPLIT, row % 2 * 2, BITS, F, HIGH, SPLIT, UNDER)
-        shift = offsets[row] - ZERO * scales[row]
-        new = new + (sums[row] + scales[row] * coded + shift * (total[0] + total[2]),)
+    for i in tl.static_range(len(sums)):
+        coded = _coded(parts, i // 2 * SPLIT, i % 2 * 2, BITS, F, TAKEN, SPLIT, UNDER)
+        shift = offsets[i] - ZERO_POINT * scales[i]
+        new = new + (sums[i] + scales[i] * coded + shift * (total[0] + total[2]),)
     return new
 
 
 @triton.constexpr_function
-def _under(bits, fields, high, split):
+def _under(bits, fields, taken, split):
     """What lies under codes at one place, in u: it was summed with each part."""
-    return float(sum(unit(0, part, bits, fields, high, True) for part in range(split)))
+    return float(sum(unit(0, part, bits, fields, taken, True) for part in range(split)))
 
 
 @triton.constexpr_function
@@ -85,7 +85,7 @@ def _past(d, columns, warps, depth):
 
 @triton.jit
 def _adapted(sums, u_ptr, high_ptr, rows, warp, lane, OUT, RANK: tl.constexpr, USED: tl.constexpr):
-    """The sums of rows with u high added: a warp has every USED-th sixteen of the ranks."""
+    """The sums of rows with the adapter's added: a warp has every USED-th sixteen of the ranks."""
     dtype: tl.constexpr = u_ptr.dtype.element_ty
     for first in tl.static_range(0, RANK, 16 * USED):
         rank = first + 16 * warp + lane % 4 * 2
@@ -114,16 +114,15 @@ def vector_kernel(
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     PLACES: tl.constexpr, DOWN: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
-    RANK: tl.constexpr, PDL: tl.constexpr, HIGH: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
+    RANK: tl.constexpr, PDL: tl.constexpr, TAKEN: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
 ):  # fmt: skip
-    """y (O) = x (I) W^T + bias + u (R) high (R, O), then GELU, then + residual (O).
+    """y (O) = x (I) W^T + bias + adapter's u (R) high (R, O), then GELU, then + residual (O).
 
-    ONES and UNDER, `under`: see `product_kernel`. CHUNK columns are summed before they are scaled, IN if a row has one
-    scale. PLACES is 1 where something lies under codes.
+    Constants: see `product_kernel`. PLACES is 1 where something lies under codes.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
-    SPLIT: tl.constexpr = 1 if BITS <= HIGH else 2
+    SPLIT: tl.constexpr = 1 if BITS <= TAKEN else 2
     TILES: tl.constexpr = (IN + 127) // 128
     GROUPS: tl.constexpr = IN // GROUP
     ROUND: tl.constexpr = WARPS * DEPTH
@@ -170,16 +169,16 @@ def vector_kernel(
             for e in tl.static_range(2 * DOWN):
                 fields = fields + (code_words(words[d][e], F),)
             for i in tl.static_range(STEPS):
-                parts = _step(parts, fields, x[d], laid, i, F, BITS, HIGH, PLACES, SPLIT, DOWN, dtype)
+                parts = _step(parts, fields, x[d], laid, i, F, BITS, TAKEN, PLACES, SPLIT, DOWN, dtype)
                 if i % 2 == 1:
                     total = multiply(x[d][2 * i - 2 : 2 * i + 2], (ones, ones), total, dtype)
                 if CHUNKS > 0 and (16 * i + 16) % CHUNK == 0:
                     sums = _scaled(
-                        sums, parts, total, levels[d * CHUNKS + i * 16 // CHUNK], BITS, F, HIGH, SPLIT, UNDER != 0
+                        sums, parts, total, levels[d * CHUNKS + i * 16 // CHUNK], BITS, F, TAKEN, SPLIT, UNDER != 0
                     )
                     parts, total = none, (zero, zero, zero, zero)
     if CHUNKS == 0:
-        sums = _scaled(sums, parts, total, of_row, BITS, F, HIGH, SPLIT, UNDER != 0)
+        sums = _scaled(sums, parts, total, of_row, BITS, F, TAKEN, SPLIT, UNDER != 0)
     if LOW:
         sums = _adapted(sums, u_ptr, high_ptr, first_tile * 16 + lane // 4, warp, lane, OUT, RANK, USED)
     y = of_rows(sums, thread, USED, WARPS, DOWN)

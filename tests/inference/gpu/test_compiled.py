@@ -2,8 +2,11 @@
 
 import os
 import re
+import subprocess
+import tempfile
 from collections import Counter
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +20,14 @@ pytestmark = [
 ]
 
 
-def compiled(kernel: Any, bits: int, pointers: dict[str, str], constants: dict[str, Any], warps: int = 1) -> str:
+def compiled(
+    kernel: Any,
+    bits: int,
+    pointers: dict[str, str],
+    constants: dict[str, Any],
+    warps: int = 1,
+    registers: int | None = None,
+) -> str:
     """The PTX of a kernel over `bits` planes, pointers and rows aligned; what else is no constant is an integer."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -30,7 +40,9 @@ def compiled(kernel: Any, bits: int, pointers: dict[str, str], constants: dict[s
     aligned += [(kernel.arg_names.index("planes"), k) for k in range(bits)]
     attributes = {place: [["tt.divisibility", 16]] for place in aligned}
     built = triton.compile(
-        ASTSource(kernel, kinds, values, attributes), target=GPUTarget(*HOPPER), options={"num_warps": warps}
+        ASTSource(kernel, kinds, values, attributes),
+        target=GPUTarget(*HOPPER),
+        options={"num_warps": warps, "maxnreg": registers},
     )
     return str(built.asm["ptx"])
 
@@ -55,11 +67,11 @@ def pointers(dtype: str) -> dict[str, str]:
 def constants(bits: int, dtype: str, places: int) -> dict[str, Any]:
     """All that there is, for one warp that has two tiles."""
     from switchq.inference.gpu.decoding import field
-    from switchq.inference.gpu.products import ONE, UNDER, high
+    from switchq.inference.gpu.products import ONE, UNDER, taken
 
     of = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16, "F": field(bits)}
-    options |= {"PLACES": places, "HIGH": high(bits, places, of)}
+    options |= {"PLACES": places, "TAKEN": taken(bits, places, of)}
     return options | {"WARPS": 1, "DEPTH": 2, "ONES": ONE[of], "UNDER": UNDER[of]}
 
 
@@ -99,8 +111,55 @@ def test_warps_without_a_tile_leave_a_token() -> None:
 
 
 @pytest.mark.parametrize(
+    ("outputs", "bits", "group"), [(4800, 2, None), (4800, 4, 64), (6400, 4, None), (1600, 8, None)]
+)
+def test_two_programs_share_a_multiprocessor(
+    outputs: int, bits: int, group: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launch asks for it, and the assembler finds room for everything without memory."""
+    from switchq.inference.gpu import products
+    from switchq.inference.gpu.tiles import TiledWeight
+
+    asked: dict[str, Any] = {}
+
+    class Launch:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *_, **options: asked.update(options)
+
+    monkeypatch.setattr(products, "vector_kernel", Launch())
+    levels = torch.zeros(outputs // 16, 1600 // (group or 1600), 8, 2, dtype=torch.int32)
+    tiled = TiledWeight((torch.zeros(1, dtype=torch.int32),) * bits, levels, (outputs, 1600))
+    products.product(torch.zeros(1, 1600).half(), tiled)
+    monkeypatch.undo()
+    assert (asked["num_warps"], asked["maxnreg"]) == (16, 64)
+    constant = {name: value for name, value in asked.items() if name.isupper() and name != "OUT"}
+    ptx = compiled(products.vector_kernel, bits, pointers("fp16"), constant, 16, asked["maxnreg"])
+    assert ".maxnreg 64" in ptx
+    assert spilled(ptx) == 0
+
+
+def spilled(ptx: str) -> int:
+    """Bytes that threads store because registers do not do."""
+    import triton
+
+    folder = Path(triton.__file__).parent / "backends/nvidia/bin"
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "kernel.ptx").write_text(ptx)
+        arguments = [folder / "ptxas", "-v", "-arch=sm_90a", "kernel.ptx", "-o", "kernel.cubin"]
+        told = subprocess.run(arguments, cwd=place, check=True, capture_output=True, text=True).stderr
+    (stores,) = re.findall(r"(\d+) bytes spill stores", told)
+    return int(stores)
+
+
+@pytest.mark.parametrize(
     ("bits", "group", "dtype", "places", "tokens"),
-    [(2, 768, "fp16", 2, 1), (4, 64, "fp16", 2, 1), (8, 768, "bf16", 1, 1), (3, 768, "fp16", 1, 2)],
+    [
+        (2, 768, "fp16", 2, 1),
+        (4, 64, "fp16", 2, 1),
+        (8, 768, "bf16", 1, 1),
+        (3, 768, "fp16", 1, 2),
+        (4, 32, "bf16", 1, 1),
+    ],
 )
 def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -> None:
     """A tile's words come at a load a plane and go to the tensor cores without another thread's help."""
@@ -109,7 +168,7 @@ def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -
     sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "NT": tokens}
     ptx = compiled(product_kernel, bits, pointers(dtype), sizes | constants(bits, dtype, places))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
-    levels = 1 if group == 768 else 2 * 2
+    levels = 1 if group == 768 else 2 * 128 // group
     assert loads[".v2.b32"] == 2 * (2 * bits + levels), loads
     assert loads[".v4.b32"] == 2 * 4 * tokens, loads
     parts = 2 if dtype == "bf16" and bits > 7 else 1
