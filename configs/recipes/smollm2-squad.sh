@@ -4,7 +4,8 @@
 #   bash configs/recipes/smollm2-squad.sh MODEL TRAIN.json DEV.json OUTPUT_FOLDER [SEED [OPTIONS OF fit...]]
 # TUNE=3 is for choosing between rows: it scores on the last three articles of TRAIN.json, trains on those before them, and
 # leaves DEV.json alone. It wants an output folder of its own.
-# ROWS="spnet cyclic" runs some of them; PARALLEL=1 runs all at once on one GPU (the scores are the same, the speeds are not).
+# ROWS="spnet cyclic" runs some of them; PARALLEL=1 runs all at once on one GPU (the scores are the same, the speeds are not),
+# which they share far better after `nvidia-cuda-mps-control -d`.
 # Scores are taken in TF32 on GPUs that have it.
 set -euo pipefail
 export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 PYTORCH_ALLOC_CONF=expandable_segments:True

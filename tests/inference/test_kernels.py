@@ -289,7 +289,8 @@ def test_without_x86s_instructions(bits: int, size: int, monkeypatch: pytest.Mon
     x_NI, kernel = torch.randn(5, INPUTS), Integer(codes_OI, params, bits)
     usual_NO = kernel.product(x_NI)
     monkeypatch.setattr(pairs, "has_instructions", lambda: False)
-    kernel._call = product.__wrapped__(kernel.layout, kernel.alone)
+    monkeypatch.setattr("switchq.inference.kernels.integer.product", product.__wrapped__)
+    kernel._bind()
     assert torch.equal(kernel.product(x_NI), usual_NO)
 
 
@@ -300,7 +301,8 @@ def test_without_a_pool_one_thread_does_it_all(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("switchq.inference.kernels.machine.threads.shares_threads", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr("switchq.inference.kernels.integer.ENOUGH", 0)
-    kernel._call = product.__wrapped__(kernel.layout, kernel.alone)
+    monkeypatch.setattr("switchq.inference.kernels.integer.product", product.__wrapped__)
+    kernel._bind()
     assert torch.equal(kernel.product(x_NI), usual_NO)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig
 
+from switchq.inference.kernels.machine import attention
 from switchq.inference.steps import attention as module
 from switchq.inference.steps.attention import Attention, attends
 from switchq.inference.steps.cache import Cache
@@ -100,6 +101,18 @@ def test_threads_share_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Attention(cache)
     assert shared.threads == 4
     assert torch.equal(shared(0, *given), expected_NI)
+
+
+@needs_code
+def test_without_a_pool_one_thread_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = filled(ROWS, 3, 32, 20)
+    given = torch.randn(ROWS, 6, 32), torch.randn(ROWS, 3, 32), torch.randn(ROWS, 3, 32)
+    expected_NI = Attention(cache)(0, *given)
+    monkeypatch.setattr("switchq.inference.kernels.machine.threads.shares_threads", lambda: False)
+    monkeypatch.setattr(module, "attention", attention.__wrapped__)
+    monkeypatch.setattr(module, "ENOUGH", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert torch.equal(Attention(cache)(0, *given), expected_NI)
 
 
 @needs_code
