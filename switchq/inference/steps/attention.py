@@ -16,17 +16,22 @@ ENOUGH = 2**18
 
 
 class Attention:
-    """The attention of one step.
+    """The attention of one step, without gradients.
 
     Args:
         cache: as the step finds it.
-        compiled: whether machine code may be used: for float32 on a CPU, and heads of whole vectors.
+        compiled: whether machine code may be used: for a cache of float32 on a CPU, and heads of whole vectors.
+
+    Raises:
+        IndexError: the cache is full.
     """
 
     def __init__(self, cache: Cache, compiled: bool = True) -> None:
         self.cache, self.position = cache, int(cache.position)
         keys_NHTD = cache.keys[0]
         rows, heads, self.capacity, width = keys_NHTD.shape
+        if not 0 <= self.position < self.capacity:
+            raise IndexError(f"a cache of {self.capacity} places has none of number {self.position}")
         known = keys_NHTD.device.type == "cpu" and keys_NHTD.dtype == torch.float32 and width % LANES == 0
         self.call = attention(width) if compiled and known and attends() else None
         self.seen_N11T: Tensor | None = None
@@ -43,7 +48,7 @@ class Attention:
 
         Args:
             block: which of the model's.
-            q_NHD: queries, of the cache's type, as are the others.
+            q_NHD: queries.
             k_NHD: keys.
             v_NHD: values.
         """
@@ -71,7 +76,8 @@ class Attention:
 
 
 def _together(x_NHD: Tensor) -> Tensor:
-    """The same, the heads of a row one after the other."""
+    """The same in float32, the heads of a row one after the other."""
+    x_NHD = x_NHD.float()
     return x_NHD if x_NHD.stride()[1:] == (x_NHD.shape[2], 1) else x_NHD.contiguous()
 
 

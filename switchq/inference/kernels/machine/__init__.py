@@ -1,4 +1,4 @@
-"""The machine code of a product: packed codes times activations of 16 bits, summed exactly in 32; and of attention.
+"""The machine code of attention (`attend`) and of a product: packed codes times activations of 16 bits, summed in 32.
 
 A token's activations are scaled to -L ... L and rounded, once for all rows,
 
@@ -15,10 +15,10 @@ sums of these are then float32. Where there are several tokens, `TOGETHER` of th
 once. Rows of one group are scaled eight at a time, when all have been summed. A token's product and its adapter's two
 are one call (`adapted`).
 
-A NaN or an infinity among a token's activations makes d that, and all its results NaN.
+A NaN or an infinity among the activations of a product's token makes d that, and all its results NaN.
 """
 
-from switchq.inference.kernels.machine.attention import attention
+from switchq.inference.kernels.machine.attend import attention
 from switchq.inference.kernels.machine.entry import adapted, product
 from switchq.inference.kernels.machine.weight import Weight, room_bytes
 

@@ -1,7 +1,6 @@
 """A product as a whole: activations are rounded, then the rows are shared out."""
 
 import ctypes
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -78,7 +77,7 @@ def _some(alone: bool) -> str:
     return f.text()
 
 
-def _outputs(f: Function, given: Mapping[str, str]) -> str:
+def _outputs(f: Function, given: threads.Given) -> str:
     """Rows of the weight."""
     return f.load("i64", given["weight"], Weight._fields.index("outputs"))
 

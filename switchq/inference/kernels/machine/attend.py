@@ -30,10 +30,11 @@ AT_ONCE = 64
 def attention(width: int) -> Any:
     """Compiled attention for heads of so many columns, a multiple of `LANES`.
 
-    It is called with addresses: q (N, heads x shared, D), k and v (N, heads, D), keys and values (N, heads, capacity,
-    D), which get k and v at `position`, the result (N, heads x shared, D), room for N x heads x (capacity + LANES)
-    scores, where each row starts (N,); then with N, heads, how many queries share one, the capacity, the position,
-    how far the rows of q, k and v lie apart; threads.
+    It is called with addresses: q (N, heads x shared, D), k and v (N, heads, D), their heads one after the other; keys
+    and values (N, heads, capacity, D), which get k and v at `position`; the result (N, heads x shared, D); room for
+    N x heads x (capacity + LANES) scores; where each row starts (N,), int64, `position` at most. Then with N, heads,
+    how many queries share one, the capacity, the position, which is below it; how far the rows of q, k and v lie
+    apart, in numbers; threads.
 
     Raises:
         RuntimeError: LLVM cannot make code here.
@@ -144,7 +145,7 @@ POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2
 """(e^r - 1 - r) / r^2, from the highest power on."""
 
 LEAST = -87.0
-"""Below it e^x is taken for e^LEAST, the least that a normal number holds."""
+"""Below it e^x is taken for e^LEAST, 1.6e-38: 2^n is a normal number down to there."""
 
 
 def _exponential() -> str:
