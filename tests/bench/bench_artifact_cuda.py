@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 from switchq.inference import SwitchableLM, export_artifact
 from switchq.inference.gpu.decode import GraphDecoder
 from switchq.inference.gpu.kernel import PlanesKernel, products
-from switchq.inference.gpu.tiles import TiledWeight, from_levels
+from switchq.inference.gpu.tiles import TiledWeight, decoded, from_levels
 from switchq.models import load_model, load_tokenizer, make_switchable
 from switchq.nn import switch_layers
 from switchq.quant import Nested
@@ -116,13 +116,13 @@ def microseconds(calls: list[Callable[[], object]]) -> float:
 def random_kernels(size: tuple[int, int], bits: int) -> list[PlanesKernel]:
     """So many weights that the cache does not hold them."""
     copies = max(3, min(96, round(COLD / (size[0] * size[1] * bits / 8))))
-    return [kernel_of(random_weight(Case(size, bits), seed), torch.float16) for seed in range(copies)]
+    return [kernel_of(random_weight(Case(size, bits), seed)) for seed in range(copies)]
 
 
-def kernel_of(tiled: TiledWeight, dtype: torch.dtype) -> PlanesKernel:
+def kernel_of(tiled: TiledWeight) -> PlanesKernel:
     """The weight as a model has it."""
     scale_OG, offset_OG = from_levels(tiled.levels, tiled.shape[0])
-    return PlanesKernel(tiled.planes, {"scale": scale_OG, "offset": offset_OG}, tiled.shape[1], dtype)
+    return PlanesKernel(tiled.planes, {"scale": scale_OG, "offset": offset_OG}, tiled.shape[1], torch.float16)
 
 
 def dense_time(size: tuple[int, int], x_NI: Tensor) -> float:
@@ -152,10 +152,8 @@ def dense_of(case: Case) -> float:
 
 def relative_error(kernel: PlanesKernel, x_NI: Tensor) -> float:
     """Largest error of the product, of the largest result, against the decoded weight in float64."""
-    tiled = kernel.tiled
-    cpu = TiledWeight(tuple(one.cpu() for one in tiled.planes), tiled.levels.cpu(), tiled.shape)
-    exact_NO = F.linear(x_NI.cpu().double(), kernel_of(cpu, torch.float64).weight())
-    return float((kernel.product(x_NI).cpu().double() - exact_NO).abs().max() / exact_NO.abs().max())
+    exact_NO = F.linear(x_NI.double(), decoded(kernel.tiled))
+    return float((kernel.product(x_NI).double() - exact_NO).abs().max() / exact_NO.abs().max())
 
 
 def kernels(rows: Rows, end: float, batches: tuple[int, ...] = (1, 8, 32), widths: tuple[int, ...] = WIDTHS) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS, TiledWeight, from_levels, from_tiles, to_levels
+from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS, TiledWeight, decoded, to_levels
 
 SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 1600), (1600, 6400), (2304, 768), (768, 3072))
 """(O, I): a 4,096-wide model, GPT-2 xl, GPT-2 small."""
@@ -106,9 +106,7 @@ def overlaps(case: Case) -> tuple[bool, ...]:
 
 def error_of(case: Case, one: TiledWeight, x_NI: Tensor) -> float:
     """Largest error, of the largest result."""
-    codes_OGS = from_tiles(one.planes, case.size).double().view(case.size[0], case.groups, -1)
-    scale_OG, offset_OG = (level.double().unsqueeze(-1) for level in from_levels(one.levels, case.size[0]))
-    exact_NO = F.linear(x_NI.double(), (codes_OGS * scale_OG + offset_OG).view(case.size))
+    exact_NO = F.linear(x_NI.double(), decoded(one))
     return float((multiply(case, one, x_NI, True).double() - exact_NO).abs().max() / exact_NO.abs().max())
 
 

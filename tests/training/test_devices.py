@@ -60,9 +60,7 @@ def check(found: list[Found], run: tuple[str, str], workshop: Workshop, tmp_path
             assert torch.equal(value, second[name]), name
         mine, theirs = (products(one) if run[1] == START else one for one in (first, alone[part]))
         for name, value in theirs.items():
-            if (
-                run[1] == START
-            ):  # Adam goes no less far where last bits decide about a sign: some numbers, not the whole
+            if run[1] == START:  # Adam goes no less far where last bits decide a sign: some numbers, not the whole
                 assert (mine[name] - value).norm() <= 0.15 * value.norm() + 1e-5, name
             else:
                 torch.testing.assert_close(mine[name], value, rtol=0, atol=close)

@@ -5,8 +5,6 @@ bits hold the codes of bits r, r + F, r + 2 F, ... A code u = code + 2^(b-1) bec
 under the exponent of 2^23 it is 2^23 + u.
 """
 
-from math import gcd
-
 import torch
 import triton
 import triton.language as tl
@@ -183,7 +181,7 @@ def weight(tiled: TiledWeight, dtype: torch.dtype) -> Tensor:
     warps = min(4, triton.next_power_of_2(tiles))
     _weight[(triton.cdiv(outputs, PAIR), triton.cdiv(tiles, warps))](
         tiled.planes, tiled.levels, weight_OI, outputs,
-        IN=inputs, GROUP=tiled.group_size, CHUNK=gcd(tiled.group_size, COLUMNS), F=field(len(tiled.planes)),
+        IN=inputs, GROUP=tiled.group_size, CHUNK=tiled.chunk, F=field(len(tiled.planes)),
         WARPS=warps, num_warps=warps,
     )  # fmt: skip
     return weight_OI

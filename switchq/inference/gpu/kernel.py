@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from switchq.inference.gpu.tiles import TiledWeight, check_groups, from_levels, from_tiles, to_levels, to_tiles
+from switchq.inference.gpu.tiles import TiledWeight, check_groups, decoded, to_levels, to_tiles
 from switchq.inference.kernels import Kernel
 from switchq.inference.low_rank import Factors, LowRank
 from switchq.quant import Params
@@ -53,11 +53,7 @@ class PlanesKernel(Kernel):
         if found is not None:
             weight_OI: Tensor = found.weight(self.tiled, self.dtype)
             return weight_OI
-        scale_OG, offset_OG = (
-            one.double().unsqueeze(-1) for one in from_levels(self.tiled.levels, self.tiled.shape[0])
-        )
-        codes_OGS = from_tiles(self.tiled.planes, self.tiled.shape).view(*scale_OG.shape[:2], -1).double()
-        return (codes_OGS * scale_OG + offset_OG).view(self.tiled.shape).to(self.dtype)
+        return decoded(self.tiled).to(self.dtype)
 
     def product(self, x_NI: Tensor) -> Tensor:
         """See `Kernel.product`."""

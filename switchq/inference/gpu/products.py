@@ -1,6 +1,5 @@
 """Products of activations with bit-planes on a GPU, and how each is cut up."""
 
-from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -122,7 +121,7 @@ def product(
     """
     tokens, (outputs, inputs) = len(x_NI), tiled.shape
     group, bits = tiled.group_size, len(tiled.planes)
-    chunk = inputs if group == inputs else gcd(group, COLUMNS)
+    chunk = inputs if group == inputs else tiled.chunk
     if out_NO is None:
         out_NO = torch.empty(tokens, outputs, dtype=x_NI.dtype, device=x_NI.device)
     u_NR, high_OR = low if low is not None else (x_NI, x_NI)

@@ -22,6 +22,7 @@ those of rows g and g + 8 together, as a thread wants them.
 """
 
 from collections.abc import Sequence
+from math import gcd
 from typing import NamedTuple
 
 import torch
@@ -56,6 +57,11 @@ class TiledWeight(NamedTuple):
     def group_size(self) -> int:
         """Columns of a group."""
         return self.shape[1] // self.levels.shape[1]
+
+    @property
+    def chunk(self) -> int:
+        """Columns side by side in a tile that share a scale."""
+        return gcd(self.group_size, COLUMNS)
 
 
 _FIELDS = (2, 8, 4, 4, 2, 2, 2)  # of a tile: rows in eights, rows of these; columns p, t, s, e, h
@@ -105,3 +111,10 @@ def from_levels(levels: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
     pairs = levels.unsqueeze(-1).view(torch.float16).permute(0, 3, 2, 1, 4)
     pairs_OG2 = pairs.reshape(-1, levels.shape[1], 2)[:outputs]
     return pairs_OG2[..., 0].contiguous(), pairs_OG2[..., 1].contiguous()
+
+
+def decoded(tiled: TiledWeight) -> Tensor:
+    """The weight (O, I), float64, by PyTorch's operators."""
+    scale_OG, offset_OG = (one.double().unsqueeze(-1) for one in from_levels(tiled.levels, tiled.shape[0]))
+    codes_OGS = from_tiles(tiled.planes, tiled.shape).view(*scale_OG.shape[:2], -1).double()
+    return (codes_OGS * scale_OG + offset_OG).view(tiled.shape)

@@ -9,14 +9,11 @@ from torch.nn import functional as F
 
 from switchq.errors import UserError
 from switchq.inference.kernels.kernel import Kernel
-from switchq.inference.kernels.machine import Weight, adapted, product, room_bytes
+from switchq.inference.kernels.machine import Weight, adapted, product, room_bytes, worth_waking
 from switchq.inference.kernels.packing import Layout
 from switchq.inference.kernels.trial import trial
 from switchq.inference.low_rank import Factors
 from switchq.quant import Params
-
-ENOUGH = 2**18
-"""Products of a code and an activation that are worth waking other threads for."""
 
 
 class Integer(Kernel):
@@ -105,7 +102,7 @@ class Integer(Kernel):
 
     def _threads(self, tokens: int) -> int:
         """That are worth waking."""
-        return torch.get_num_threads() if tokens * self.outputs * self.inputs >= ENOUGH else 1
+        return worth_waking(tokens * self.outputs * self.inputs)
 
     def _adapted(self, x_1I: Tensor, y_1O: Tensor, bias: int | None, factors: tuple["Integer", "Integer"]) -> None:
         """A token's product and its adapter's, in one call of machine code."""

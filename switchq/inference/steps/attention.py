@@ -6,13 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from switchq.inference.kernels.machine import attention
+from switchq.inference.kernels.machine import attention, worth_waking
 from switchq.inference.kernels.machine.rows import LANES
 from switchq.inference.kernels.trial import trial
 from switchq.inference.steps.cache import Cache
-
-ENOUGH = 2**18
-"""Numbers of keys and values that are worth waking other threads for."""
 
 
 class Attention:
@@ -37,8 +34,7 @@ class Attention:
         self.seen_N11T: Tensor | None = None
         if self.call is not None:
             self.scores = keys_NHTD.new_empty(rows * heads * (self.capacity + LANES))
-            many = 2 * rows * heads * width * (self.position + 1) >= ENOUGH
-            self.threads = torch.get_num_threads() if many else 1
+            self.threads = worth_waking(2 * rows * heads * width * (self.position + 1))
         elif cache.start_N.any():
             places_T = torch.arange(self.position + 1, device=cache.start_N.device)
             self.seen_N11T = (places_T >= cache.start_N[:, None])[:, None, None]
@@ -88,15 +84,7 @@ def attends() -> bool:
     key_11D[..., 0] = 1
     query_11D, value_11D = LANES**0.5 * log(3) * key_11D, 4 * key_11D
     keys_11TD, values_11TD, out_11D = torch.zeros(3, 1, 1, 2, LANES).unbind()
-    given = (
-        query_11D,
-        key_11D,
-        value_11D,
-        keys_11TD,
-        values_11TD,
-        out_11D,
-        torch.empty(2 + LANES),
-        torch.zeros(1).long(),
-    )
+    room, start_1 = torch.empty(2 + LANES), torch.zeros(1, dtype=torch.long)
+    given = (query_11D, key_11D, value_11D, keys_11TD, values_11TD, out_11D, room, start_1)
     attention(LANES)(*(one.data_ptr() for one in given), 1, 1, 1, 2, 1, LANES, LANES, LANES, 1)
     return torch.allclose(out_11D[0, 0, 0], torch.tensor([3.0] + [0.0] * (LANES - 1)))

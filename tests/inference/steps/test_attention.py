@@ -130,7 +130,7 @@ def test_threads_share_the_heads(pool: bool, monkeypatch: pytest.MonkeyPatch) ->
     if not pool:
         monkeypatch.setattr("switchq.inference.kernels.machine.threads.shares_threads", lambda: False)
         monkeypatch.setattr(module, "attention", attention.__wrapped__)
-    monkeypatch.setattr(module, "ENOUGH", 0)
+    monkeypatch.setattr("switchq.inference.kernels.machine.threads.ENOUGH", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert Attention(cache).threads == 4
     for one, other in zip(attended(cache, *given), alone, strict=True):

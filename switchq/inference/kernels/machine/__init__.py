@@ -20,6 +20,7 @@ A NaN or an infinity among the activations of a product's token makes d that, an
 
 from switchq.inference.kernels.machine.attend import attention
 from switchq.inference.kernels.machine.entry import adapted, product
+from switchq.inference.kernels.machine.threads import worth_waking
 from switchq.inference.kernels.machine.weight import Weight, room_bytes
 
-__all__ = ["Weight", "adapted", "attention", "product", "room_bytes"]
+__all__ = ["Weight", "adapted", "attention", "product", "room_bytes", "worth_waking"]

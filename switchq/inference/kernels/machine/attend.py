@@ -42,13 +42,7 @@ def attention(width: int) -> Any:
     """
     if width % LANES:
         raise ValueError(f"heads of {width} columns are no whole vectors of {LANES}")
-    parts = [
-        _exponential(),
-        _query(width),
-        _some(width),
-        threads.share(TASK, _parts),
-        _run(),
-    ]
+    parts = [_exponential(), _query(width), _some(width), threads.share(TASK, _parts), _run()]
     declared = [*threads.declared(), "declare float @llvm.maxnum.f32(float, float)"]
     declared += [f"declare float @llvm.vector.reduce.fadd.v{LANES}f32(float, {VECTOR})"]
     declared += [f"declare {VECTOR} @llvm.rint.v{LANES}f32({VECTOR})"]

@@ -6,11 +6,21 @@ each other's way.
 
 from collections.abc import Callable, Mapping
 
+import torch
+
 from switchq.inference.kernels.machine.compiled import POOL, shares_threads
 from switchq.inference.kernels.machine.text import Function
 
+ENOUGH = 2**18
+"""Multiplications that are worth waking other threads for."""
+
 Given = Mapping[str, str]
 """Name -> what stands for its value."""
+
+
+def worth_waking(multiplications: int) -> int:
+    """Threads for so much work."""
+    return torch.get_num_threads() if multiplications >= ENOUGH else 1
 
 
 def declared() -> list[str]:
