@@ -14,6 +14,9 @@ lever() {
     lr-double) with=(--model.lr 1e-3) ;;
     switch-dropout) with=(--model.switch_dropout 0.1) ;;
     mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
+    shared-start) with=(--model.shared_start qera) ;;
+    nested-shared-start) lever nested && with+=(--model.shared_start qera) ;;
+    nested-shared-start-apiq) lever nested-shared-start && with+=(--model.adapter_start apiq) ;;
     apiq) with=(--model.adapter_start apiq) ;;
     mixed-apiq) lever mixed && with+=(--model.adapter_start apiq) ;;
     hard) with=(--schedule.distill 0) ;;

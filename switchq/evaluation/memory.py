@@ -58,7 +58,7 @@ def weight_bytes(model: nn.Module, bitmap: Bitmap, *, adapters: bool = True) -> 
     Args:
         model: a switchable model.
         bitmap: one bit-width per layer of `switch_layers(model)`.
-        adapters: whether the per-bit adapters are switched on.
+        adapters: whether the adapters are switched on; without them, what was taken out of the weights counts.
     """
     codes_bits, scale_bits, adapter_weights = 0, 0, 0
     elsewhere = {id(p) for name, p in model.named_parameters() if is_own_norm(name)}  # one counts: the base's, as large
@@ -71,8 +71,7 @@ def weight_bytes(model: nn.Module, bitmap: Bitmap, *, adapters: bool = True) -> 
             elsewhere.add(id(weight_OI))
             codes_bits += bits * layer.size
             scale_bits += layer.linear.grid.overhead_bits(layer.shape, bits)
-        if adapters:
-            adapter_weights += layer.adapter_weights(bits)
+        adapter_weights += layer.adapter_weights(bits, adapters)
     rest = sum(p.numel() for p in model.parameters() if id(p) not in elsewhere)
     tables = sum(getattr(module, "table_bytes", 0) for module in model.modules())
     return WeightBytes(codes_bits / 8, scale_bits / 8, adapter_weights * 2.0, rest * 2.0 + tables)

@@ -9,6 +9,7 @@
 | `plane{k}.{layer}` | bit-plane k of a layer's codes, see `switchq.quant.planes`; plane k of all layers lies together |
 | `levels{b}.scale.{layer}`, `levels{b}.offset.{layer}` | (O, G) float16, where the levels of b bits lie |
 | `adapter{b}.A.{layer}`, `adapter{b}.B.{layer}` | (R, I) and (O, R) float16 |
+| `taken.A.{layer}`, `taken.B.{layer}` | the same of what weights were rounded without; runs when adapters do not |
 | `codes.{name}`, `scale.{name}` | an 8-bit embedding table: (V, I) int8, (V, 1) float16 |
 | `rest.{name}` | any other parameter |
 

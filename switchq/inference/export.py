@@ -178,16 +178,15 @@ class _Losses:
 
 
 def _adapters(layers: Sequence[SwitchLayer], widths: Sequence[int], tensors: dict[str, Tensor]) -> tuple[int, ...]:
-    """Put what the adapters add at each width into `tensors`, as one pair of factors; returns the widths with any."""
-    held = []
-    for bits in widths:
-        pairs = {layer.name: factors for layer in layers if (factors := layer.low_rank(bits)) is not None}
+    """Put what the adapters add at each width into `tensors`, as one pair of factors, and what the weights were rounded
+    without; returns the widths with any."""
+    kept = {f"adapter{bits}": (bits, True) for bits in widths} | {"taken": (widths[0], False)}
+    for what, (bits, adapters) in kept.items():
+        pairs = {layer.name: factors for layer in layers if (factors := layer.low_rank(bits, adapters)) is not None}
         for name, factors in pairs.items():
             for factor, weight in zip("AB", factors):
-                tensors[f"adapter{bits}.{factor}.{name}"] = weight.detach().half().contiguous()
-        if pairs:
-            held.append(bits)
-    return tuple(held)
+                tensors[f"{what}.{factor}.{name}"] = weight.detach().half().contiguous()
+    return tuple(bits for bits in widths if any(name.startswith(f"adapter{bits}.") for name in tensors))
 
 
 def _rest(model: PreTrainedModel, layers: Sequence[SwitchLayer], embedding_bits: EmbeddingBits) -> dict[str, Tensor]:
@@ -233,7 +232,10 @@ PARTS = ("planes", "levels", "adapters", "embeddings", "norms and biases")
 def part_of(name: str) -> str:
     """The part of an artifact that a tensor belongs to."""
     first = name.partition(".")[0].rstrip("0123456789")
-    known = {"plane": "planes", "levels": "levels", "adapter": "adapters", "codes": "embeddings", "scale": "embeddings"}
+    known = {
+        "plane": "planes", "levels": "levels", "adapter": "adapters", "taken": "adapters", "codes": "embeddings",
+        "scale": "embeddings",
+    }  # fmt: skip
     if first in known:
         return known[first]
     return "norms and biases" if name.endswith("bias") or "norm" in name or ".ln_" in name else "embeddings"

@@ -33,8 +33,11 @@ class Source(Protocol):
     def levels(self, layer: str, bits: int) -> Params:
         """Scale and offset of `bits`, (O, G) float32 each."""
 
-    def adapter(self, layer: str, bits: int) -> tuple[Tensor, Tensor] | None:
-        """A (R, I) and B (O, R) with the scaling in it, float32, of the adapter trained at `bits`; None without one."""
+    def adapter(self, layer: str, bits: int, adapters: bool = True) -> tuple[Tensor, Tensor] | None:
+        """A (R, I) and B (O, R) with the scaling in it, float32, of the adapter trained at `bits`; None without one.
+
+        Without `adapters` it is what the weight was rounded without, if that is anything.
+        """
 
     def kernel(self, layer: str, bits: int) -> tuple[Kernel, Timing | None]:
         """The kernel, and how fast it is here; None for `Plain`."""
@@ -105,7 +108,7 @@ class PackedLinear(nn.Module):
 
     def _factors(self, kernel: Kernel, bits: int, adapters: bool) -> LowRank | None:
         """A and B^T, as the kernel wants them."""
-        trained = self.source.adapter(self.name, bits) if adapters else None
+        trained = self.source.adapter(self.name, bits, adapters)
         if trained is None:
             return None
         low_RI, high_RO = trained[0], trained[1].T
@@ -160,6 +163,6 @@ class PackedLayer(SwitchLayer):
         state["ready"] = state["_ready"].get((bits, adapters)) or self.linear.prepared(bits, adapters)
         state["bits"] = bits
 
-    def low_rank(self, bits: int) -> tuple[Tensor, Tensor] | None:
+    def low_rank(self, bits: int, adapters: bool = True) -> tuple[Tensor, Tensor] | None:
         """See `SwitchLayer.low_rank`."""
-        return self.linear.source.adapter(self.linear.name, bits)
+        return self.linear.source.adapter(self.linear.name, bits, adapters)

@@ -74,11 +74,12 @@ class ArtifactSource:
         """See `Source.levels`."""
         return {name: self._passing(f"levels{bits}.{name}.{layer}").float() for name in ("scale", "offset")}
 
-    def adapter(self, layer: str, bits: int) -> tuple[Tensor, Tensor] | None:
+    def adapter(self, layer: str, bits: int, adapters: bool = True) -> tuple[Tensor, Tensor] | None:
         """See `Source.adapter`."""
-        if bits not in self.artifact.manifest.adapters:
+        kept = f"adapter{bits}" if adapters else "taken"
+        if not self.artifact.has(f"{kept}.A.{layer}"):
             return None
-        stored = (self._passing(f"adapter{bits}.{factor}.{layer}") for factor in "AB")
+        stored = (self._passing(f"{kept}.{factor}.{layer}") for factor in "AB")
         a_RI, b_OR = (factor.to(self.device, self.dtype) for factor in stored)
         return a_RI, b_OR
 

@@ -2,7 +2,8 @@
 
 peft knows a Conv1D weight, (in, out), by `fan_in_fan_out`; past the door our weights are (out, in), so the flag is put
 back here. The factors A (R, I) and B (O, R) are the same on both sides. A shared adapter is written into the folder of
-every width too: two adapters of ranks R and S are one of rank R + S.
+every width too: two adapters of ranks R and S are one of rank R + S. What was taken out of the model's weights is still
+in the base's: for those it comes along, too, with its sign turned.
 """
 
 from copy import copy
@@ -17,13 +18,13 @@ from transformers import PreTrainedModel
 
 from switchq.files import new_folder
 from switchq.models.load import architecture_of
-from switchq.nn.adapters import SHARED
+from switchq.nn.adapters import SHARED, TAKEN
 
 PREFIX = "base_model.model."
 """What peft puts before the name of every parameter."""
 
 
-def save_adapters(model: PreTrainedModel, folder: str | Path, write: bool = True) -> list[Path]:
+def save_adapters(model: PreTrainedModel, folder: str | Path, write: bool = True, over_base: bool = True) -> list[Path]:
     """Write what runs at each width to `folder`/bits_N, for `peft.PeftModel.from_pretrained(base, ...)`.
 
     A shared adapter is also written by itself, to `folder`/shared: widths without an adapter of their own run with it.
@@ -32,6 +33,7 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, write: bool = True
         model: a switchable model with a frozen base; adapters alone do not say what a trained base has become.
         folder: where to put the folders; made if it is missing, folders of these names are replaced.
         write: whether to; where the model is spread over several processes all have to call this, and one writes.
+        over_base: whether they are for the base model, or for the weights of this one, rounded or not.
 
     Returns:
         The folders, one per adapter.
@@ -42,13 +44,16 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, write: bool = True
     configs: dict[str, LoraConfig] = getattr(model, "peft_config", {})
     written = []
     for name, config in configs.items():
+        if name == TAKEN:
+            continue
         place = Path(folder) / name
-        plain = copy(config)
-        weights = _weights(model, name)
-        if SHARED in configs and name != SHARED:
-            shared = _weights(model, SHARED)
-            weights = _joined([(shared, configs[SHARED]), (weights, config)])
-            plain.r = plain.lora_alpha = configs[SHARED].r + config.r
+        plain, weights = copy(config), _weights(model, name)
+        sign = {one: 1.0 for one in (SHARED, name) if one in configs}
+        if over_base and TAKEN in configs:
+            sign[TAKEN] = -1.0
+        if len(sign) > 1:
+            weights = _joined([(_weights(model, one), configs[one], by) for one, by in sign.items()])
+            plain.r = plain.lora_alpha = sum(configs[one].r for one in sign)
         if not write:
             continue
         plain.fan_in_fan_out = architecture_of(model.config).transposed
@@ -71,13 +76,14 @@ def _weights(model: PreTrainedModel, name: str) -> dict[str, Tensor]:
     return {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in found.items()}
 
 
-def _joined(adapters: list[tuple[dict[str, Tensor], LoraConfig]]) -> dict[str, Tensor]:
-    """The factors of the adapters' sum, scaling 1: rows of A one after the other, columns of B times their scaling."""
+def _joined(adapters: list[tuple[dict[str, Tensor], LoraConfig, float]]) -> dict[str, Tensor]:
+    """The factors of the adapters' sum, each with a sign, scaling 1: rows of A one after the other, columns of B times
+    their scaling."""
     joined = {}
     for key in adapters[0][0]:
         if ".lora_A." in key:
-            joined[key] = torch.cat([weights[key] for weights, _ in adapters])
+            joined[key] = torch.cat([weights[key] for weights, _, _ in adapters])
         else:
-            scaled = [weights[key] * (config.lora_alpha / config.r) for weights, config in adapters]
+            scaled = [weights[key] * (sign * config.lora_alpha / config.r) for weights, config, sign in adapters]
             joined[key] = torch.cat(scaled, dim=1)
     return joined

@@ -12,7 +12,7 @@ from switchq.errors import UserError
 from switchq.models.load import architecture_of, blocks_of
 from switchq.models.weights import weight_view
 from switchq.nn import QuantEmbedding, QuantLinear, add_adapters, attach_switch, switch_layers
-from switchq.nn.adapters import Start, adapter_configs
+from switchq.nn.adapters import SharedStart, Start, adapter_configs
 from switchq.nn.norm import SwitchedNorm, is_own_norm
 from switchq.quant import Grid, Symmetric
 
@@ -30,6 +30,7 @@ def make_switchable(
     shared_rank: int = 0,
     dropout: float = 0.0,
     start: Start = "zero",
+    shared_start: SharedStart = "zero",
     extra: Sequence[Extra] = (),
     train_base: bool = False,
     learn_scales: bool = False,
@@ -49,6 +50,8 @@ def make_switchable(
         shared_rank: rank of an adapter that runs at every width beside the width's own; 0 for none.
         dropout: LoRA dropout.
         start: how adapters start, see `switchq.nn.add_adapters`.
+        shared_start: `qera` makes room for the start of the shared adapter, which needs data and takes what it starts
+            with out of the weights, see `switchq.training.calibrated_start`; weights are not rounded before that.
         extra: quantise the `head` and the `embeddings` too. A tied pair is one tensor and one entry of the bitmap, and
             has to be named in full.
         train_base: leave the block linears' own weights trainable, shared by all widths (straight-through).
@@ -63,7 +66,8 @@ def make_switchable(
 
     Raises:
         UserError: a width out of range or named twice, an unsupported architecture, a group size that does not divide a
-            row, an unknown extra, one half of a tied pair, norms of their own where linears read none.
+            row, an unknown extra, one half of a tied pair, norms of their own where linears read none, a start of a
+            shared adapter that is not there.
     """
     widths = [check_width(width) for width in bits]
     if not widths or len(set(widths)) != len(widths):
@@ -79,27 +83,40 @@ def make_switchable(
     for name, linear in linears.items():
         model.set_submodule(name, linear)
     _quantize_extra(model, tuple(extra), grid)
-    rounded = [width for width in widths if width != FULL]
+    rounded, taken = [width for width in widths if width != FULL], shared_start != "zero"
+    if taken and not (adapters and rounded):
+        raise UserError("shared_start is about what rounding does: name widths below 16, with adapters")
     for linear in linears.values():
         home = linear.weight.device
         linear.to(fit_on or home)
         for width in rounded if train_base or learn_scales else ():
             linear.fix_grid(width, learn_scales)
-        for width in rounded:
+        for width in () if taken else rounded:
             linear.prepare(width)  # before the adapters, whose start may read it: fitting a grid is what takes the time
         linear.to(home)
     if adapters:
-        configs = adapter_configs(widths, architecture.linears, rank, alpha, dropout, shared_rank, train_base)
+        configs = adapter_configs(widths, architecture.linears, rank, alpha, dropout, shared_rank, train_base, taken)
         add_adapters(model, configs, start)
     for linear in linears.values():  # after peft, which freezes all that is not an adapter
         linear.train_in_place(train_base, learn_scales)
     norms = _own_norms(model, widths) if own_norms else {}
     attach_switch(model, widths, norms)
-    for layer in switch_layers(model):
-        for width in rounded:
-            if not layer.linear.is_prepared(width):
-                layer.linear.prepare(width)
+    if not taken:
+        prepare_widths(model, fit_on)
     return model
+
+
+def prepare_widths(model: PreTrainedModel, fit_on: torch.device | None = None) -> None:
+    """Round the weights of a switchable model to its widths, where that is not done; see `make_switchable`."""
+    for layer in switch_layers(model):
+        linear = layer.linear
+        missing = [width for width in layer.widths if not linear.is_prepared(width)]
+        if missing:
+            home = linear.weight.device
+            linear.to(fit_on or home)
+            for width in missing:
+                linear.prepare(width)
+            linear.to(home)
 
 
 def _quant_linear(module: nn.Module, grid: Grid) -> QuantLinear:

@@ -7,7 +7,7 @@ y += (alpha / r) B A x with A (R, I) and B (O, R), computed in `switchq.nn.lora`
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -28,8 +28,18 @@ DEFAULT_RANKS = {8: 16, 7: 16, 6: 16, 5: 32, 4: 32, 3: 32, 2: 64, FULL: 16}
 """Ranks grow as bits fall: 16, 32 and 64 at 8, 4 and 2 bits."""
 
 
+SharedStart = Literal["zero", "qera"]
+"""The last one needs data, as above, and takes what it starts with out of the weights."""
+
 SHARED = "shared"
 """The peft adapter name of the adapter that runs at every width."""
+
+TAKEN = "taken"
+"""The peft adapter name of what was taken out of the weights. It is frozen, and runs where the others are switched off.
+"""
+
+ROUNDS = 4
+"""Times that a weight is rounded and the shared adapter found, in turns, for its start."""
 
 
 def adapter_name(bits: int) -> str:
@@ -45,6 +55,7 @@ def adapter_configs(
     dropout: float = 0.0,
     shared_rank: int = 0,
     optional: bool = False,
+    taken: bool = False,
 ) -> dict[str, LoraConfig]:
     """Adapter name -> peft configuration.
 
@@ -56,10 +67,14 @@ def adapter_configs(
         dropout: on the adapters' input.
         shared_rank: of the adapter that all widths share; 0 for none.
         optional: whether a width may go without an adapter, because something else is trained.
+        taken: whether to add one, as the shared one, that holds what was taken out of the weights.
 
     Raises:
-        UserError: a rank below 0; a rank of 0 where the width would have nothing to train; an alpha below 1.
+        UserError: a rank below 0; a rank of 0 where the width would have nothing to train, or where something is to be
+            taken out; an alpha below 1.
     """
+    if taken and shared_rank < 1:
+        raise UserError("there is no shared adapter to start: give it a rank (shared_rank)")
     for bits, alpha in alphas.items():
         if alpha < 1:
             raise UserError(f"the alpha of the {bits}-bit adapter is {alpha}: use 1 or more")
@@ -70,6 +85,7 @@ def adapter_configs(
             raise UserError(
                 f"the rank of the {what} is {rank}: use 1 or more, or 0 where widths share an adapter or a trained base"
             )
+    common = (SHARED, TAKEN) if taken else (SHARED,)
     return {
         name: LoraConfig(
             r=rank,
@@ -78,7 +94,7 @@ def adapter_configs(
             target_modules=list(targets),
             task_type="CAUSAL_LM",
         )
-        for name, (rank, alpha) in ({SHARED: (shared_rank, None)} | chosen).items()
+        for name, (rank, alpha) in (dict.fromkeys(common, (shared_rank, None)) | chosen).items()
         if rank > 0
     }
 
@@ -103,18 +119,23 @@ def add_adapters(model: nn.Module, configs: Mapping[str, LoraConfig], start: Sta
     for name, parameter in model.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(not is_taken(name))
     if start == "loftq":
         for layer in model.modules():
             if isinstance(layer, LoraLayer):
                 for name in configs:
-                    if name != SHARED:
+                    if name not in (SHARED, TAKEN):
                         start_at_residual(layer, name)
 
 
 def is_adapter(parameter: str) -> bool:
     """Whether the parameter of that dotted name belongs to an adapter."""
     return ".lora_" in parameter
+
+
+def is_taken(parameter: str) -> bool:
+    """Whether the parameter of that dotted name holds what was taken out of the weights."""
+    return f".{TAKEN}." in parameter
 
 
 def width_of(parameter: str) -> int | None:
@@ -161,13 +182,59 @@ def start_at_residual(layer: LoraLayer, name: str, metric: Metric | None = None)
     base, bits = layer.get_base_layer(), int(name.rpartition("_")[2])
     if bits == FULL or not isinstance(base, QuantLinear):
         return
-    residual_OI = (base.weight.float() - base.rounded(bits).float()) / layer.scaling[name]
-    if metric is not None:
-        residual_OI = residual_OI @ metric.root_II
-    rank = layer.r[name]
-    u_OR, s_R, v_IR = torch.svd_lowrank(residual_OI, q=min(rank + 8, *residual_OI.shape), niter=4)
+    residual_OI = base.weight.float() - base.rounded(bits).float()
+    _write(layer, name, *low_rank(residual_OI / layer.scaling[name], layer.r[name], metric))
+
+
+@torch.no_grad()
+def start_shared(layer: LoraLayer, bits: int, metric: Metric, alike: Callable[[Tensor], Tensor]) -> None:
+    """Start the shared adapter at what rounding to `bits` does worst without, and take that out of the weight.
+
+    Both are found in turns, from L = 0, `ROUNDS` times: L = the best rank-R approximation of W - Q(W - L) for the
+    layer's outputs, as in `start_at_residual`. From then on W - L is rounded, at all widths. Alternating is LoftQ's
+    (Li et al. 2023, arXiv:2310.08659, algorithm 1) and LQ-LoRA's (Guo et al. 2024, arXiv:2311.12023), which weighs
+    errors, too; that one L serves the codes of every width is this project's.
+
+    Args:
+        layer: a quantised linear with a shared adapter, and one to hold what is taken out.
+        bits: the narrowest width, which has most to gain.
+        metric: of the layer's inputs.
+        alike: gives all devices a tensor as the first has it: SVDs differ.
+    """
+    base, scaling = cast(QuantLinear, layer.get_base_layer()), layer.scaling[SHARED]
+    weight_OI, low_OI = base.weight.float(), torch.zeros_like(base.weight, dtype=torch.float32)
+    a_RI, b_OR = low_OI[:0], low_OI[:, :0]
+    for _ in range(ROUNDS):
+        left_OI = weight_OI - low_OI
+        rounded_OI = base.grid.fake_quantize(left_OI, base.grid.fit(left_OI, bits), bits)
+        a_RI, b_OR = low_rank((weight_OI - rounded_OI) / scaling, layer.r[SHARED], metric)
+        low_OI = scaling * b_OR @ a_RI
+    a_RI, b_OR = alike(a_RI.contiguous()), alike(b_OR.contiguous())
+    for name in (SHARED, TAKEN):
+        _write(layer, name, a_RI, b_OR)
+    take_out(layer)
+
+
+@torch.no_grad()
+def take_out(layer: LoraLayer) -> None:
+    """Take what the layer's adapter for that holds out of its weight.
+
+    The product is float64's: on any device, in any mode of its float32 products, the same codes come of it.
+    """
+    a_RI, b_OR = (cast(nn.Linear, part[TAKEN]).weight.double() for part in (layer.lora_A, layer.lora_B))
+    cast(QuantLinear, layer.get_base_layer()).take_out((layer.scaling[TAKEN] * b_OR @ a_RI).float())
+
+
+def low_rank(error_OI: Tensor, rank: int, metric: Metric | None) -> tuple[Tensor, Tensor]:
+    """A (R, I) and B (O, R) whose product comes closest to an error; R is `rank` or, if that is less, all there is."""
+    weighed_OI = error_OI if metric is None else error_OI @ metric.root_II
+    u_OR, s_R, v_IR = torch.svd_lowrank(weighed_OI, q=min(rank + 8, *weighed_OI.shape), niter=4)
     root_R = s_R[:rank].sqrt()
     rows_RI = (v_IR[:, : len(root_R)] * root_R).T
-    lora_a, lora_b = cast(nn.Linear, layer.lora_A[name]), cast(nn.Linear, layer.lora_B[name])
-    lora_a.weight[: len(root_R)] = rows_RI if metric is None else rows_RI @ metric.inverse_II
-    lora_b.weight[:, : len(root_R)] = u_OR[:, : len(root_R)] * root_R
+    return rows_RI if metric is None else rows_RI @ metric.inverse_II, u_OR[:, : len(root_R)] * root_R
+
+
+def _write(layer: LoraLayer, name: str, a_RI: Tensor, b_OR: Tensor) -> None:
+    """Write factors, of the adapter's rank or less, into an adapter; the rest stays as it is."""
+    cast(nn.Linear, layer.lora_A[name]).weight[: len(a_RI)] = a_RI
+    cast(nn.Linear, layer.lora_B[name]).weight[:, : len(a_RI)] = b_OR

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from switchq.bitmap import FULL, Bitmap
 from switchq.errors import UserError
-from switchq.nn.adapters import SHARED, adapter_name
+from switchq.nn.adapters import SHARED, TAKEN, adapter_name
 from switchq.nn.linear import QuantLinear
 from switchq.nn.norm import SwitchedNorm
 from switchq.nn.weight import QuantWeight
@@ -41,7 +41,7 @@ class SwitchLayer:
     lora: LoraLayer | None = None
     widths: tuple[int, ...] = ()
     norm: SwitchedNorm | None = None
-    _adapters: dict[int, list[str]] = field(default_factory=dict)
+    _adapters: dict[tuple[int, bool], list[str]] = field(default_factory=dict)
 
     @property
     def bits(self) -> int:
@@ -59,26 +59,30 @@ class SwitchLayer:
         """Weights."""
         return self.shape[0] * self.shape[1]
 
-    def low_rank(self, bits: int) -> tuple[Tensor, Tensor] | None:
-        """A (R, I) and B (O, R) whose product is what the adapters at `bits` add to the weight; None without any."""
+    def low_rank(self, bits: int, adapters: bool = True) -> tuple[Tensor, Tensor] | None:
+        """A (R, I) and B (O, R) whose product is what `adapters_for` add to the weight; None without any."""
         lora = self.lora
-        names = self.adapters_for(bits)
+        names = self.adapters_for(bits, adapters)
         if lora is None or not names:
             return None
         factors = [[cast(nn.Linear, part[name]).weight for name in names] for part in (lora.lora_A, lora.lora_B)]
         scaled = [b_OR * lora.scaling[name] for name, b_OR in zip(names, factors[1])]
         return torch.cat(factors[0]), torch.cat(scaled, dim=1)
 
-    def adapter_weights(self, bits: int) -> int:
-        """Weights of the adapters that run at `bits`."""
-        factors = self.low_rank(bits)
+    def adapter_weights(self, bits: int, adapters: bool = True) -> int:
+        """Weights of `adapters_for`."""
+        factors = self.low_rank(bits, adapters)
         return 0 if factors is None else sum(factor.numel() for factor in factors)
 
-    def adapters_for(self, bits: int) -> list[str]:
-        """The adapters that run at `bits`: the shared one, and that of `trained_width`; each if it is there."""
+    def adapters_for(self, bits: int, adapters: bool = True) -> list[str]:
+        """The adapters that run at `bits`: the shared one, and that of `trained_width`; each if it is there.
+
+        Without adapters it is what was taken out of the weight, if something was: the weight as it came, rounded.
+        """
         if self.lora is None or not self.widths:
             return []
-        return [name for name in (SHARED, adapter_name(self.trained_width(bits))) if name in self.lora.lora_A]
+        wanted = (SHARED, adapter_name(self.trained_width(bits))) if adapters else (TAKEN,)
+        return [name for name in wanted if name in self.lora.lora_A]
 
     def trained_width(self, bits: int) -> int:
         """Whose adapter and norm run at `bits`: its own, else the next wider trained width's, else the widest's."""
@@ -92,10 +96,10 @@ class SwitchLayer:
         # Straight into __dict__: nn.Module's own __setattr__ costs more than all the rest of a switch.
         linear.__dict__["bits"] = bits
         if self.lora is not None:
-            names = self._adapters.get(bits)
+            names = self._adapters.get((bits, adapters))
             if names is None:
-                names = self._adapters[bits] = self.adapters_for(bits)
-            self.lora.__dict__["_active_adapter"] = names if adapters else _NONE
+                names = self._adapters[bits, adapters] = self.adapters_for(bits, adapters)
+            self.lora.__dict__["_active_adapter"] = names
             self.lora.__dict__.pop("forward", None)
         if self.norm is not None:
             self.norm.__dict__["name"] = adapter_name(self.trained_width(bits)) if adapters else None
@@ -112,9 +116,6 @@ class SwitchLayer:
         else:
             bias_O = cast(Tensor | None, self.linear.bias)
             self.lora.__dict__["forward"] = partial(F.linear, weight=weight_OI, bias=bias_O)
-
-
-_NONE: list[str] = []
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ computed from the base.
 """
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +29,14 @@ class QuantWeight(nn.Module):
         grid: where the weight is rounded to.
         bits: the width that the next forward uses; `switchq.bitmap.FULL` is the weight as it is.
         keeps_rounded: whether rounded weights are kept; see `round_in_forward`.
+        is_taken_out: whether a part of the weight is left to adapters; see `take_out`.
     """
 
     weight: Tensor
     grid: Grid
     bits: int
     keeps_rounded: bool
+    is_taken_out: bool
     _versions: dict[int, tuple[int, ...]]
     _fitted: dict[int, tuple[str, ...]]
 
@@ -42,6 +45,7 @@ class QuantWeight(nn.Module):
         self.grid = grid
         self.bits = FULL
         self.keeps_rounded = True
+        self.is_taken_out = False
         self._versions = {}
         self._fitted = {}
 
@@ -64,6 +68,21 @@ class QuantWeight(nn.Module):
     def is_fixed(self) -> bool:
         """Whether a grid was fitted once, for good, to the weight as it was then."""
         return bool(self._fitted)
+
+    @torch.no_grad()
+    def take_out(self, low_OI: Tensor) -> None:
+        """Round the weight less `low_OI` from now on, at every width; grids are fitted to what is left.
+
+        Raises:
+            RuntimeError: something was taken out before.
+        """
+        if self.is_taken_out:
+            raise RuntimeError("a part of this weight was taken out before")
+        self.is_taken_out = True
+        self.weight.sub_(low_OI.to(self.weight.dtype))
+        for bits in self._fitted:
+            for name, value in self.grid.fit(self.weight, bits).items():
+                cast(Tensor, self._buffers[_buffer(name, bits)]).copy_(value)
 
     def round_in_forward(self, widths: Iterable[int]) -> None:
         """From now on keep no rounded weight, but round anew in every forward; grids are fitted now, for good.

@@ -2,7 +2,9 @@
 
 LoftQ takes up the largest part of the weights' error; a layer's outputs suffer from the part that its inputs meet. Some
 batches of training data run through the unquantised model, the Gram matrix E[x x^T] of every layer's input x is
-gathered, and each width's adapter starts at QERA's closed form (`switchq.nn.adapters.start_at_residual`).
+gathered, and each width's adapter starts at QERA's closed form (`switchq.nn.adapters.start_at_residual`). Before it
+the shared adapter may start at what the narrowest width rounds worst; all widths then round what is left of the weights
+(`start_shared`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +19,8 @@ from switchq.bitmap import FULL
 from switchq.models import architecture_of
 from switchq.models.inference import eval_mode
 from switchq.models.logits import hidden_states
-from switchq.nn import at, get_switch
-from switchq.nn.adapters import SHARED, Metric, start_at_residual
+from switchq.nn import QuantLinear, at, get_switch
+from switchq.nn.adapters import SHARED, TAKEN, Metric, start_at_residual, start_shared, width_of
 
 Group = tuple[LoraLayer, ...]
 """Layers that read the same input."""
@@ -30,8 +32,11 @@ def start_from_inputs(
     batches: Sequence[dict[str, Tensor]],
     memory: int = 2 * 1024**3,
     joint: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    alike: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> list[str]:
     """Start the adapters of all widths that are still at zero from the inputs that `batches` give their layers.
+
+    The shared adapter starts first where the model has a place for what that takes out of the weights.
 
     Args:
         model: a switchable model with adapters.
@@ -39,21 +44,27 @@ def start_from_inputs(
         memory: bytes of Gram matrices that are held at a time; where they do not fit, the batches run through the model
             several times.
         joint: adds a tensor up over the devices that each have a share of the batches.
+        alike: gives all devices a tensor as the first has it.
 
     Returns:
         The names of the adapters that were started; none if the adapters have left zero before, as they have in a
         resumed run.
     """
     groups = _groups(model)
-    names = [name for name in next(iter(groups))[0].lora_B if name != SHARED] if groups else []
+    names = [name for name in next(iter(groups))[0].lora_B if width_of(f".{name}.") is not None] if groups else []
     names = [name for name in names if not any(_weight(layer, name).any() for group in groups for layer in group)]
-    for some in _sweeps(groups, memory) if names and batches else ():
+    narrowest = min((bits for bits in get_switch(model).layers[0].widths if bits != FULL), default=FULL)
+    shared = any(TAKEN in layer.lora_A and not _is_taken_out(layer) for group in groups for layer in group)
+    started = [SHARED] * shared + names
+    for some in _sweeps(groups, memory) if started and batches else ():
         for group, gram_II in zip(some, _grams(model, some, batches, joint), strict=True):
             metric = Metric.of(gram_II)
             for layer in group:
+                if shared:
+                    start_shared(layer, narrowest, metric, alike)
                 for name in names:
                     start_at_residual(layer, name, metric)
-    return names
+    return started
 
 
 def _groups(model: PreTrainedModel) -> list[Group]:
@@ -65,6 +76,10 @@ def _groups(model: PreTrainedModel) -> list[Group]:
         for read in architecture.inputs(model.config)
         if layers[f"{architecture.blocks}.{index}.{read.linears[0]}"] is not None
     ]
+
+
+def _is_taken_out(layer: LoraLayer) -> bool:
+    return cast(QuantLinear, layer.get_base_layer()).is_taken_out
 
 
 def _weight(layer: LoraLayer, name: str) -> Tensor:

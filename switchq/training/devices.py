@@ -130,10 +130,15 @@ class DevicesMixin(LightningModule):
 
     def align_adapters(self) -> None:
         """Give every device the adapters and scales of the first: a randomised start may differ."""
+        for name, parameter in self.model.named_parameters():
+            if is_adapter(name) or is_scale(name):
+                self.of_first(parameter.data)
+
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """The tensor, made equal to that of the first device."""
         if self.devices > 1:
-            for name, parameter in self.model.named_parameters():
-                if is_adapter(name) or is_scale(name):
-                    torch.distributed.broadcast(parameter.data, 0)
+            torch.distributed.broadcast(tensor, 0)
+        return tensor
 
     def unsynchronised(self) -> AbstractContextManager[None]:
         """For a backward pass: leave gradients as they are on this device."""

@@ -23,7 +23,7 @@ from switchq.models.device import own_gpu
 from switchq.models.load import Dtype, blocks_of
 from switchq.models.switchable import Extra
 from switchq.nn import get_switch, set_bitmap
-from switchq.nn.adapters import Start
+from switchq.nn.adapters import SharedStart, Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.block_start import start_by_block
 from switchq.training.calibrated_start import start_from_inputs
@@ -36,6 +36,9 @@ from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
 from switchq.training.switch_dropout import switch_some
 from switchq.training.teaching import Places, Seen, StoredTeacher, Teaching, Tokens, pass_loss
+
+WITH_DATA: tuple[Start, ...] = ("qera", "apiq")
+"""Starts that look at training data."""
 
 Decay = Literal["constant_with_warmup", "linear", "cosine"]
 
@@ -56,6 +59,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             every pass that learns; what is logged goes by the bitmap.
         adapter_start: `zero`; `loftq`: the SVD of what rounding to that width took away; `qera`: what is best for the
             layers' outputs on the first training batches; `apiq`: from there, trained block by block on these batches.
+        shared_start: how the shared adapter starts: at `zero`; `qera`: on the same batches, at what the narrowest width
+            rounds worst. That is taken out of the weights, which are rounded without it at every width.
         start_batches: training batches that `qera` and `apiq` look at.
         start_steps: of `apiq`, for each block and width.
         extra: also quantise the `head` and the `embeddings`.
@@ -103,6 +108,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         adapter_dropout: float = 0.0,
         switch_dropout: float = 0.0,
         adapter_start: Start = "zero",
+        shared_start: SharedStart = "zero",
         start_batches: int = 8,
         start_steps: int = 100,
         extra: Sequence[Extra] = (),
@@ -151,6 +157,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
                 raise UserError(f"model.{name} must be at least 0 and below 1, not {share}")
         if balance and not (shared_rank or train_base):
             raise UserError("model.balance is about what all widths train: give model.shared_rank or model.train_base")
+        if shared_start != "zero" and adapter_start not in WITH_DATA:
+            raise UserError(f"model.shared_start {shared_start} goes with model.adapter_start {' or '.join(WITH_DATA)}")
         for width, factor in (width_lr or {}).items():
             if width not in bits or not factor > 0:
                 raise UserError(
@@ -170,6 +178,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             shared_rank=shared_rank,
             dropout=adapter_dropout,
             start=adapter_start,
+            shared_start=shared_start,
             extra=extra,
             train_base=train_base,
             learn_scales=learn_scales,
@@ -194,7 +203,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
     def setup(self, stage: str) -> None:
         """Start the adapters from data, if that was asked for and the run is a new one."""
         start = self.hparams["adapter_start"]
-        if stage == "fit" and start in ("qera", "apiq") and not self.resumes:
+        if stage == "fit" and start in WITH_DATA and not self.resumes:
             source: LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
             if source is None:
                 raise UserError(f"adapter_start {start} looks at training data, and there is no data module: use loftq")
@@ -203,7 +212,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             seen = sum((one["attention_mask"].sum() for one in batches), torch.zeros(()))
             if not self.joint_sum(seen.to(self.device)):
                 raise UserError(f"adapter_start {start}: the first {len(batches)} batches have nothing to learn of")
-            started = start_from_inputs(self.model, batches, joint=self.joint_sum)
+            started = start_from_inputs(self.model, batches, joint=self.joint_sum, alike=self.of_first)
             self.align_adapters()
             if start == "apiq":
                 widths = self.hparams["bits"] if started else ()

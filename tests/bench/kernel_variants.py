@@ -169,8 +169,15 @@ def measure(
 
     times = {pdl: time(pdl, ones) for pdl in overlaps(case)}
     cached = time(True, ones[:2] * 12)
-    best = min(times.values())
+    best, reading = min(times.values()), None
+    if case.batch == 1 and case.groups == 1 and case.tile is None:
+        from kernel_reading import reader
+
+        from switchq.inference.gpu.products import vector_tile
+
+        read = reader(vector_tile(*case.size, case.bits, torch.float16))
+        reading = microseconds([lambda one=one: read(one) for one in ones])  # type: ignore[misc]
     add(
-        **case._asdict(), us=best, us_no_overlap=times.get(False), us_cached=cached, float16=dense,
+        **case._asdict(), us=best, us_no_overlap=times.get(False), us_cached=cached, us_reading=reading, float16=dense,
         ratio=dense / best, of_limit=packed / best * 1e6 / limit, error=error_of(case, ones[0], x_NI), waiting=waiting,
     )  # fmt: skip

@@ -11,7 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 from workshop import Gradients, Workshop, trained
 
+from switchq.quant import Nested
 from switchq.training.callbacks import Cyclic, InstantNet, Schedule, SPNet
+from switchq.training.checkpoint import read_checkpoint
 from switchq.training.module import SwitchableModule
 
 Scenario = tuple[Callable[[], Schedule], dict[str, Any], dict[str, Any], int]
@@ -49,10 +51,27 @@ SCENARIOS: dict[str, Scenario] = {
         {"data": {"batch_size": 3, "limit_train": 7}},  # the third batch has one row
         2,
     ),
+    "spnet, shared start": (
+        lambda: SPNet(["8", "2"]),
+        {
+            "adapter_start": "qera",
+            "rank": {8: 0, 4: 3, 2: 4},  # what 8 bits lose has no directions of its own: last bits decide
+            "shared_start": "qera",
+            "shared_rank": 3,
+            "start_batches": 3,
+            "grid": Nested(8),
+            "lr": 0.0,
+        },
+        {},
+        3,
+    ),
     "uneven batches": (lambda: SPNet(["8", "2"]), {}, {"data": {"batch_size": 3, "limit_train": 7}}, 6),
 }
 
-SHARDED = ("spnet, clipped", "cyclic, turns", "spnet, all trained", "spnet, balanced", "spnet, own norms")
+SHARDED = (
+    "spnet, clipped", "cyclic, turns", "spnet, all trained", "spnet, balanced", "spnet, own norms",
+    "spnet, shared start",
+)  # fmt: skip
 """Those that are also trained with FSDP2."""
 
 
@@ -62,6 +81,8 @@ def train(workshop: Workshop, name: str, folder: Path, less: int = 0, **trainer:
     fitting = {**fitting, **trainer}
     module = workshop.module(**options)
     started = note_start(module) if "adapter_start" in options else {}
+    if "resume" in fitting:  # as the command line does
+        module.on_load_checkpoint(read_checkpoint(fitting["resume"]))
     gradients = Gradients()
     data = workshop.data(**fitting.pop("data", {}))
     workshop.fit(schedule(), folder, steps - less, module, data=data, callbacks=[gradients], validate=True, **fitting)

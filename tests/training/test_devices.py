@@ -20,8 +20,9 @@ from .several_devices import SCENARIOS, SHARDED, train, work
 
 RUNS = [("ddp", name) for name in SCENARIOS] + [("fsdp2", name) for name in SHARDED]
 
-START = "spnet, block start"
-"""The scenario of what comes before the first step; its steps have a rate of zero."""
+START, SHARED_START = "spnet, block start", "spnet, shared start"
+STARTS = (START, SHARED_START)
+"""The scenarios of what comes before the first step; their steps have a rate of zero."""
 
 Found = dict[tuple[str, str], dict[str, Any]]
 
@@ -51,16 +52,16 @@ def products(trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def check(found: list[Found], run: tuple[str, str], workshop: Workshop, tmp_path: Path, accelerator: str) -> None:
     alone = train(workshop, run[1], tmp_path, accelerator=accelerator, devices=1)
-    rounded = run[1] == "bfloat16" or (run[1] == START and accelerator == "gpu")
-    close = 1e-2 if rounded else 5e-4 if run[1] == START else 1e-5  # sums in bfloat16 depend on how a batch is cut
+    rounded = run[1] == "bfloat16" or (run[1] in STARTS and accelerator == "gpu")
+    close = 1e-2 if rounded else 5e-4 if run[1] in STARTS else 1e-5  # sums in bfloat16 depend on how a batch is cut
     for part in ("started", "trained"):
         first, second = (one[run][part] for one in found)
         assert first.keys() == second.keys() == alone[part].keys()
         for name, value in first.items():
             assert torch.equal(value, second[name]), name
-        mine, theirs = (products(one) if run[1] == START else one for one in (first, alone[part]))
+        mine, theirs = (products(one) if run[1] in STARTS else one for one in (first, alone[part]))
         for name, value in theirs.items():
-            if run[1] == START:  # Adam goes no less far where last bits decide a sign: some numbers, not the whole
+            if run[1] in STARTS:  # Adam goes no less far where last bits decide a sign: some numbers, not the whole
                 assert (mine[name] - value).norm() <= 0.15 * value.norm() + 1e-5, name
             else:
                 torch.testing.assert_close(mine[name], value, rtol=0, atol=close)
@@ -73,7 +74,7 @@ def check(found: list[Found], run: tuple[str, str], workshop: Workshop, tmp_path
             values = [one["figures"][label][figure] for one in both]
             assert values[0] == values[1]
             assert values[0] == pytest.approx(
-                figures[figure], rel=5e-2 if rounded else 20 * close if run[1] == START else 1e-4
+                figures[figure], rel=5e-2 if rounded else 20 * close if run[1] in STARTS else 1e-4
             )
     assert both[0]["answers"] == both[1]["answers"]
     assert {label: list(one) for label, one in both[0]["answers"].items()} == {
@@ -124,6 +125,15 @@ def test_a_sharded_run_goes_on(found: list[Found], name: str) -> None:
     for one in found:
         for key, value in one["fsdp2", name]["trained"].items():
             assert torch.equal(value, one["resumed", name]["trained"][key]), key
+
+
+def test_a_sharded_run_goes_on_with_what_was_taken_out(found: list[Found]) -> None:
+    """Nothing is trained there, so that the model answers as before if its weights are what they were."""
+    whole, resumed = (found[0][what, SHARED_START]["figures"] for what in ("fsdp2", "resumed"))
+    assert whole.keys() == resumed.keys() >= {"8", "2"}
+    for bitmap, figures in whole.items():
+        name = f"answer perplexity/{bitmap}"
+        assert resumed[bitmap][name] == pytest.approx(figures[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("what", ["to fsdp2", "to ddp"])

@@ -111,6 +111,11 @@ def export_fixed(
     parsed = Bitmap.parse(bitmap, get_switch(model).names)
     if adapters == "peft" and len(set(parsed)) > 1:
         raise UserError("peft lays one adapter over all layers: give one width, or --adapters merged")
+    if adapters == "off" and any(layer.linear.is_taken_out for layer in switch_layers(model)):
+        raise UserError(
+            "the weights were rounded without what the shared adapter started with (shared_start), so it cannot be "
+            "left off: give --adapters merged or peft"
+        )
     packer, merge = PACKERS.get(format), adapters == "merged"
     packed = {} if packer is None else _packed(model, parsed, packer, merge)
     plain = plain_model(model, parsed, merge)
@@ -120,7 +125,7 @@ def export_fixed(
     loss = _loss(model, plain, parsed, merge, packed, windows)
     with new_folder(folder, overwrite) as place:
         if adapters == "peft":
-            save_adapters(model, place / "adapters")
+            save_adapters(model, place / "adapters", over_base=False)
         write_folder(place, plain, tokenizer, packer, packed, torch.float16 if float_bits == 16 else torch.float32)
         content = {
             "format": format,

@@ -1,0 +1,276 @@
+"""The shared adapter that starts at what rounding does worst, and weights that are rounded without it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from workshop import Workshop, assert_same, padded, trained
+
+from switchq.bitmap import Bitmap
+from switchq.errors import UserError
+from switchq.evaluation.memory import weight_bytes
+from switchq.inference import SwitchableLM, export_artifact, export_fixed
+from switchq.models import make_switchable, save_adapters
+from switchq.nn import SwitchLayer, at, switch_layers
+from switchq.nn.adapters import take_out
+from switchq.quant import Asymmetric, Grid, Nested, Symmetric
+from switchq.training.calibrated_start import start_from_inputs
+from switchq.training.callbacks import Cyclic
+from switchq.training.checkpoint import load_checkpoint, read_checkpoint
+from switchq.training.module import SwitchableModule
+
+RANKS = {8: 2, 4: 2, 2: 3}
+IDS = torch.arange(5, 45).view(2, 20)
+STATES = [(bitmap, adapters) for bitmap in ("16", "8", "8/4", "3", "2") for adapters in (True, False)]
+
+
+def weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {layer.name: layer.linear.weight.detach().clone() for layer in switch_layers(model)}
+
+
+def product(layer: SwitchLayer, bits: int, adapters: bool) -> Tensor:
+    a_RI, b_OR = layer.low_rank(bits, adapters)  # type: ignore[misc]
+    return (b_OR @ a_RI).detach()
+
+
+@torch.no_grad()
+def kept(layer: SwitchLayer, bits: int) -> Tensor:
+    """The weight (O, I) that a layer runs with."""
+    return layer.linear.rounded(bits) + product(layer, bits, adapters=True)
+
+
+@torch.no_grad()
+def inputs_of(model: PreTrainedModel, tokens_BT: Tensor) -> dict[str, Tensor]:
+    """What each layer reads (N, I) at full precision."""
+    caught: dict[str, Tensor] = {}
+    hooks = [
+        layer.linear.register_forward_pre_hook(
+            lambda _, arguments, name=layer.name: caught.__setitem__(name, arguments[0].flatten(0, -2))
+        )
+        for layer in switch_layers(model)
+    ]
+    logits(model, "16", False, tokens_BT)
+    for hook in hooks:
+        hook.remove()
+    return caught
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, bitmap: str, adapters: bool, ids: Tensor = IDS) -> Tensor:
+    with at(model.eval(), bitmap, adapters=adapters):
+        return model(ids).logits
+
+
+@pytest.fixture(scope="module")
+def module_of(workshop: Workshop) -> Callable[..., SwitchableModule]:
+    def make(**options: Any) -> SwitchableModule:
+        settings = {
+            "grid": Nested(8), "rank": RANKS, "shared_rank": 3, "adapter_start": "qera", "shared_start": "qera",
+            "lr": 1e-2, "warmup_steps": 0, "decay": "constant_with_warmup", "bitmaps": ["2"],
+        }  # fmt: skip
+        return SwitchableModule(**{"base": str(workshop.base), **settings, **options})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(
+    workshop: Workshop, module_of: Callable[..., SwitchableModule], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SwitchableModule, Path]:
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)  # of the SVDs
+    return workshop.fit(Cyclic("turns", ["8", "2"]), folder, 4, module_of()), folder / "checkpoints/last.ckpt"
+
+
+class TestStart:
+    @pytest.mark.parametrize(
+        "grid", [Nested(8), Asymmetric(8, "mse"), Symmetric()], ids=lambda grid: type(grid).__name__
+    )
+    def test_what_is_left_is_rounded(self, tiny: Any, architecture: str, tokens_BT: Tensor, grid: Grid) -> None:
+        """W - L is rounded at every width, L is what both the shared adapter and the other one hold, and without
+        adapters the model is the original."""
+        model = make_switchable(tiny(architecture), (8, 2), grid, rank={8: 2, 2: 3}, shared_rank=2, shared_start="qera")
+        before, original = weights(model), tiny(architecture)(tokens_BT).logits
+        assert start_from_inputs(model, [padded(tokens_BT, 3)]) == ["shared", "bits_8", "bits_2"]
+        for layer in switch_layers(model):
+            low_OI = product(layer, 2, adapters=False)
+            assert torch.linalg.matrix_rank(low_OI.double(), rtol=1e-5) == 2
+            torch.testing.assert_close(layer.linear.weight, before[layer.name] - low_OI)
+            for part in (layer.lora.lora_A, layer.lora.lora_B):  # type: ignore[union-attr]
+                assert torch.equal(part["shared"].weight, part["taken"].weight)
+            for bits in (8, 2):
+                left_OI = layer.linear.weight.detach()
+                assert torch.equal(
+                    layer.linear.rounded(bits), grid.fake_quantize(left_OI, grid.fit(left_OI, bits), bits)
+                )
+        torch.testing.assert_close(logits(model, "16", False, tokens_BT), original, rtol=0, atol=1e-4)
+
+    def test_outputs_come_as_close_as_by_as_many_ranks_of_their_own(self, tiny_gpt2: Any) -> None:
+        """At the narrowest width; at a wider one closer than without a start. Errors are summed over layers."""
+        tokens_BT = torch.randint(0, 90, (16, 12), generator=torch.Generator().manual_seed(3))
+        errors = {}
+        for start, rank, shared in (("qera", 4, 4), ("zero", 4, 4), ("zero", 8, 0)):
+            model = make_switchable(
+                tiny_gpt2(), (4, 2), Nested(8), rank={4: rank, 2: rank}, shared_rank=shared, shared_start=start,  # type: ignore[arg-type]
+            )  # fmt: skip
+            before, inputs = weights(model), inputs_of(model, tokens_BT)
+            start_from_inputs(model, [padded(tokens_BT, 12)])
+            for bits in (4, 2):
+                errors[start, rank, bits] = sum(
+                    float((inputs[layer.name] @ (before[layer.name] - kept(layer, bits)).T).square().sum())
+                    for layer in switch_layers(model)
+                )
+        assert errors["qera", 4, 2] < 1.05 * errors["zero", 8, 2] < 0.6 * errors["zero", 4, 2]
+        assert errors["qera", 4, 4] < errors["zero", 4, 4]
+
+    def test_once(self, tiny_gpt2: Any, tokens_BT: Tensor) -> None:
+        model = make_switchable(tiny_gpt2(), (4, 2), Nested(8), shared_rank=2, shared_start="qera", rank={4: 2, 2: 3})
+        start_from_inputs(model, [padded(tokens_BT, 3)])
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        assert start_from_inputs(model, [padded(tokens_BT, 2)]) == []
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, before[name]), name
+        with pytest.raises(RuntimeError, match="taken out before"):
+            take_out(switch_layers(model)[0].lora)  # type: ignore[arg-type]
+
+    def test_without_adapters_of_their_own(self, tiny_gpt2: Any, tokens_BT: Tensor) -> None:
+        model = make_switchable(tiny_gpt2(), (4, 2), Nested(8), shared_rank=2, shared_start="qera", rank={4: 0, 2: 0})
+        before = weights(model)
+        assert start_from_inputs(model, [padded(tokens_BT, 3)]) == ["shared"]
+        assert all(not torch.equal(layer.linear.weight, before[layer.name]) for layer in switch_layers(model))
+
+    @pytest.mark.parametrize("trained", [{"train_base": True}, {"learn_scales": True}], ids=["base", "scales"])
+    def test_fixed_grids_are_fitted_to_what_is_left(
+        self, tiny_gpt2: Any, tokens_BT: Tensor, trained: dict[str, bool]
+    ) -> None:
+        grid = Asymmetric(8)
+        model = make_switchable(tiny_gpt2(), (4, 2), grid, shared_rank=2, shared_start="qera", **trained)
+        start_from_inputs(model, [padded(tokens_BT, 3)])
+        for layer in switch_layers(model):
+            for bits in (4, 2):
+                weight_OI = layer.linear.weight.detach()
+                expected_OI = grid.fake_quantize(weight_OI, grid.fit(weight_OI, bits), bits)
+                torch.testing.assert_close(layer.linear.rounded(bits), expected_OI)
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"adapter_start": "zero"}, "goes with model.adapter_start qera or apiq"),
+            ({"adapter_start": "loftq"}, "goes with model.adapter_start qera or apiq"),
+            ({"shared_rank": 0}, "no shared adapter to start"),
+            ({"bits": (16,), "rank": {16: 2}}, "name widths below 16"),
+        ],
+    )
+    def test_what_cannot_be(
+        self, module_of: Callable[..., SwitchableModule], options: dict[str, Any], says: str
+    ) -> None:
+        with pytest.raises(UserError, match=says):
+            module_of(**options)
+
+
+class TestCheckpoint:
+    def test_gives_the_same_logits(self, run: tuple[SwitchableModule, Path]) -> None:
+        module, last = run
+        loaded = load_checkpoint(last)
+        assert_same(trained(loaded), trained(module))
+        for state in STATES:
+            assert torch.equal(logits(loaded.model, *state), logits(module.model, *state)), state
+        assert not torch.equal(logits(module.model, "2", True), logits(module.model, "2", False))
+
+    def test_a_run_goes_on(
+        self,
+        workshop: Workshop,
+        module_of: Callable[..., SwitchableModule],
+        run: tuple[SwitchableModule, Path],
+        tmp_path: Path,
+    ) -> None:
+        torch.manual_seed(0)
+        unbroken = workshop.fit(Cyclic("turns", ["8", "2"]), tmp_path / "a", 6, module_of())
+        resumed = workshop.fit(Cyclic("turns", ["8", "2"]), tmp_path / "b", 6, module_of(), resume=run[1])
+        assert_same(trained(unbroken), trained(resumed))
+        for state in STATES:
+            assert torch.equal(logits(resumed.model, *state), logits(unbroken.model, *state)), state
+
+    def test_may_be_looked_at_before(
+        self, module_of: Callable[..., SwitchableModule], run: tuple[SwitchableModule, Path]
+    ) -> None:
+        """As the command line does before a run goes on."""
+        module = module_of()
+        module.on_load_checkpoint(read_checkpoint(run[1]))
+        left = weights(module.model)
+        module.on_load_checkpoint(read_checkpoint(run[1]))
+        for name, weight_OI in weights(module.model).items():
+            assert torch.equal(weight_OI, left[name])
+
+    def test_another_start_is_refused(
+        self, module_of: Callable[..., SwitchableModule], run: tuple[SwitchableModule, Path], tokens_BT: Tensor
+    ) -> None:
+        module = module_of()
+        start_from_inputs(module.model, [padded(tokens_BT, 3)])
+        with pytest.raises(UserError, match="another start"):
+            module.on_load_checkpoint(read_checkpoint(run[1]))
+        for options in ({"shared_start": "zero"}, {"shared_rank": 2}):
+            with pytest.raises(UserError, match="shared_start as in training"):
+                module_of(**options).on_load_checkpoint(read_checkpoint(run[1]))
+
+    def test_whole_weights_of_a_sharded_run_are_refused(
+        self, module_of: Callable[..., SwitchableModule], run: tuple[SwitchableModule, Path]
+    ) -> None:
+        """A sharding strategy has loaded the state, and the weights were sharded whole."""
+        content = {name: value for name, value in read_checkpoint(run[1]).items() if name != "state_dict"}
+        with pytest.raises(UserError, match="before its model is sharded"):
+            module_of().on_load_checkpoint(content)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+class TestExport:
+    def test_an_artifact_is_the_model_at_every_width(self, run: tuple[SwitchableModule, Path], tmp_path: Path) -> None:
+        module = run[0]
+        export_artifact(
+            module.model, module.tokenizer, tmp_path / "artifact", widths=(8, 4, 3, 2), base={"name": "", "sha256": ""},
+            embedding_bits=32,
+        )  # fmt: skip
+        lm = SwitchableLM.from_pretrained(tmp_path / "artifact", packed=False)
+        for bitmap, adapters in STATES[2:]:
+            lm.set_bitmap(bitmap, adapters=adapters)
+            with torch.no_grad():
+                torch.testing.assert_close(lm(IDS).logits, logits(module.model, bitmap, adapters), rtol=0, atol=5e-3)
+
+    def test_plain_peft_is_for_the_base_as_it_was(
+        self, run: tuple[SwitchableModule, Path], workshop: Workshop, tmp_path: Path
+    ) -> None:
+        folders = save_adapters(run[0].model, tmp_path)
+        assert [folder.name for folder in folders] == ["shared", "bits_8", "bits_4", "bits_2"]
+        base = AutoModelForCausalLM.from_pretrained(workshop.base)
+        plain = peft.PeftModel.from_pretrained(base, folders[1]).eval()  # 8 bits' adapter runs at 16, too
+        with torch.no_grad():
+            torch.testing.assert_close(plain(IDS).logits, logits(run[0].model, "16", True), rtol=0, atol=1e-4)
+
+    def test_one_bitmap(self, run: tuple[SwitchableModule, Path], tmp_path: Path) -> None:
+        """Merged, or rounded weights with their adapters beside them; not without."""
+        module = run[0]
+        with pytest.raises(UserError, match="cannot be left off: give --adapters merged or peft"):
+            export_fixed(module.model, module.tokenizer, tmp_path / "off", "2", adapters="off")
+        assert not (tmp_path / "off").exists()
+        export_fixed(module.model, module.tokenizer, tmp_path / "merged", "2")
+        export_fixed(module.model, module.tokenizer, tmp_path / "peft", "2", adapters="peft")
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+        beside = AutoModelForCausalLM.from_pretrained(tmp_path / "peft")
+        beside = peft.PeftModel.from_pretrained(beside, tmp_path / "peft/adapters/bits_2").eval()
+        for plain in (merged, beside):
+            with torch.no_grad():
+                torch.testing.assert_close(plain(IDS).logits, logits(module.model, "2", True), rtol=0, atol=1e-4)
+
+
+def test_without_adapters_what_was_taken_out_is_counted(run: tuple[SwitchableModule, Path]) -> None:
+    layers = switch_layers(run[0].model)
+    bitmap = Bitmap([2] * len(layers))
+    rows = {True: 3 + 3, False: 3}  # ranks
+    for adapters, rank in rows.items():
+        counted = weight_bytes(run[0].model, bitmap, adapters=adapters).adapters
+        assert counted == 2 * rank * sum(sum(layer.shape) for layer in layers)
