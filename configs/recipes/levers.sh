@@ -1,4 +1,5 @@
 # The levers of the ablations, for the recipes beside it: `lever NAME` puts a lever's options of fit into the array `with`.
+slow=(--model.width_lr '{4: 0.7, 3: 0.5, 2: 0.5}') # adapters with a start of large factors move more at a rate
 lever() {
   case $1 in
     ternary) with=(--model.grid Symmetric --model.grid.group_size 64 --model.grid.scale mse) ;;
@@ -17,6 +18,9 @@ lever() {
     shared-start) with=(--model.shared_start qera) ;;
     nested-shared-start) lever nested && with+=(--model.shared_start qera) ;;
     nested-shared-start-apiq) lever nested-shared-start && with+=(--model.adapter_start apiq) ;;
+    nested-slow) lever nested && with+=("${slow[@]}") ;;
+    nested-shared-slow) lever nested-shared-start && with+=(--model.shared_lr 0.2) ;;
+    nested-shared-slow-all) lever nested-shared-slow && with+=("${slow[@]}") ;;
     apiq) with=(--model.adapter_start apiq) ;;
     mixed-apiq) lever mixed && with+=(--model.adapter_start apiq) ;;
     hard) with=(--schedule.distill 0) ;;

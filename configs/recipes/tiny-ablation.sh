@@ -50,7 +50,7 @@ row() {
   esac
 }
 all="lora16 spnet groups loftq qera ternary stretched nested nested-mse g128 sandwich instantnet next bare shared balance turns recipe hard rank0 mixed
-  scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
+  shared-start nested-shared-start scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
 rows=${ROWS:-$all}
 [[ $rows != *-answers* ]] || written
 for seed in "${seeds[@]:-0}"; do

@@ -20,6 +20,7 @@ from switchq.bitmap import FULL
 from switchq.errors import UserError
 from switchq.nn.linear import QuantLinear
 from switchq.nn.lora import SwitchedLora
+from switchq.quant import Grid
 
 Start = Literal["zero", "loftq", "qera", "apiq"]
 """The last two need data, and come after `add_adapters`: `switchq.training.calibrated_start` and `block_start`."""
@@ -133,6 +134,11 @@ def is_adapter(parameter: str) -> bool:
     return ".lora_" in parameter
 
 
+def is_shared(parameter: str) -> bool:
+    """Whether the parameter of that dotted name belongs to the adapter that all widths share."""
+    return f".{SHARED}." in parameter
+
+
 def is_taken(parameter: str) -> bool:
     """Whether the parameter of that dotted name holds what was taken out of the weights."""
     return f".{TAKEN}." in parameter
@@ -188,12 +194,9 @@ def start_at_residual(layer: LoraLayer, name: str, metric: Metric | None = None)
 
 @torch.no_grad()
 def start_shared(layer: LoraLayer, bits: int, metric: Metric, alike: Callable[[Tensor], Tensor]) -> None:
-    """Start the shared adapter at what rounding to `bits` does worst without, and take that out of the weight.
+    """Start the shared adapter at what rounding to `bits` does worst, see `in_turns`, and take it out of the weight.
 
-    Both are found in turns, from L = 0, `ROUNDS` times: L = the best rank-R approximation of W - Q(W - L) for the
-    layer's outputs, as in `start_at_residual`. From then on W - L is rounded, at all widths. Alternating is LoftQ's
-    (Li et al. 2023, arXiv:2310.08659, algorithm 1) and LQ-LoRA's (Guo et al. 2024, arXiv:2311.12023), which weighs
-    errors, too; that one L serves the codes of every width is this project's.
+    What is left is rounded from then on, at all widths: that one L serves the codes of every width is this project's.
 
     Args:
         layer: a quantised linear with a shared adapter, and one to hold what is taken out.
@@ -201,18 +204,28 @@ def start_shared(layer: LoraLayer, bits: int, metric: Metric, alike: Callable[[T
         metric: of the layer's inputs.
         alike: gives all devices a tensor as the first has it: SVDs differ.
     """
-    base, scaling = cast(QuantLinear, layer.get_base_layer()), layer.scaling[SHARED]
-    weight_OI, low_OI = base.weight.float(), torch.zeros_like(base.weight, dtype=torch.float32)
-    a_RI, b_OR = low_OI[:0], low_OI[:, :0]
-    for _ in range(ROUNDS):
-        left_OI = weight_OI - low_OI
-        rounded_OI = base.grid.fake_quantize(left_OI, base.grid.fit(left_OI, bits), bits)
-        a_RI, b_OR = low_rank((weight_OI - rounded_OI) / scaling, layer.r[SHARED], metric)
-        low_OI = scaling * b_OR @ a_RI
-    a_RI, b_OR = alike(a_RI.contiguous()), alike(b_OR.contiguous())
+    base = cast(QuantLinear, layer.get_base_layer())
+    a_RI, b_OR = in_turns(base.weight.float(), base.grid, bits, layer.r[SHARED], metric)
+    a_RI, b_OR = alike(a_RI.contiguous()), alike(b_OR / layer.scaling[SHARED])
     for name in (SHARED, TAKEN):
         _write(layer, name, a_RI, b_OR)
     take_out(layer)
+
+
+def in_turns(weight_OI: Tensor, grid: Grid, bits: int, rank: int, metric: Metric | None) -> tuple[Tensor, Tensor]:
+    """A (R, I) and B (O, R) whose product L is, in the end, what is lost when the weight is rounded without it.
+
+    From L = 0, `ROUNDS` times: L = the best rank-R approximation of W - Q(W - L), as in `start_at_residual`.
+    Alternating is LoftQ's (Li et al. 2023, arXiv:2310.08659, algorithm 1), and LQ-LoRA's (Guo et al. 2024,
+    arXiv:2311.12023), which weighs errors, too.
+    """
+    low_OI = torch.zeros_like(weight_OI)
+    for _ in range(ROUNDS):
+        left_OI = weight_OI - low_OI
+        rounded_OI = grid.fake_quantize(left_OI, grid.fit(left_OI, bits), bits)
+        a_RI, b_OR = low_rank(weight_OI - rounded_OI, rank, metric)
+        low_OI = b_OR @ a_RI
+    return a_RI, b_OR
 
 
 @torch.no_grad()

@@ -71,6 +71,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         lr: peak learning rate of the adapters and of norms (AdamW).
         base_lr: peak learning rate of the base weights, if they are trained.
         scale_lr: peak learning rate of the logarithms of the scales, if they are trained.
+        shared_lr: factor on the learning rate of the shared adapter. What starts at zero moves less at a rate than what
+            starts at large factors (`shared_start`).
         width_lr: width -> factor on the learning rates of what is trained for that width alone; 1 by default.
         weight_decay: AdamW's, of all but the scales.
         decay: what the learning rate does after the warm-up.
@@ -119,6 +121,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         lr: float = 5e-4,
         base_lr: float = 2e-5,
         scale_lr: float = 1e-3,
+        shared_lr: float = 1.0,
         width_lr: dict[int, float] | None = None,
         weight_decay: float = 0.0,
         decay: Decay = "cosine",
@@ -152,6 +155,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         ):
             if not value >= least:
                 raise UserError(f"model.{name} must be at least {least}, not {value}")
+        if not shared_lr > 0:
+            raise UserError(f"model.shared_lr must be above 0, not {shared_lr}")
         for name, share in (("adapter_dropout", adapter_dropout), ("switch_dropout", switch_dropout)):
             if not 0 <= share < 1:
                 raise UserError(f"model.{name} must be at least 0 and below 1, not {share}")

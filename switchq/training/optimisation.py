@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, get_scheduler
 
 from switchq.errors import UserError
-from switchq.nn.adapters import is_adapter, width_of
+from switchq.nn.adapters import is_adapter, is_shared, width_of
 from switchq.nn.norm import is_own_norm
 from switchq.nn.weight import is_scale
 from switchq.training.devices import DevicesMixin, check_strategy, whole
@@ -56,7 +56,8 @@ class OptimisationMixin(DevicesMixin):
             if parameter.requires_grad:
                 own = is_adapter(name) or is_own_norm(name)
                 rate = "lr" if own else "scale_lr" if is_scale(name) else "base_lr"
-                factor = factors.get(width_of(name), 1.0)
+                shared = self.hparams["shared_lr"] if is_shared(name) else 1.0
+                factor = shared * factors.get(width_of(name), 1.0)
                 groups.setdefault((rate, factor), []).append(parameter)
         optimizer = torch.optim.AdamW(
             [
