@@ -1,5 +1,5 @@
 # The levers of the ablations, for the recipes beside it: `lever NAME` puts a lever's options of fit into the array `with`.
-slow=(--model.width_lr '{4: 0.7, 3: 0.5, 2: 0.5}') # adapters with a start of large factors move more at a rate
+slow=(--model.width_lr '{4: 0.7, 3: 0.5, 2: 0.5}') # what starts at large factors moves more at a rate
 lever() {
   case $1 in
     ternary) with=(--model.grid Symmetric --model.grid.group_size 64 --model.grid.scale mse) ;;
@@ -15,12 +15,10 @@ lever() {
     lr-double) with=(--model.lr 1e-3) ;;
     switch-dropout) with=(--model.switch_dropout 0.1) ;;
     mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
-    shared-start) with=(--model.shared_start qera) ;;
-    nested-shared-start) lever nested && with+=(--model.shared_start qera) ;;
-    nested-shared-start-apiq) lever nested-shared-start && with+=(--model.adapter_start apiq) ;;
     nested-slow) lever nested && with+=("${slow[@]}") ;;
-    nested-shared-slow) lever nested-shared-start && with+=(--model.shared_lr 0.2) ;;
-    nested-shared-slow-all) lever nested-shared-slow && with+=("${slow[@]}") ;;
+    shared-start) lever shared-start-slow && with+=("${slow[@]}") ;; # the recipe
+    shared-start-slow) lever shared-start-fast && with+=(--model.shared_lr 0.2) ;;
+    shared-start-fast) lever nested && with+=(--model.shared_start qera) ;;
     apiq) with=(--model.adapter_start apiq) ;;
     mixed-apiq) lever mixed && with+=(--model.adapter_start apiq) ;;
     hard) with=(--schedule.distill 0) ;;
