@@ -6,6 +6,7 @@ lever() {
     stretched) with=(--model.grid Stretched --model.grid.group_size 64 --model.grid.scale mse) ;;
     nested) with=(--model.grid Nested --model.grid.group_size 64 --model.grid.scale absmax) ;;
     nested-mse) with=(--model.grid Nested --model.grid.group_size 64 --model.grid.scale mse) ;;
+    nested-double) with=(--model.grid Nested --model.grid.group_size 64 --model.grid.scale absmax --model.grid.double true) ;;
     g128) with=(--model.grid.group_size 128) ;;
     scales) with=(--model.learn_scales true) ;;
     scales-fast) with=(--model.learn_scales true --model.scale_lr 1e-2) ;;

@@ -36,7 +36,7 @@ row() {
     groups) one groups 4 "${groups[@]}" "${rung[@]}" --model.adapter_start zero ;;
     loftq) one loftq 4 "${groups[@]}" "${rung[@]}" --model.adapter_start loftq ;;
     qera) one qera 4 "${qera[@]}" ;;
-    ternary | stretched | nested | nested-mse | g128 | sandwich) lever "$1" && one "$1" 4 "${qera[@]}" "${with[@]}" ;;
+    ternary | stretched | nested | nested-double | nested-mse | g128 | sandwich) lever "$1" && one "$1" 4 "${qera[@]}" "${with[@]}" ;;
     instantnet) one instantnet 4 "${cascade[@]}" ;;
     next | bare) lever "$1" && one "$1" 4 "${cascade[@]}" "${with[@]}" ;;
     shared) one shared 4 "${qera[@]}" --model.shared_rank 4 ;;
@@ -51,7 +51,7 @@ row() {
     *) lever "$1" && one "$1" 1 "${recipe[@]}" "${with[@]}" ;;
   esac
 }
-all="lora16 spnet groups loftq qera ternary stretched nested nested-mse g128 sandwich instantnet next bare shared balance turns recipe hard rank0 mixed
+all="lora16 spnet groups loftq qera ternary stretched nested nested-double nested-mse g128 sandwich instantnet next bare shared balance turns recipe hard rank0 mixed
   nested-slow shared-start-fast shared-start-slow shared-start qera-shared-start instantnet-shared-start scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
 rows=${ROWS:-$all}
 [[ $rows != *-answers* ]] || written

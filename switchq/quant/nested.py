@@ -14,7 +14,8 @@ Both keep 8 significant bits, which float16 on disk and bfloat16 in a kernel hol
 
 Related: Any-Precision LLM (arXiv:2402.10517) nests non-uniform codes with a table per row and width; MatQuant
 (arXiv:2502.06787) and Double Rounding (arXiv:2502.02069) round the narrow code from the wide one, with a carry that
-they clamp, and train through it. Levels here are affine in the code because that is what integer kernels multiply.
+they clamp, and train through it; so does `double`. Levels here are affine in the code because that is what integer
+kernels multiply.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,18 @@ class Nested(Grid):
 
     `scale: absmax` takes the whole range of a group. `mse` takes the range with the least product of the squared errors
     at 4 and 2 bits, one for all widths: it cuts long rows, which costs 8 bits more than it gives the others.
+
+    Args:
+        double: round narrow codes from the 8-bit code, to the nearest, instead of taking its top bits. They are no part
+            of it then: such a model is trained and scored, and an artifact rounds it again.
     """
+
+    double: bool = False
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether the top bits of the 8-bit code are the narrower codes, as an artifact's are."""
+        return not self.double
 
     def range_params(self, weight_OGS: Tensor, bits: int, shrink: float) -> Params:
         """`low` and `cell` place the 256 parent cells, `scale` and `offset` the levels of `bits`."""
@@ -48,9 +60,10 @@ class Nested(Grid):
         return {**parent, **_fit_levels(weight_OGS, self.encode_groups(weight_OGS, parent, bits), cell, bits)}
 
     def encode_groups(self, weight_OGS: Tensor, params: Params, bits: int) -> Tensor:
-        """floor((w - low) / cell) as a signed 8-bit code, of which the top `bits` are kept."""
+        """floor((w - low) / cell) as a signed 8-bit code, of which the top `bits` are kept, or what is nearest."""
         parent = ((weight_OGS - params["low"]) / params["cell"]).floor().clamp(0, 2**PARENT_BITS - 1)
-        return ((parent - 2 ** (PARENT_BITS - 1)) / 2 ** (PARENT_BITS - bits)).floor()
+        narrow = (parent - 2 ** (PARENT_BITS - 1)) / 2 ** (PARENT_BITS - bits)
+        return (narrow + 0.5).floor().clamp(max=2 ** (bits - 1) - 1) if self.double else narrow.floor()
 
     def decode_groups(self, codes_OGS: Tensor, params: Params) -> Tensor:
         """code x scale + offset."""

@@ -115,8 +115,8 @@ def test_packed_is_near(model: PreTrainedModel, folder: Path, tokens_BT: Tensor,
 def test_another_grid_is_rounded_again_and_told(
     trained: Build, export: Export, tokens_BT: Tensor, tmp_path: Path
 ) -> None:
-    for grid in (Symmetric(), Asymmetric(16)):
-        place = tmp_path / type(grid).__name__
+    for number, grid in enumerate((Symmetric(), Asymmetric(16), Nested(16, double=True))):
+        place = tmp_path / str(number)
         done = export(trained("gpt2", grid), place)
         assert list(done.losses) == list(WIDTHS)
         assert all(loss.before > 0 and loss.after > 0 for loss in done.losses.values())

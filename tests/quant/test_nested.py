@@ -30,6 +30,22 @@ def test_a_narrow_code_is_the_top_of_the_wide_one(grid: Nested, bits: int, weigh
     assert parent_OI.max() <= 127
 
 
+@pytest.mark.parametrize(
+    "grid", [Nested(double=True), Nested(32, double=True), Nested(64, "mse", double=True)], ids=repr
+)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_a_doubly_rounded_code_is_nearest_to_the_wide_one(grid: Nested, bits: int, weight_OI: Tensor) -> None:
+    """Halves go up, and what would carry past the widest code stays there."""
+    parent = grid.encode(weight_OI, grid.fit(weight_OI, 8), 8).numpy().astype(int)
+    codes = grid.encode(weight_OI, grid.fit(weight_OI, bits), bits).numpy()
+    step, most = 2 ** (8 - bits), 2 ** (bits - 1) - 1
+    expected = np.minimum((2 * parent + step) // (2 * step), most)
+    assert np.array_equal(codes, expected)
+    if bits < 8:
+        assert not np.array_equal(codes, parent >> (8 - bits))
+        assert ((2 * parent + step) // (2 * step) > most).any()
+
+
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_agrees_with_a_search_and_a_regression(bits: int, weight_OI: Tensor) -> None:
     """The code is the nearest middle of 2^b cells of the range; scale and offset are numpy's line through the codes."""
