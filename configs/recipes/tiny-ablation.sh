@@ -9,13 +9,14 @@ out=$1
 seeds=("${@:2}")
 passes=${PASSES:-150}
 mkdir -p "$out"
+bare=(--model.grid Symmetric --model.grid.group_size null --model.shared_start zero --model.shared_rank 0 --model.shared_lr 1 --model.width_lr null)
 one() { # name, passes an optimiser step, then options of fit
   local name=$1-seed$seed steps=$((passes / $2))
   shift 2
   [ -f "$out/$name/lightning_logs/version_0/results.json" ] && return
   switchq fit --config configs/quickstart.yaml --seed_everything "$seed" --data.seed "$seed" --trainer.max_steps "$steps" \
     --trainer.default_root_dir "$out/$name" --trainer.limit_val_batches 0 --trainer.enable_progress_bar false --summary.compare false \
-    --model.bits '[8, 4, 3, 2]' --model.rank '{8: 4, 4: 4, 3: 4, 2: 8}' --model.lr 1e-3 \
+    "${bare[@]}" --model.bits '[8, 4, 3, 2]' --model.rank '{8: 4, 4: 4, 3: 4, 2: 8}' --model.lr 1e-3 \
     --model.bitmaps '["16", "8", "8/4", "4", "3", "4/2", "2"]' "$@" > "$out/$name.log" 2>&1
 }
 source "$(dirname "$0")/levers.sh"

@@ -76,6 +76,12 @@ QUALITY: dict[str, list[str]] = {
 }
 """What `switchq fit --config configs/quickstart.yaml` is trained with."""
 
+BARE = (
+    "--model.grid", "Symmetric", "--model.grid.group_size", "null", "--model.rank", "null", "--model.width_lr", "null",
+    "--model.adapter_start", "zero", "--model.shared_start", "zero", "--model.shared_rank", "0",
+)  # fmt: skip
+"""The quickstart's model without its grid and starts."""
+
 
 class Clock(Callback):
     """Times the batches after the first `warm`."""
@@ -148,15 +154,15 @@ def measured(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
 def quality(options: list[str], seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """F1 by bitmap after the quickstart's training with these options and this seed.
 
-    Adapters start at nothing, so that F1 is what training made of it. `weights` is a hash of the trained weights: rows
-    of the same seed tell whether a device gives the same bits twice.
+    Adapters start at nothing beside one scale a row, so that F1 is what training made of it. `weights` is a hash of the
+    trained weights: rows of the same seed tell whether a device gives the same bits twice.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-m", "switchq.cli", "fit", "--config", "configs/quickstart.yaml",
             "--trainer.accelerator", "gpu" if arguments.device == "cuda" else "cpu", "--trainer.devices", "1",
             "--trainer.default_root_dir", folder, "--trainer.limit_val_batches", "0", "--summary.compare", "false",
-            "--model.bitmaps", "[16, 8, 4, 2]", "--schedule.bitmaps", "[8, 4, 2]", "--model.adapter_start", "zero",
+            "--model.bitmaps", "[16, 8, 4, 2]", "--schedule.bitmaps", "[8, 4, 2]", *BARE,
             "--trainer.max_steps", str(arguments.quality_steps), "--seed_everything", str(seed), *options,
         ]  # fmt: skip
         began = time.perf_counter()
