@@ -43,7 +43,7 @@ def eval_(
         scale: of a plain model: absmax (the default) or mse.
         bitmap: what to run at, repeatable: `8`, `8/4` (stripe), `8,4,...` (one per layer), `attn=8,mlp=4` or
             `@file.json`; by default 16 and the ladder of the trained widths, of an artifact the ladder alone.
-        adapters: with the LoRA adapters, without, or one row each.
+        adapters: with the LoRA adapters, without (but for what a shared start took out of the weights), or a row each.
         data: SQuAD-style JSON file or Hub name; by default the dev set that the checkpoint was trained beside.
         text: text files for perplexity, repeatable; given alone, questions are not asked.
         base: where the base model lies now, if it has moved since training.

@@ -23,7 +23,8 @@ def export(
 
     Args:
         output: folder to write.
-        ckpt: checkpoint of `switchq fit`; one of another grid than Nested is rounded again, and told what that costs.
+        ckpt: checkpoint of `switchq fit`; one of another grid than Nested, or double, is rounded again, and
+            told what that costs.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
         format: `artifact`; or one bitmap for other programs: `hf`, floats that transformers loads, or packed as
             `compressed-tensors` or `gptq` has it.

@@ -18,6 +18,7 @@ from switchq.inference import Exported, export_artifact, export_fixed
 from switchq.inference.export import EmbeddingBits
 from switchq.inference.formats.write import Adapters, FloatBits
 from switchq.models import context_window
+from switchq.quant import Grid, Nested
 
 GRIDS = {"artifact": "nested", "compressed-tensors": "symmetric"}
 """What a plain model is rounded to, where that is not asymmetric."""
@@ -114,8 +115,10 @@ def _show(console: Console, subject: Subject, done: Exported) -> None:
     console.print(table)
     if done.losses:
         trained = subject.settings["grid"]
-        name = trained["class_path"].rpartition(".")[2] if isinstance(trained, dict) else type(trained).__name__
-        why = "Its base was trained" if name == "Nested" else f"It was trained on the grid {name}, which does not nest"
+        grid = Grid.from_dict(trained) if isinstance(trained, dict) else trained
+        nests = isinstance(grid, Nested) and grid.is_prefix
+        name = f"{type(grid).__name__}{', double' * getattr(grid, 'double', False)}"
+        why = "Its base was trained" if nests else f"It was trained on the grid {name}, whose codes do not nest"
         console.print(
             f"{why}: the weights were rounded again. Relative squared error of the weights, as trained → in the "
             f"artifact:",
@@ -124,7 +127,9 @@ def _show(console: Console, subject: Subject, done: Exported) -> None:
         )
         for bits, loss in done.losses.items():
             console.print(f"  {bits} bits   {loss.before:.2e} → {loss.after:.2e}", highlight=False)
-        console.print("Adapters were not trained for that. A frozen base on --model.grid Nested loses nothing.")
+        console.print(
+            "Adapters were not trained for that. A frozen base on --model.grid Nested, not double, loses nothing."
+        )
     widths = " ".join(f"--bitmap {bits}" for bits in done.manifest.widths)
     for line in (
         f"Score it  switchq eval --artifact {done.folder} {widths} --data FILE",

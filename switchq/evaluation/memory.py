@@ -4,7 +4,8 @@ Weight bytes count what a packed file of the model at this bitmap would hold, wh
 
     codes         b bits for each weight of a layer at b < 16 bits
     scales        what the layer's grid stores beside the codes (16-bit scales, b-bit zero points)
-    adapters      16 bits for each weight of the LoRA adapters that the bitmap switches on
+    adapters      16 bits for each weight of the LoRA adapters that the bitmap switches on; where they are off, of what
+                  was taken out of the weights
     unquantised   16 bits for everything else: embeddings, norms, biases, layers at 16 bits; tied tensors once.
                   An artifact's 8-bit embeddings count as they are stored
 

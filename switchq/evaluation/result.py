@@ -24,7 +24,7 @@ class EvalResult:
         bits: the same, one bit-width per layer in model order.
         label: what to call it in a table.
         average_bits: mean bits per quantised weight, without scales.
-        adapters: whether the per-bit adapters were on.
+        adapters: whether the adapters were on.
         n_questions: questions scored; where there were none, the fields about questions are None.
         n_cut: questions whose context was cut to fit the context window.
         EM: exact match, percent.

@@ -77,7 +77,9 @@ class ArtifactSource:
     def adapter(self, layer: str, bits: int, adapters: bool = True) -> tuple[Tensor, Tensor] | None:
         """See `Source.adapter`."""
         kept = f"adapter{bits}" if adapters else "taken"
-        if not self.artifact.has(f"{kept}.A.{layer}"):
+        if adapters and bits not in self.artifact.manifest.adapters:
+            return None
+        if not adapters and not self.artifact.has(f"taken.A.{layer}"):
             return None
         stored = (self._passing(f"{kept}.{factor}.{layer}") for factor in "AB")
         a_RI, b_OR = (factor.to(self.device, self.dtype) for factor in stored)

@@ -86,6 +86,10 @@ def make_switchable(
     rounded, taken = [width for width in widths if width != FULL], shared_start != "zero"
     if taken and not (adapters and rounded):
         raise UserError("shared_start is about what rounding does: name widths below 16, with adapters")
+    if taken and start == "loftq":
+        raise UserError(
+            "with a shared_start, adapters start from data after it (qera or apiq), not at what loftq finds"
+        )
     for linear in linears.values():
         home = linear.weight.device
         linear.to(fit_on or home)

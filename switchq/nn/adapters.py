@@ -68,7 +68,8 @@ def adapter_configs(
         dropout: on the adapters' input.
         shared_rank: of the adapter that all widths share; 0 for none.
         optional: whether a width may go without an adapter, because something else is trained.
-        taken: whether to add one, as the shared one, that holds what was taken out of the weights.
+        taken: whether to add one, as the shared one, that holds what was taken out of the weights; neither has dropout,
+            which would drop parts of the weights.
 
     Raises:
         UserError: a rank below 0; a rank of 0 where the width would have nothing to train, or where something is to be
@@ -91,7 +92,7 @@ def adapter_configs(
         name: LoraConfig(
             r=rank,
             lora_alpha=2 * rank if alpha is None else alpha,
-            lora_dropout=dropout,
+            lora_dropout=0.0 if taken and name in common else dropout,
             target_modules=list(targets),
             task_type="CAUSAL_LM",
         )
@@ -232,7 +233,8 @@ def in_turns(weight_OI: Tensor, grid: Grid, bits: int, rank: int, metric: Metric
 def take_out(layer: LoraLayer) -> None:
     """Take what the layer's adapter for that holds out of its weight.
 
-    The product is float64's: on any device, in any mode of its float32 products, the same codes come of it.
+    The product is float64's: whether float32 products of a device are TF32's, when it is made first and when a
+    checkpoint is loaded, makes no difference.
     """
     a_RI, b_OR = (cast(nn.Linear, part[TAKEN]).weight.double() for part in (layer.lora_A, layer.lora_B))
     cast(QuantLinear, layer.get_base_layer()).take_out((layer.scaling[TAKEN] * b_OR @ a_RI).float())

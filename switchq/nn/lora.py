@@ -1,6 +1,7 @@
 """The forward of a quantised layer with its adapters; peft builds, saves and loads them.
 
-One or two adapters run at a time, the shared one and that of the width. Side by side their factors are one pair,
+One or two adapters run at a time, the shared one and that of the width (or, with adapters off, what was taken out of
+the weight, if something was). Side by side their factors are one pair,
 
     y = W x + s [B_1 B_2] [A_1; A_2] x
 

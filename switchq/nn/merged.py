@@ -17,9 +17,9 @@ from switchq.nn.switch import SwitchLayer, get_switch
 
 
 @torch.no_grad()
-def merged_weight(layer: SwitchLayer) -> Tensor:
-    """The weight (O, I), float32, that a layer multiplies with, adapters added."""
-    weight_OI, factors = layer.linear.effective_weight().float(), layer.low_rank(layer.bits)
+def merged_weight(layer: SwitchLayer, adapters: bool = True) -> Tensor:
+    """The weight (O, I), float32, that a layer multiplies with, adapters added, or what runs without them."""
+    weight_OI, factors = layer.linear.effective_weight().float(), layer.low_rank(layer.bits, adapters)
     if factors is None:
         return weight_OI
     a_RI, b_OR = factors
@@ -34,16 +34,16 @@ def merged(model: nn.Module) -> Iterator[None]:
     only while they run, are left as they are.
     """
     switch = get_switch(model)
-    layers = [layer for layer in switch.layers if switch.adapters and _can_merge(layer)]
+    layers = [layer for layer in switch.layers if _can_merge(layer, switch.adapters)]
     try:
         for layer in layers:
-            layer.multiply_by(merged_weight(layer))
+            layer.multiply_by(merged_weight(layer, switch.adapters))
         yield
     finally:
         for layer in layers:
             layer.multiply_by(None)
 
 
-def _can_merge(layer: SwitchLayer) -> bool:
-    adapters, linear = layer.adapters_for(layer.bits), layer.linear
-    return bool(adapters) and linear.keeps_rounded and linear.weight.dtype == torch.float32
+def _can_merge(layer: SwitchLayer, adapters: bool) -> bool:
+    names, linear = layer.adapters_for(layer.bits, adapters), layer.linear
+    return bool(names) and linear.keeps_rounded and linear.weight.dtype == torch.float32

@@ -77,7 +77,7 @@ class SwitchLayer:
     def adapters_for(self, bits: int, adapters: bool = True) -> list[str]:
         """The adapters that run at `bits`: the shared one, and that of `trained_width`; each if it is there.
 
-        Without adapters it is what was taken out of the weight, if something was: the weight as it came, rounded.
+        Without adapters it is what was taken out of the weight before it was rounded, if something was.
         """
         if self.lora is None or not self.widths:
             return []

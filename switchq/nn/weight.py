@@ -79,7 +79,9 @@ class QuantWeight(nn.Module):
         if self.is_taken_out:
             raise RuntimeError("a part of this weight was taken out before")
         self.is_taken_out = True
-        self.weight.sub_(low_OI.to(self.weight.dtype))
+        self.weight.copy_(self.weight.float() - low_OI)
+        for bits in tuple(self._versions):
+            self.forget(bits)
         for bits in self._fitted:
             for name, value in self.grid.fit(self.weight, bits).items():
                 cast(Tensor, self._buffers[_buffer(name, bits)]).copy_(value)

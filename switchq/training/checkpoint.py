@@ -56,7 +56,7 @@ def restore_module(checkpoint: dict[str, Any], base: str | None = None) -> Switc
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"the checkpoint is damaged: {name} has values that are not finite; take an earlier one")
     module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
+    module.load_state_dict(checkpoint["state_dict"], strict=False)  # it has been looked at just now
     return module.eval()
 
 

@@ -106,7 +106,6 @@ class DevicesMixin(LightningModule):
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # losses are shares of the joint loss: they are added up
                 module.set_force_sum_reduction_for_comms(True)
-        self.strict_loading = False  # the strategy loads a checkpoint by itself, and frozen weights are not in it
 
     @property
     def is_sharded(self) -> bool:

@@ -54,7 +54,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             adapter or a trained base.
         alpha: width -> LoRA alpha (twice the rank by default).
         shared_rank: rank of one more adapter that runs at every width; 0 for none.
-        adapter_dropout: LoRA dropout.
+        adapter_dropout: LoRA dropout; not of a shared adapter with a start.
         switch_dropout: share of a pass's layers that run at another of `bits` than its bitmap says, drawn anew for
             every pass that learns; what is logged goes by the bitmap.
         adapter_start: `zero`; `loftq`: the SVD of what rounding to that width took away; `qera`: what is best for the
@@ -74,7 +74,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         shared_lr: factor on the learning rate of the shared adapter. What starts at zero moves less at a rate than what
             starts at large factors (`shared_start`).
         width_lr: width -> factor on the learning rates of what is trained for that width alone; 1 by default.
-        weight_decay: AdamW's, of all but the scales.
+        weight_decay: AdamW's, of all but scales, and a shared adapter with a start: it holds parts of the weights.
         decay: what the learning rate does after the warm-up.
         warmup_steps: optimiser steps over which the learning rate rises.
         max_grad_norm: the joint gradient norm is clipped to this; 0 turns clipping off.
@@ -157,6 +157,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
                 raise UserError(f"model.{name} must be at least {least}, not {value}")
         if not shared_lr > 0:
             raise UserError(f"model.shared_lr must be above 0, not {shared_lr}")
+        if shared_lr != 1 and not shared_rank:
+            raise UserError("model.shared_lr is the shared adapter's: give model.shared_rank")
         for name, share in (("adapter_dropout", adapter_dropout), ("switch_dropout", switch_dropout)):
             if not 0 <= share < 1:
                 raise UserError(f"model.{name} must be at least 0 and below 1, not {share}")
@@ -171,6 +173,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
                 )
         self.save_hyperparameters(_plain(settings))
         self.automatic_optimization = False
+        self.strict_loading = False  # frozen weights are not in a checkpoint, whose names are looked at before
         self.model = load_model(base, dtype)
         self.tokenizer = load_tokenizer(base)
         self.identity = BaseIdentity.of(base, self.model)

@@ -51,22 +51,24 @@ class OptimisationMixin(DevicesMixin):
     def configure_optimizers(self) -> Any:
         """AdamW over everything that is trainable, with a `transformers` learning-rate schedule per optimiser step."""
         factors = self.hparams["width_lr"] or {}
-        groups: dict[tuple[str, float], list[Tensor]] = {("lr", 1.0): [], ("scale_lr", 1.0): [], ("base_lr", 1.0): []}
+        decay, started = self.hparams["weight_decay"], self.hparams["shared_start"] != "zero"
+        groups: dict[tuple[str, float, float], list[Tensor]] = {
+            ("lr", 1.0, decay): [], ("scale_lr", 1.0, 0.0): [], ("base_lr", 1.0, decay): [],
+        }  # fmt: skip
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 own = is_adapter(name) or is_own_norm(name)
                 rate = "lr" if own else "scale_lr" if is_scale(name) else "base_lr"
                 shared = self.hparams["shared_lr"] if is_shared(name) else 1.0
                 factor = shared * factors.get(width_of(name), 1.0)
-                groups.setdefault((rate, factor), []).append(parameter)
+                decays = not is_scale(name) and not (started and is_shared(name))
+                groups.setdefault((rate, factor, decay if decays else 0.0), []).append(parameter)
         optimizer = torch.optim.AdamW(
             [
-                {"params": parameters, "lr": self.hparams[rate] * factor}
-                | ({"weight_decay": 0.0} if rate == "scale_lr" else {})
-                for (rate, factor), parameters in groups.items()
+                {"params": parameters, "lr": self.hparams[rate] * factor, "weight_decay": decays}
+                for (rate, factor, decays), parameters in groups.items()
                 if parameters
             ],
-            weight_decay=self.hparams["weight_decay"],
             fused=True,  # hundreds of small tensors: one kernel instead of a few for each
         )
         scheduler = get_scheduler(

@@ -90,13 +90,12 @@ class SavingMixin(DevicesMixin):
             state["state"] = {numbers[number]: value for number, value in state["state"].items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint belongs to this base and these adapters, and fill in the frozen weights."""
+        """Check that the checkpoint belongs to this base and these adapters; all that is not in it is there already."""
         self.identity.check(checkpoint.get("base", {}))
         if "state_dict" not in checkpoint:
             self._check_taken_out()  # a strategy for sharded models has loaded it
             return
-        own = self.state_dict()
-        held, saved = self._held, checkpoint["state_dict"]
+        own, held, saved = self.state_dict(), self._held, checkpoint["state_dict"]
         wrong = sorted(held ^ set(saved)) or [name for name in held if own[name].shape != saved[name].shape]
         if wrong:
             raise UserError(
@@ -104,4 +103,3 @@ class SavingMixin(DevicesMixin):
                 f"use the same bits, rank, train_base and shared_start as in training"
             )
         self._take_out(saved)
-        checkpoint["state_dict"] = own | saved

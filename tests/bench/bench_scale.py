@@ -79,6 +79,7 @@ QUALITY: dict[str, list[str]] = {
 BARE = (
     "--model.grid", "Symmetric", "--model.grid.group_size", "null", "--model.rank", "null", "--model.width_lr", "null",
     "--model.adapter_start", "zero", "--model.shared_start", "zero", "--model.shared_rank", "0",
+    "--model.shared_lr", "1",
 )  # fmt: skip
 """The quickstart's model without its grid and starts."""
 

@@ -2,22 +2,31 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from workshop import Workshop, assert_same, padded, trained
 
 from switchq.bitmap import Bitmap
 from switchq.errors import UserError
 from switchq.evaluation.memory import weight_bytes
+from switchq.evaluation.perplexity import text_perplexity
 from switchq.inference import SwitchableLM, export_artifact, export_fixed
+from switchq.inference.formats.coded import code_layer
 from switchq.models import make_switchable, save_adapters
-from switchq.nn import SwitchLayer, at, switch_layers
-from switchq.nn.adapters import take_out
+from switchq.nn import SwitchLayer, at, set_bitmap, switch_layers
+from switchq.nn.adapters import Metric, take_out
 from switchq.quant import Asymmetric, Grid, Nested, Symmetric
 from switchq.training.calibrated_start import start_from_inputs
 from switchq.training.callbacks import Cyclic
@@ -100,7 +109,10 @@ class TestStart:
         for layer in switch_layers(model):
             low_OI = product(layer, 2, adapters=False)
             assert torch.linalg.matrix_rank(low_OI.double(), rtol=1e-5) == 2
-            torch.testing.assert_close(layer.linear.weight, before[layer.name] - low_OI)
+            a_RI, b_OR = (part["taken"].weight.double() for part in (layer.lora.lora_A, layer.lora.lora_B))  # type: ignore[union-attr]
+            exact_OI = (layer.lora.scaling["taken"] * b_OR @ a_RI).float()  # type: ignore[union-attr]
+            assert torch.equal(layer.linear.weight, before[layer.name] - exact_OI)
+            torch.testing.assert_close(exact_OI, low_OI)
             for part in (layer.lora.lora_A, layer.lora.lora_B):  # type: ignore[union-attr]
                 assert torch.equal(part["shared"].weight, part["taken"].weight)
             for bits in (8, 2):
@@ -138,6 +150,80 @@ class TestStart:
         with pytest.raises(RuntimeError, match="taken out before"):
             take_out(switch_layers(model)[0].lora)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("memory", [1, 2**30], ids=["a layer at a time", "all at once"])
+    def test_inputs_are_those_of_the_original(self, tiny_gpt2: Any, tokens_BT: Tensor, memory: int) -> None:
+        """Also where earlier layers have something taken out already: all read what the unrounded model gives."""
+        seen: list[Tensor] = []
+
+        def metric_of(gram_II: Tensor) -> Metric:
+            seen.append(gram_II)
+            return Metric.of(gram_II)
+
+        model = make_switchable(tiny_gpt2(), (4, 2), Nested(8), shared_rank=2, shared_start="qera", rank={4: 2, 2: 3})
+        inputs = inputs_of(model, tokens_BT)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("switchq.training.calibrated_start.Metric", SimpleNamespace(of=metric_of))
+            start_from_inputs(model, [{"input_ids": tokens_BT, "attention_mask": torch.ones_like(tokens_BT)}], memory)
+        assert len(seen) == len(inputs)
+        for gram_II, x_NI in zip(seen, inputs.values(), strict=True):
+            torch.testing.assert_close(gram_II, x_NI.T @ x_NI / len(x_NI), rtol=1e-3, atol=1e-4)
+
+    def test_devices_take_out_alike(self, tiny_gpt2: Any, tokens_BT: Tensor) -> None:
+        """What the first device found is what is taken out, and held."""
+        model = make_switchable(tiny_gpt2(), (2,), Nested(8), shared_rank=2, shared_start="qera", rank={2: 3})
+        before = weights(model)
+        start_from_inputs(model, [padded(tokens_BT, 3)], alike=lambda tensor: torch.full_like(tensor, 0.1))
+        for layer in switch_layers(model):
+            a_RI, b_OR = (part["taken"].weight for part in (layer.lora.lora_A, layer.lora.lora_B))  # type: ignore[union-attr]
+            assert (a_RI == 0.1).all()
+            assert (b_OR == 0.1).all()
+            low_OI = layer.lora.scaling["taken"] * b_OR @ a_RI  # type: ignore[union-attr]
+            torch.testing.assert_close(layer.linear.weight, before[layer.name] - low_OI)
+
+    def test_what_was_taken_out_is_not_trained(self, module_of: Callable[..., SwitchableModule]) -> None:
+        names = {True: "shared", False: "taken"}
+        for name, parameter in module_of().model.named_parameters():
+            for trains, own in names.items():
+                assert f".{own}." not in name or parameter.requires_grad is trains
+
+    def test_nothing_of_a_weight_is_dropped(self, tiny_llama: Any, tokens_BT: Tensor) -> None:
+        """Dropout is for what a width learns by itself."""
+        model = make_switchable(
+            tiny_llama(), (4, 2), Nested(8), rank={4: 0, 2: 3}, shared_rank=2, shared_start="qera", dropout=0.5
+        )
+        start_from_inputs(model, [padded(tokens_BT, 3)])
+        for bitmap, adapters, drops in (("16", False, False), ("4", True, False), ("2", True, True)):
+            set_bitmap(model, bitmap, adapters)
+            with torch.no_grad():
+                found = model.train()(tokens_BT).logits, model.eval()(tokens_BT).logits
+            assert torch.equal(*found) is not drops
+
+    def test_a_half_precision_base_is_rounded_once(self, tiny_gpt2: Any, tokens_BT: Tensor) -> None:
+        model = make_switchable(
+            tiny_gpt2().bfloat16(), (4, 2), Nested(8), shared_rank=2, shared_start="qera", rank={4: 2, 2: 3}
+        )
+        before = weights(model)
+        start_from_inputs(model, [padded(tokens_BT, 3)])
+        for layer in switch_layers(model):
+            left_OI = before[layer.name].float() - product(layer, 2, adapters=False)
+            torch.testing.assert_close(layer.linear.weight, left_OI.bfloat16(), rtol=2**-8, atol=1e-6)
+
+    def test_a_model_that_is_rounded_already_runs_with_what_is_left(self, tiny_gpt2: Any, tokens_BT: Tensor) -> None:
+        models = [
+            make_switchable(tiny_gpt2(), (4, 2), Nested(8), shared_rank=2, shared_start="qera", rank={4: 2, 2: 3})
+            for _ in range(2)
+        ]
+        set_bitmap(models[0], "3")
+        found = []
+        for model in models:
+            torch.manual_seed(0)
+            start_from_inputs(model, [padded(tokens_BT, 3)])
+            if model is models[1]:
+                set_bitmap(model, "3")
+            with torch.no_grad():
+                found.append(model.eval()(tokens_BT).logits)
+        assert torch.equal(*found)
+
     def test_without_adapters_of_their_own(self, tiny_gpt2: Any, tokens_BT: Tensor) -> None:
         model = make_switchable(tiny_gpt2(), (4, 2), Nested(8), shared_rank=2, shared_start="qera", rank={4: 0, 2: 0})
         before = weights(model)
@@ -164,6 +250,7 @@ class TestStart:
             ({"adapter_start": "loftq"}, "goes with model.adapter_start qera or apiq"),
             ({"shared_rank": 0}, "no shared adapter to start"),
             ({"bits": (16,), "rank": {16: 2}}, "name widths below 16"),
+            ({"shared_start": "zero", "shared_rank": 0, "shared_lr": 0.5}, "shared_lr is the shared adapter's"),
         ],
     )
     def test_what_cannot_be(
@@ -181,6 +268,10 @@ class TestCheckpoint:
         for state in STATES:
             assert torch.equal(logits(loaded.model, *state), logits(module.model, *state)), state
         assert not torch.equal(logits(module.model, "2", True), logits(module.model, "2", False))
+
+    def test_is_rounded_when_it_is_loaded(self, run: tuple[SwitchableModule, Path]) -> None:
+        for layer in switch_layers(load_checkpoint(run[1]).model):
+            assert all(layer.linear.is_prepared(bits) for bits in (8, 4, 2))
 
     def test_a_run_goes_on(
         self,
@@ -240,6 +331,17 @@ class TestExport:
             lm.set_bitmap(bitmap, adapters=adapters)
             with torch.no_grad():
                 torch.testing.assert_close(lm(IDS).logits, logits(module.model, bitmap, adapters), rtol=0, atol=5e-3)
+        packed = SwitchableLM.from_pretrained(tmp_path / "artifact", "2")
+        for adapters in (True, False):
+            packed.set_bitmap("2", adapters=adapters)
+            expected = logits(module.model, "2", adapters)
+            with torch.no_grad():
+                assert float((packed(IDS).logits - expected).std() / expected.std()) < 0.02
+            own = [
+                weight_bytes(model, Bitmap([2] * 8), adapters=adapters).adapters
+                for model in (packed.model, module.model)
+            ]
+            assert own[0] == own[1] > 0
 
     def test_plain_peft_is_for_the_base_as_it_was(
         self, run: tuple[SwitchableModule, Path], workshop: Workshop, tmp_path: Path
@@ -265,6 +367,61 @@ class TestExport:
         for plain in (merged, beside):
             with torch.no_grad():
                 torch.testing.assert_close(plain(IDS).logits, logits(module.model, "2", True), rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_what_is_rounded_again_beside_peft_is_measured_as_it_runs(
+    tiny_llama: Any, character_tokenizer: PreTrainedTokenizerFast, tokens_BT: Tensor, tmp_path: Path
+) -> None:
+    """The figures are those of the model, and of the written folder with its adapters laid over it."""
+    model = make_switchable(tiny_llama(), (4,), Nested(16), shared_rank=2, shared_start="qera", rank={4: 2})
+    start_from_inputs(model, [padded(tokens_BT, 3)])
+    windows = [tokens_BT[0].tolist()]
+    done = export_fixed(
+        model, character_tokenizer, tmp_path / "out", "4", "compressed-tensors", adapters="peft", windows=windows
+    )
+    assert done.loss is not None
+    ids_1T = tokens_BT[:1]
+    config = LlamaConfig.from_pretrained(tmp_path / "out")
+    del config.quantization_config
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(tiny_llama().state_dict())
+    for layer in switch_layers(model):
+        with at(model, "4"):
+            written_OI = code_layer(layer, merge=False, zero_points=False).weight()
+        plain.get_submodule(layer.name).weight.data = written_OI
+    beside = peft.PeftModel.from_pretrained(plain, tmp_path / "out/adapters/bits_4").eval()
+    with torch.no_grad():
+        largest = float((beside(ids_1T).logits - logits(model, "4", True, ids_1T)).abs().max())
+    assert done.loss.logits == pytest.approx(largest, rel=1e-3)
+    before = text_perplexity(model, windows)
+    with at(model, "4"):
+        assert done.loss.perplexity[0] == pytest.approx(text_perplexity(model, windows), rel=1e-5)  # type: ignore[index]
+    assert before != pytest.approx(done.loss.perplexity[0], rel=1e-3)  # type: ignore[index]
+
+
+def test_loftq_is_refused_beside_it(tiny_gpt2: Any) -> None:
+    with pytest.raises(UserError, match="start from data after it"):
+        make_switchable(tiny_gpt2(), (4, 2), Nested(8), shared_rank=2, shared_start="qera", start="loftq")
+
+
+def test_weights_that_adapters_hold_do_not_decay(
+    workshop: Workshop, module_of: Callable[..., SwitchableModule], tmp_path: Path
+) -> None:
+    """The rate is zero for all but decay: what decays shrinks by lr x weight_decay a step."""
+    for start, decays in (("qera", False), ("zero", True)):
+        module = workshop.fit(
+            Cyclic("turns", ["8"]), tmp_path / start, 1, module_of(shared_start=start, lr=1e-6, weight_decay=1e4)
+        )
+        for layer in switch_layers(module.model):
+            a_RI = layer.lora.lora_A["shared"].weight  # type: ignore[union-attr]
+            if start == "qera":
+                kept = layer.lora.lora_A["taken"].weight  # type: ignore[union-attr]
+                torch.testing.assert_close(a_RI, kept, rtol=0, atol=2e-6)
+        groups = module.optimizers().param_groups  # type: ignore[union-attr]
+        shared = {id(p) for name, p in module.named_parameters() if ".shared." in name}
+        found = {group["weight_decay"] > 0 for group in groups for p in group["params"] if id(p) in shared}
+        assert found == {decays}
 
 
 def test_without_adapters_what_was_taken_out_is_counted(run: tuple[SwitchableModule, Path]) -> None:

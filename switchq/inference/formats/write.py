@@ -8,12 +8,14 @@ The folder is written beside its place and renamed when it is complete; `switchq
 of every file, and what was lost.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from switchq.bitmap import FULL, Bitmap
@@ -122,7 +124,7 @@ def export_fixed(
     for name, layer in packed.items():
         if layer.loss is not None:
             weight_view(plain.get_submodule(name)).copy_(layer.weight())
-    loss = _loss(model, plain, parsed, merge, packed, windows)
+    loss = _loss(model, plain, parsed, adapters, packed, windows)
     with new_folder(folder, overwrite) as place:
         if adapters == "peft":
             save_adapters(model, place / "adapters", over_base=False)
@@ -178,17 +180,36 @@ def _loss(
     model: PreTrainedModel,
     plain: PreTrainedModel,
     bitmap: Bitmap,
-    merge: bool,
+    adapters: Adapters,
     packed: Mapping[str, Coded],
     windows: Sequence[Sequence[int]],
 ) -> Loss | None:
+    """What rounding again cost; of the model's figures, those of what runs in the end."""
     layers = {name: layer.loss for name, layer in packed.items() if layer.loss is not None}
     if not layers:
         return None
     if not windows:
         return Loss(layers)
     ids_BT = torch.tensor([windows[0]])
-    with at(model, bitmap, merge):
+    with at(model, bitmap, adapters != "off"):
         before, logits_BTV = text_perplexity(model, windows), model(ids_BT).logits
-    largest = float((plain(ids_BT).logits - logits_BTV).abs().max())
-    return Loss(layers, (before, text_perplexity(plain, windows)), largest)
+    with _laid_over(plain, model, bitmap) if adapters == "peft" else nullcontext():
+        largest = float((plain(ids_BT).logits - logits_BTV).abs().max())
+        return Loss(layers, (before, text_perplexity(plain, windows)), largest)
+
+
+@contextmanager
+def _laid_over(plain: PreTrainedModel, model: PreTrainedModel, bitmap: Bitmap) -> Iterator[None]:
+    """A plain model with what the adapters add at a bitmap, as `peft` will lay them over it."""
+    before: list[tuple[Tensor, Tensor]] = []
+    try:
+        for layer, bits in zip(switch_layers(model), bitmap, strict=True):
+            factors = layer.low_rank(bits)
+            if factors is not None:
+                weight_OI = weight_view(plain.get_submodule(layer.name))
+                before.append((weight_OI, weight_OI.clone()))
+                weight_OI += factors[1] @ factors[0]
+        yield
+    finally:
+        for weight_OI, value_OI in before:
+            weight_OI.copy_(value_OI)
