@@ -16,6 +16,8 @@ from switchq.commands.subject import load_subject
 from switchq.inference import Artifact, SwitchableLM, bench
 from switchq.inference.bench import measure
 from switchq.nn import at
+from switchq.quant import Nested
+from switchq.training.callbacks import SPNet
 
 from .conftest import Outcome, Run
 
@@ -40,17 +42,27 @@ def test_export_tells_sizes_and_what_rounding_again_costs(run: Run, switchq: Com
     assert done.code == 0, done.err
     for part in ("planes", "levels", "adapters", "embeddings", "norms and biases", "all"):
         assert f"  {part} " in done.out
-    assert "trained on the grid Symmetric, which does not nest" in " ".join(done.out.split())
+    assert "trained on the grid Symmetric, whose codes do not nest" in " ".join(done.out.split())
     assert all(f"{bits} bits   " in done.out for bits in (8, 4, 2))
     manifest = Artifact(tmp_path / "a").manifest
     assert manifest.widths == (8, 4, 2)
     assert manifest.source["checkpoint"] == str(run.checkpoint)
 
 
+def test_codes_rounded_from_the_wide_one_do_not_nest(workshop: Workshop, switchq: Command, tmp_path: Path) -> None:
+    module = workshop.module(grid=Nested(16, double=True))
+    workshop.fit(SPNet(["8", "2"]), tmp_path, 1, module)
+    done = switchq("export", "--ckpt", tmp_path / "checkpoints/last.ckpt", "--output", tmp_path / "a")
+    assert done.code == 0, done.err
+    said = " ".join(done.out.split())
+    assert "trained on the grid Nested, double, whose codes do not nest" in said
+    assert "on --model.grid Nested, not double, loses nothing" in said
+
+
 def test_a_plain_model_is_exported_without_loss(workshop: Workshop, switchq: Command, tmp_path: Path) -> None:
     done = switchq("export", "--model", workshop.base, "--output", tmp_path / "a", "--group_size", 16, "--bits", 5)
     assert done.code == 0, done.err
-    assert "does not nest" not in done.out
+    assert "not nest" not in done.out
     lm = SwitchableLM.from_pretrained(tmp_path / "a", packed=False)
     subject = load_subject(None, str(workshop.base), bits=[5], grid="nested", group_size=16)
     ids = torch.arange(1, 9).unsqueeze(0)

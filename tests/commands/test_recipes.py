@@ -11,12 +11,14 @@ from .conftest import Outcome
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILE = CONFIGS / "recipes/levers.sh"
-LEVERS = re.findall(r"^ +([\w-]+)\) with=", FILE.read_text(), re.MULTILINE)
+LEVERS = re.findall(r"^ +([\w-]+)\) (?:with=|lever )", FILE.read_text(), re.MULTILINE)
 
 SCHEDULES = {"sandwich": "SPNet", "next": "InstantNet", "bare": "InstantNet"}
 """Those of levers that belong to a schedule; all others can be pulled in turns."""
 
 TURNS = ["--schedule.mode", "turns", "--schedule.distill", "0.5"]
+
+GROUPS = ["--model.grid", "Asymmetric", "--model.grid.group_size", "64", "--model.grid.scale", "mse"]
 
 
 def options(lever: str) -> list[str]:
@@ -31,7 +33,8 @@ def options(lever: str) -> list[str]:
 def test_a_lever_changes_the_run(lever: str, switchq: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
     schedule = SCHEDULES.get(lever, "Cyclic")
-    plain = ["--config", CONFIGS / "cyclic.yaml", "--schedule", schedule, *(TURNS if schedule == "Cyclic" else [])]
+    plain = ["--config", CONFIGS / "recipes/smollm2-squad.yaml", *GROUPS, "--schedule", schedule]
+    plain += TURNS if schedule == "Cyclic" else []
     before, after = (switchq("fit", *plain, *more, "--print_config") for more in ([], options(lever)))
     assert (before.code, after.code) == (0, 0), after.err
     assert before.out != after.out
