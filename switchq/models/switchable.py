@@ -12,8 +12,9 @@ from switchq.errors import UserError
 from switchq.models.load import architecture_of, blocks_of
 from switchq.models.weights import weight_view
 from switchq.nn import QuantEmbedding, QuantLinear, add_adapters, attach_switch, switch_layers
-from switchq.nn.adapters import SharedStart, Start, adapter_configs
+from switchq.nn.adapters import adapter_configs
 from switchq.nn.norm import SwitchedNorm, is_own_norm
+from switchq.nn.starts import SharedStart, Start, start_loftq
 from switchq.quant import Grid, Symmetric
 
 Extra = Literal["head", "embeddings"]
@@ -49,7 +50,7 @@ def make_switchable(
         alpha: width -> LoRA alpha; twice the rank by default.
         shared_rank: rank of an adapter that runs at every width beside the width's own; 0 for none.
         dropout: LoRA dropout.
-        start: how adapters start, see `switchq.nn.add_adapters`.
+        start: how the adapters of widths start, see `switchq.nn.starts`; those that need data start at zero here.
         shared_start: `qera` makes room for the start of the shared adapter, which needs data and takes what it starts
             with out of the weights, see `switchq.training.calibrated_start`; weights are not rounded before that.
         extra: quantise the `head` and the `embeddings` too. A tied pair is one tensor and one entry of the bitmap, and
@@ -100,7 +101,9 @@ def make_switchable(
         linear.to(home)
     if adapters:
         configs = adapter_configs(widths, architecture.linears, rank, alpha, dropout, shared_rank, train_base, taken)
-        add_adapters(model, configs, start)
+        add_adapters(model, configs)
+        if start == "loftq":
+            start_loftq(model)
     for linear in linears.values():  # after peft, which freezes all that is not an adapter
         linear.train_in_place(train_base, learn_scales)
     norms = _own_norms(model, widths) if own_norms else {}

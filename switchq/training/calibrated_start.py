@@ -2,7 +2,7 @@
 
 LoftQ takes up the largest part of the weights' error; a layer's outputs suffer from the part that its inputs meet. Some
 batches of training data run through the unquantised model, the Gram matrix E[x x^T] of every layer's input x is
-gathered, and each width's adapter starts at QERA's closed form (`switchq.nn.adapters.start_at_residual`). Before it
+gathered, and each width's adapter starts at QERA's closed form (`switchq.nn.starts.start_at_residual`). Before it
 the shared adapter may start at what the narrowest width rounds worst; all widths then round what is left of the weights
 (`start_shared`).
 """
@@ -20,7 +20,8 @@ from switchq.models import architecture_of
 from switchq.models.inference import eval_mode
 from switchq.models.logits import hidden_states
 from switchq.nn import QuantLinear, at, get_switch
-from switchq.nn.adapters import SHARED, TAKEN, Metric, start_at_residual, start_shared, width_of
+from switchq.nn.adapters import SHARED, TAKEN, width_of
+from switchq.nn.starts import Metric, start_at_residual, start_shared
 
 Group = tuple[LoraLayer, ...]
 """Layers that read the same input."""

@@ -23,7 +23,7 @@ from switchq.models.device import own_gpu
 from switchq.models.load import Dtype, blocks_of
 from switchq.models.switchable import Extra
 from switchq.nn import get_switch, set_bitmap
-from switchq.nn.adapters import SharedStart, Start
+from switchq.nn.starts import SharedStart, Start
 from switchq.quant import Grid, Symmetric
 from switchq.training.block_start import start_by_block
 from switchq.training.calibrated_start import start_from_inputs

@@ -13,7 +13,8 @@ from switchq.errors import UserError
 from switchq.models.device import own_gpu
 from switchq.models.switchable import prepare_widths
 from switchq.nn import switch_layers
-from switchq.nn.adapters import TAKEN, is_taken, take_out
+from switchq.nn.adapters import TAKEN, is_taken
+from switchq.nn.starts import take_out
 from switchq.training.devices import DevicesMixin
 from switchq.training.identity import BaseIdentity
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from switchq.data.squad import read_squad
 from switchq.files import write_json
 from switchq.models import architecture_of, load_model, load_tokenizer, weight_view
-from switchq.nn.adapters import Metric, in_turns, low_rank
+from switchq.nn.starts import Metric, in_turns, low_rank
 from switchq.posttraining.ptq.rounder import LinearRounder
 from switchq.posttraining.ptq.rounders.gptq import Gptq
 from switchq.posttraining.ptq.rounders.hqq import Hqq

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from switchq.errors import UserError
 from switchq.models import make_switchable
 from switchq.nn import QuantLinear, set_bitmap, switch_layers
-from switchq.nn.adapters import Metric, start_at_residual
+from switchq.nn.starts import Metric, start_at_residual
 
 BuildModel = Callable[..., PreTrainedModel]
 

@@ -13,7 +13,7 @@ from switchq.data.batches import IGNORED, counted
 from switchq.errors import UserError
 from switchq.models import make_switchable
 from switchq.nn import SwitchLayer, set_bitmap, switch_layers
-from switchq.nn.adapters import Metric, start_at_residual
+from switchq.nn.starts import Metric, start_at_residual
 from switchq.training.calibrated_start import start_from_inputs
 from switchq.training.callbacks import SPNet
 from switchq.training.module import SwitchableModule

@@ -26,7 +26,7 @@ from switchq.inference import SwitchableLM, export_artifact, export_fixed
 from switchq.inference.formats.coded import code_layer
 from switchq.models import make_switchable, save_adapters
 from switchq.nn import SwitchLayer, at, set_bitmap, switch_layers
-from switchq.nn.adapters import Metric, take_out
+from switchq.nn.starts import Metric, take_out
 from switchq.quant import Asymmetric, Grid, Nested, Symmetric
 from switchq.training.calibrated_start import start_from_inputs
 from switchq.training.callbacks import Cyclic
