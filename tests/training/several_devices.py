@@ -51,13 +51,13 @@ SCENARIOS: dict[str, Scenario] = {
         {"data": {"batch_size": 3, "limit_train": 7}},  # the third batch has one row
         2,
     ),
-    "spnet, shared start": (
+    "spnet, shared start": (  # of all ranks: a part of them is what last bits and a randomised SVD make of it
         lambda: SPNet(["8", "2"]),
         {
             "adapter_start": "qera",
-            "rank": {8: 0, 4: 3, 2: 4},  # what 8 bits lose has no directions of its own: last bits decide
             "shared_start": "qera",
-            "shared_rank": 3,
+            "shared_rank": 32,
+            "rank": {8: 0, 4: 0, 2: 0},
             "start_batches": 3,
             "grid": Nested(8),
             "lr": 0.0,
