@@ -43,8 +43,9 @@ even_turns=(--schedule.bitmaps '["8", "3", "2", "4", "3", "2"]')
 even_steps=(--schedule.bitmaps '["8", "4", "3", "2"]')
 source "$(dirname "$0")/levers.sh"
 dedicated() { # dedicated-WIDTH..., then options of fit
-  local bits=${1:10:1}
-  row "$1" 1 "${even[@]}" --model.bits "[$bits]" --model.bitmaps "[16, $bits]" --schedule.bitmaps "[\"$bits\"]" "${@:2}"
+  local bits=${1:10:1} rate=()
+  [[ " ${*:2}" != *width_lr* ]] || rate=(--model.width_lr "{$bits: $(case $bits in 8) echo 1 ;; 4) echo 0.7 ;; *) echo 0.5 ;; esac)}")
+  row "$1" 1 "${even[@]}" --model.bits "[$bits]" --model.bitmaps "[16, $bits]" --schedule.bitmaps "[\"$bits\"]" "${@:2}" "${rate[@]}"
 }
 run() {
   case $1 in

@@ -34,7 +34,9 @@ from switchq.inference.unmapped import UnmappedFile
 from switchq.quant.planes import plane_bytes
 
 FORMAT = "switchq artifact"
-VERSION = 1
+VERSION = 2
+"""The newest that is read. What holds nothing that was taken out of weights is written as 1, which came before that."""
+
 MANIFEST = "artifact.json"
 WEIGHTS = "weights.safetensors"
 
@@ -69,7 +71,8 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, with format, version and the hash of it all."""
-        content = json.loads(json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}))
+        version = VERSION if any(name.startswith("taken.") for name in self.tensors) else 1
+        content = json.loads(json.dumps({"format": FORMAT, "version": version, **asdict(self)}))
         return {**content, "sha256": _digest(content)}
 
     @classmethod

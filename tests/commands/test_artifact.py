@@ -223,7 +223,7 @@ def broken(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     (copies["flipped"] / "weights.safetensors").write_bytes(flipped)
     (copies["half"] / "weights.safetensors").write_bytes(content[: len(content) // 2])
     manifest = json.loads((artifact / "artifact.json").read_text())
-    (copies["newer"] / "artifact.json").write_text(json.dumps({**manifest, "version": 2}))
+    (copies["newer"] / "artifact.json").write_text(json.dumps({**manifest, "version": 3}))
     return copies
 
 

@@ -130,6 +130,7 @@ def test_another_grid_is_rounded_again_and_told(
 
 def test_a_nested_one_is_not(folder: Path) -> None:
     assert Artifact(folder).manifest.source["requantised"] == {}
+    assert json.loads((folder / MANIFEST).read_text())["version"] == 1
 
 
 def needed(folder: Path, bitmap: Bitmap) -> int:
@@ -289,7 +290,7 @@ def test_a_newer_format_says_so(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, copy)
     content = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps({**content, "version": 99}))
-    with pytest.raises(UserError, match="format version 99, and this switchq reads up to 1: use a newer switchq"):
+    with pytest.raises(UserError, match="format version 99, and this switchq reads up to 2: use a newer switchq"):
         Artifact(copy)
 
 

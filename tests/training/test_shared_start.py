@@ -1,5 +1,6 @@
 """The shared adapter that starts at what rounding does worst, and weights that are rounded without it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from switchq.errors import UserError
 from switchq.evaluation.memory import weight_bytes
 from switchq.evaluation.perplexity import text_perplexity
 from switchq.inference import SwitchableLM, export_artifact, export_fixed
+from switchq.inference.artifact import MANIFEST
 from switchq.inference.formats.coded import code_layer
 from switchq.models import make_switchable, save_adapters
 from switchq.nn import SwitchLayer, at, set_bitmap, switch_layers
@@ -326,6 +328,9 @@ class TestExport:
             module.model, module.tokenizer, tmp_path / "artifact", widths=(8, 4, 3, 2), base={"name": "", "sha256": ""},
             embedding_bits=32,
         )  # fmt: skip
+        assert (
+            json.loads((tmp_path / "artifact" / MANIFEST).read_text())["version"] == 2
+        )  # older readers know no "taken"
         lm = SwitchableLM.from_pretrained(tmp_path / "artifact", packed=False)
         for bitmap, adapters in STATES[2:]:
             lm.set_bitmap(bitmap, adapters=adapters)
