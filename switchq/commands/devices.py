@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,6 +18,13 @@ from switchq import parallel
 from switchq.errors import UserError
 from switchq.mishaps import lost, out_of_memory
 
+MEETINGS = 3
+"""Times that processes are started at most, if they do not find each other: Gloo may close a connection of its own."""
+
+
+class Unmet(Exception):
+    """What kept processes apart, before any of them began."""
+
 
 def on_devices(command: Callable[..., None], arguments: dict[str, Any]) -> None:
     """Run `command(**arguments)` on as many devices as the argument `devices` says, `processes` to each.
@@ -24,7 +32,8 @@ def on_devices(command: Callable[..., None], arguments: dict[str, Any]) -> None:
     The command does not get these two; a command without the second has one process to a device.
 
     Raises:
-        UserError: fewer than one device or process, or more devices than there are.
+        UserError: fewer than one device or process, or more devices than there are; processes that do not find each
+            other.
         Exception: the first mistake of the user's or mishap of the machine that one of the processes came upon.
     """
     arguments = dict(arguments)
@@ -32,14 +41,19 @@ def on_devices(command: Callable[..., None], arguments: dict[str, Any]) -> None:
     if len(places) == 1:
         command(**arguments)
         return
-    told = processes.get_context("spawn").SimpleQueue()
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            processes.spawn(_work, (command, arguments, places, folder, told), nprocs=len(places))
-        except ProcessException:
-            if told.empty():
-                raise
-            raise told.get() from None
+    for _ in range(MEETINGS):
+        told = processes.get_context("spawn").SimpleQueue()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                processes.spawn(_work, (command, arguments, places, folder, told), nprocs=len(places))
+                return
+            except ProcessException:
+                if told.empty():
+                    raise
+                wrong = told.get()
+                if not isinstance(wrong, Unmet):
+                    raise wrong from None
+    raise UserError(f"{len(places)} processes on this machine do not find each other: {wrong}")
 
 
 def _places(devices: int, processes: int, device: str) -> list[str]:
@@ -70,7 +84,12 @@ def _work(
         torch.cuda.set_device(places[number])
     if number:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
-    with parallel.join(number, len(places), folder):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(parallel.join(number, len(places), folder))
+        except RuntimeError as error:
+            told.put(Unmet(str(error).partition("\n")[0]))
+            sys.exit(1)
         try:
             command(**arguments | {"device": places[number]})
         except Exception as error:

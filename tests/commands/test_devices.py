@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import ProcessExitedException
 from workshop import Workshop
 
 from switchq import parallel
-from switchq.commands.devices import on_devices
+from switchq.commands.devices import Unmet, _work, on_devices
 from switchq.errors import UserError
 from switchq.evaluation import sha256
 from switchq.verbs import eval_, gendata, search, sensitivity
@@ -178,3 +179,50 @@ def test_fit_on_two(workshop: Workshop, tmp_path: Path) -> None:
     results = json.loads((written / "version_0/results.json").read_text())
     assert {one["n_questions"] for one in results} == {4}
     assert (written / "version_0/adapters/bits_2/adapter_model.safetensors").is_file()
+
+
+class TestProcessesThatDoNotFindEachOther:
+    """Before any has begun: they are started again, a few times."""
+
+    @staticmethod
+    def spawning(failures: int, error: Exception, calls: list[int]) -> Callable[..., None]:
+        def spawn(work: Any, arguments: tuple[Any, ...], nprocs: int) -> None:
+            calls.append(nprocs)
+            if len(calls) <= failures:
+                arguments[-1].put(error)
+                raise ProcessExitedException("process 1 terminated with exit code 1", 1, 0, 1)
+
+        return spawn
+
+    def test_start_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[int] = []
+        monkeypatch.setattr("torch.multiprocessing.spawn", self.spawning(2, Unmet("closed by peer"), calls))
+        on_devices(print, {"devices": 2, "device": "cpu"})
+        assert calls == [2, 2, 2]
+
+    def test_not_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[int] = []
+        monkeypatch.setattr("torch.multiprocessing.spawn", self.spawning(99, Unmet("closed by peer"), calls))
+        with pytest.raises(UserError, match="2 processes on this machine do not find each other: closed by peer"):
+            on_devices(print, {"devices": 2, "device": "cpu"})
+        assert calls == [2, 2, 2]
+
+    def test_another_mistake_is_told_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[int] = []
+        monkeypatch.setattr("torch.multiprocessing.spawn", self.spawning(99, UserError("no such file"), calls))
+        with pytest.raises(UserError, match="no such file"):
+            on_devices(print, {"devices": 2, "device": "cpu"})
+        assert calls == [2]
+
+    def test_a_process_says_what_kept_it(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        def apart(*_: Any) -> Any:
+            raise RuntimeError("Gloo connectFullMesh failed\nand more")
+
+        monkeypatch.setattr("switchq.parallel.join", apart)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or it shares out the cores, in this process
+        told = torch.multiprocessing.get_context("spawn").SimpleQueue()
+        with pytest.raises(SystemExit):
+            _work(0, print, {}, ["cpu", "cpu"], str(tmp_path), told)
+        found = told.get()
+        assert isinstance(found, Unmet)
+        assert str(found) == "Gloo connectFullMesh failed"
