@@ -116,9 +116,8 @@ def _show(console: Console, subject: Subject, done: Exported) -> None:
     if done.losses:
         trained = subject.settings["grid"]
         grid = Grid.from_dict(trained) if isinstance(trained, dict) else trained
-        nests = isinstance(grid, Nested) and grid.is_prefix
-        name = f"{type(grid).__name__}{', double' * getattr(grid, 'double', False)}"
-        why = "Its base was trained" if nests else f"It was trained on the grid {name}, whose codes do not nest"
+        name = "Nested, double" if isinstance(grid, Nested) else type(grid).__name__
+        why = "Its base was trained" if grid.nests else f"It was trained on the grid {name}, whose codes do not nest"
         console.print(
             f"{why}: the weights were rounded again. Relative squared error of the weights, as trained → in the "
             f"artifact:",

@@ -98,9 +98,8 @@ def export_artifact(
     check_common_norms(model)
     layers = _linears(model)
     trained = layers[0].linear.grid
-    prefix = isinstance(trained, Nested) and trained.is_prefix
-    same = prefix and not any(layer.linear.is_fixed for layer in layers)
-    grid = trained if isinstance(trained, Nested) and prefix else Nested(trained.group_size)
+    same = trained.nests and not any(layer.linear.is_fixed for layer in layers)
+    grid = trained if trained.nests else Nested(trained.group_size)
     tensors: dict[str, Tensor] = {}
     losses = None if same else _Losses(held)
     for layer in layers:

@@ -1,10 +1,11 @@
 """The door: block linears turn into `QuantLinear`, adapters go in, a switch goes on, and a model is switchable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal, cast, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from switchq.bitmap import FULL, check_width
@@ -76,6 +77,13 @@ def make_switchable(
     unknown = set(extra) - set(get_args(Extra))
     if unknown:
         raise UserError(f"extra: no such part {min(unknown)!r}; there are {', '.join(get_args(Extra))}")
+    rounded, taken = [width for width in widths if width != FULL], shared_start != "zero"
+    if taken and not (adapters and rounded):
+        raise UserError("shared_start is about what rounding does: name widths below 16, with adapters")
+    if taken and start == "loftq":
+        raise UserError(
+            "with a shared_start, adapters start from data after it (qera or apiq), not at what loftq finds"
+        )
     architecture = architecture_of(model.config)
     names = architecture.linear_names(model)
     for parameter in model.parameters():
@@ -84,32 +92,21 @@ def make_switchable(
     for name, linear in linears.items():
         model.set_submodule(name, linear)
     _quantize_extra(model, tuple(extra), grid)
-    rounded, taken = [width for width in widths if width != FULL], shared_start != "zero"
-    if taken and not (adapters and rounded):
-        raise UserError("shared_start is about what rounding does: name widths below 16, with adapters")
-    if taken and start == "loftq":
-        raise UserError(
-            "with a shared_start, adapters start from data after it (qera or apiq), not at what loftq finds"
-        )
-    for linear in linears.values():
-        home = linear.weight.device
-        linear.to(fit_on or home)
-        for width in rounded if train_base or learn_scales else ():
-            linear.fix_grid(width, learn_scales)
-        for width in () if taken else rounded:
-            linear.prepare(width)  # before the adapters, whose start may read it: fitting a grid is what takes the time
-        linear.to(home)
+    for linear in linears.values() if train_base or learn_scales else ():
+        with _on(linear, fit_on):
+            for width in rounded:
+                linear.fix_grid(width, learn_scales)
     if adapters:
         configs = adapter_configs(widths, architecture.linears, rank, alpha, dropout, shared_rank, train_base, taken)
         add_adapters(model, configs)
-        if start == "loftq":
-            start_loftq(model)
-    for linear in linears.values():  # after peft, which freezes all that is not an adapter
-        linear.train_in_place(train_base, learn_scales)
     norms = _own_norms(model, widths) if own_norms else {}
     attach_switch(model, widths, norms)
     if not taken:
         prepare_widths(model, fit_on)
+    if adapters and start == "loftq":
+        start_loftq(model)
+    for linear in linears.values():  # after peft, which freezes all that is not an adapter, and a start that reads it
+        linear.train_in_place(train_base, learn_scales)
     return model
 
 
@@ -118,12 +115,20 @@ def prepare_widths(model: PreTrainedModel, fit_on: torch.device | None = None) -
     for layer in switch_layers(model):
         linear = layer.linear
         missing = [width for width in layer.widths if not linear.is_prepared(width)]
-        if missing:
-            home = linear.weight.device
-            linear.to(fit_on or home)
+        with _on(linear, fit_on if missing else None):
             for width in missing:
                 linear.prepare(width)
-            linear.to(home)
+
+
+@contextmanager
+def _on(module: nn.Module, device: torch.device | None) -> Iterator[None]:
+    """Have a module with a weight on a device, inside the block; None: where it is."""
+    home = cast(Tensor, module.weight).device
+    module.to(device or home)
+    try:
+        yield
+    finally:
+        module.to(home)
 
 
 def _quant_linear(module: nn.Module, grid: Grid) -> QuantLinear:

@@ -57,6 +57,11 @@ class Grid(ABC):
         if self.scale not in get_args(ScaleSearch):
             raise UserError(f"no scale search {self.scale!r}: there are {', '.join(get_args(ScaleSearch))}")
 
+    @property
+    def nests(self) -> bool:
+        """Whether the top bits of a code are the narrower codes, as in an artifact."""
+        return False
+
     @abstractmethod
     def range_params(self, weight_OGS: Tensor, bits: int, shrink: float) -> Params:
         """Parameters, each (O, G, 1), that cover `shrink` times the range of every group; scales as `stored_scale`."""

@@ -47,8 +47,8 @@ class Nested(Grid):
     double: bool = False
 
     @property
-    def is_prefix(self) -> bool:
-        """Whether the top bits of the 8-bit code are the narrower codes, as an artifact's are."""
+    def nests(self) -> bool:
+        """See `Grid.nests`."""
         return not self.double
 
     def range_params(self, weight_OGS: Tensor, bits: int, shrink: float) -> Params:

@@ -51,14 +51,14 @@ def start_from_inputs(
         The names of the adapters that were started; none if the adapters have left zero before, as they have in a
         resumed run.
     """
-    groups = _groups(model)
+    groups = groups_of(model)
     names = [name for name in next(iter(groups))[0].lora_B if width_of(f".{name}.") is not None] if groups else []
     names = [name for name in names if not any(_weight(layer, name).any() for group in groups for layer in group)]
     narrowest = min((bits for bits in get_switch(model).layers[0].widths if bits != FULL), default=FULL)
     shared = any(TAKEN in layer.lora_A and not _is_taken_out(layer) for group in groups for layer in group)
     started = [SHARED] * shared + names
     for some in _sweeps(groups, memory) if started and batches else ():
-        for group, gram_II in zip(some, _grams(model, some, batches, joint), strict=True):
+        for group, gram_II in zip(some, grams(model, some, batches, joint), strict=True):
             metric = Metric.of(gram_II)
             for layer in group:
                 if shared:
@@ -68,7 +68,8 @@ def start_from_inputs(
     return started
 
 
-def _groups(model: PreTrainedModel) -> list[Group]:
+def groups_of(model: PreTrainedModel) -> list[Group]:
+    """The layers with adapters of a switchable model, by the input that they read: as many groups in every block."""
     layers = {layer.name: layer.lora for layer in get_switch(model).layers}
     architecture = architecture_of(model.config)
     return [
@@ -102,11 +103,11 @@ def _sweeps(groups: Iterable[Group], memory: int) -> Iterator[list[Group]]:
         yield some
 
 
-def _grams(
+def grams(
     model: PreTrainedModel,
     groups: Sequence[Group],
     batches: Sequence[dict[str, Tensor]],
-    joint: Callable[[Tensor], Tensor],
+    joint: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> list[Tensor]:
     """E[x x^T] (I, I), float32, over the real tokens of all batches, of the input of each group."""
     sums: dict[int, Tensor] = {}

@@ -9,12 +9,9 @@ Shared starts take one low-rank part, found for 2 bits, out of the weight at eve
 one weight; `in turns` finds codes and adapter for each width apart, which `Nested` cannot hold.
 """
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich import box
@@ -22,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from sidebyside import machine, parser, prepare
 from subjects import quiet
-from torch import Tensor, nn
+from torch import Tensor
 
 from switchq.data.squad import read_squad
 from switchq.files import write_json
-from switchq.models import architecture_of, load_model, load_tokenizer, weight_view
+from switchq.models import blocks_of, load_model, load_tokenizer, make_switchable
+from switchq.nn import QuantLinear
 from switchq.nn.starts import Metric, in_turns, low_rank
 from switchq.posttraining.ptq.rounder import LinearRounder
 from switchq.posttraining.ptq.rounders.gptq import Gptq
@@ -34,6 +32,7 @@ from switchq.posttraining.ptq.rounders.hqq import Hqq
 from switchq.posttraining.ptq.rounders.nearest import Nearest
 from switchq.posttraining.ptq.statistics import Statistics
 from switchq.quant import Asymmetric, Grid, Nested
+from switchq.training.calibrated_start import grams, groups_of
 
 WIDTHS = (4, 3, 2)
 
@@ -76,9 +75,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Measure, print and write."""
     options = parser(__doc__)
     options.add_argument("--model", required=True, help="folder")
-    options.add_argument(
-        "--data", type=Path, required=True, help="SQuAD file; the first question of each article is read"
-    )
+    options.add_argument("--data", type=Path, required=True, help="SQuAD file to read first questions of contexts from")
     options.add_argument("--blocks", type=int, nargs="+", default=[2, 12, 22])
     options.add_argument("--questions", type=int, default=40)
     options.add_argument("--group_size", type=int, default=64)
@@ -98,39 +95,33 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     show(found, len(layers))
     content = {"errors": found, "layers": len(layers), "machine": machine(arguments.device)}
     if arguments.output:
-        write_json(arguments.output, json.loads(json.dumps(content)))
+        write_json(arguments.output, content)
     return content
 
 
-@torch.no_grad()
 def gathered(arguments: Any) -> list[tuple[Tensor, Tensor]]:
     """The weight (O, I) and the Gram matrix (I, I) of the inputs of every linear of the chosen blocks."""
     model, tokenizer = load_model(arguments.model).to(arguments.device), load_tokenizer(arguments.model)
-    architecture = architecture_of(model.config)
-    names = [f"{architecture.blocks}.{block}.{name}" for block, name in product(arguments.blocks, architecture.linears)]
-    modules = {name: module for name, module in model.named_modules() if name in names}
-    grams: dict[str, Tensor] = {}
-
-    def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, given: tuple[Any, ...]) -> None:
-            x_NI = given[0].flatten(0, -2).float()
-            grams[name] = grams.get(name, 0) + x_NI.T @ x_NI
-
-        return hook
-
-    for name, module in modules.items():
-        module.register_forward_pre_hook(hook_of(name))
-    seen: dict[str, str] = {}
+    make_switchable(
+        model, WIDTHS, Nested(arguments.group_size), shared_rank=1, shared_start="qera"
+    )  # rounds nothing yet
+    groups = groups_of(model)
+    per_block = len(groups) // len(blocks_of(model))
+    chosen = [one for block in arguments.blocks for one in groups[block * per_block : (block + 1) * per_block]]
+    first: dict[str, str] = {}
     for one in read_squad(arguments.data):
-        seen.setdefault(one.context, f"{one.context}\nQuestion: {one.question}\nAnswer: {one.answers[0]}")
-    tokens = 0
-    for text in list(seen.values())[:: max(1, len(seen) // arguments.questions)][: arguments.questions]:
-        ids_1T = tokenizer(text, return_tensors="pt").input_ids[:, :256].to(arguments.device)
-        tokens += ids_1T.shape[1]
-        model(ids_1T)
-    return [(weight_view(module).float(), grams[name] / tokens) for name, module in modules.items()]
+        first.setdefault(one.context, f"{one.context}\nQuestion: {one.question}\nAnswer: {one.answers[0]}")
+    texts = list(first.values())[:: max(1, len(first) // arguments.questions)][: arguments.questions]
+    ids = [tokenizer(text, return_tensors="pt").input_ids[:, :256] for text in texts]
+    seen = grams(model, chosen, [{"input_ids": one_1T, "attention_mask": torch.ones_like(one_1T)} for one_1T in ids])
+    return [
+        (cast(QuantLinear, layer.get_base_layer()).weight.detach().float(), gram_II)
+        for group, gram_II in zip(chosen, seen, strict=True)
+        for layer in group
+    ]
 
 
+@torch.no_grad()
 def errors(start: Start, weight_OI: Tensor, gram_II: Tensor, bits: int, arguments: Any) -> tuple[float, float]:
     """Without and with the width's adapter."""
     metric, grid = Metric.of(gram_II), start.grid

@@ -19,6 +19,7 @@ import bench_ptq_peers
 import bench_search
 import bench_seed_scheme
 import bench_sensitivity
+import bench_starts
 import bench_step
 import bench_switch
 import numpy as np
@@ -44,6 +45,21 @@ def _timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 TOY = ["--device", "cpu", "--shapes", "toy", "--rounds", "1"]
+
+
+def test_starts_are_told_apart(workshop: Workshop, tmp_path: Path) -> None:
+    output = tmp_path / "starts.json"
+    options = ["--model", str(workshop.base), "--data", str(workshop.train), "--blocks", "0", "1", "--questions", "8"]
+    options += ["--group_size", "16", "--rank", "4", "--shared_rank", "4", "--output", str(output)]
+    found = bench_starts.main(["--device", "cpu", *options])
+    assert found["layers"] == 8
+    for bits in (4, 3, 2):
+        rows = {name: row[bits] for name, row in found["errors"].items()}
+        assert all(0 < adapted < alone for alone, adapted in rows.values())
+        assert rows["asymmetric, GPTQ"][0] < rows["asymmetric, nearest"][0]
+        assert rows["nested, nearest, rank of both"][1] < rows["nested, nearest"][1]
+    assert rows["nested, shared start"][0] < rows["nested, nearest"][0]
+    assert json.loads(output.read_text())["errors"].keys() == rows.keys()
 
 
 def test_losses_of_all_positions_and_of_parts_are_timed(tmp_path: Path) -> None:

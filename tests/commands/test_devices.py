@@ -200,19 +200,20 @@ class TestProcessesThatDoNotFindEachOther:
         on_devices(print, {"devices": 2, "device": "cpu"})
         assert calls == [2, 2, 2]
 
-    def test_not_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("error", "says", "times"),
+        [
+            (Unmet("closed by peer"), "2 processes on this machine do not find each other: closed by peer", 3),
+            (UserError("no such file"), "no such file", 1),
+        ],
+        ids=["not for ever", "not for another mistake"],
+    )
+    def test_end(self, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str, times: int) -> None:
         calls: list[int] = []
-        monkeypatch.setattr("torch.multiprocessing.spawn", self.spawning(99, Unmet("closed by peer"), calls))
-        with pytest.raises(UserError, match="2 processes on this machine do not find each other: closed by peer"):
+        monkeypatch.setattr("torch.multiprocessing.spawn", self.spawning(99, error, calls))
+        with pytest.raises(UserError, match=says):
             on_devices(print, {"devices": 2, "device": "cpu"})
-        assert calls == [2, 2, 2]
-
-    def test_another_mistake_is_told_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls: list[int] = []
-        monkeypatch.setattr("torch.multiprocessing.spawn", self.spawning(99, UserError("no such file"), calls))
-        with pytest.raises(UserError, match="no such file"):
-            on_devices(print, {"devices": 2, "device": "cpu"})
-        assert calls == [2]
+        assert calls == [2] * times
 
     def test_a_process_says_what_kept_it(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         def apart(*_: Any) -> Any:
