@@ -34,33 +34,45 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """The program's own tiles first, then groups, batches, and other tiles for one token."""
-    from switchq.inference.gpu.products import vector_tile
-
-    for size, bits in itertools.product(SIZES, (4, 2)):
+    """The program's own tiles first, then others for one token, groups, batches."""
+    for bits, size in itertools.product((2, 4), SIZES):
         yield Case(size, bits)
     yield Case((4096, 128), 2)  # next to nothing to read
+    yield from tiles(2)
+    yield from tiles(4)
+    for bits, size in itertools.product((8, 3), SIZES):
+        yield Case(size, bits)
     for size, bits in itertools.product(SIZES[:3], (4, 2, 8)):
         yield Case(size, bits, groups=size[1] // 64)
     for bits in (4, 2):
         yield Case(SIZES[0], bits, groups=SIZES[0][1] // 128)
-    for size, bits in itertools.product(SIZES, (8, 3)):
-        yield Case(size, bits)
     for batch, bits, size in itertools.product((32, 8), (4, 2), SIZES[:2]):
         yield Case(size, bits, batch)
     yield Case(SIZES[1], 4, 32, groups=SIZES[1][1] // 64)
-    for size, bits in itertools.product(SIZES[1:5] + SIZES[:1], (2, 4)):
-        tiles, down = -(-size[1] // COLUMNS), -(-size[0] // PAIR) * 2
-        for warps, rows in itertools.product((16, 8), (4, 3, 2, 1)):
-            depth = -(-tiles // warps)
-            tile = (warps, depth, 2 if bits == 4 else 4, rows)
-            if (
-                depth <= 4
-                and rows * depth <= 6
-                and down % rows == 0
-                and tile != vector_tile(*size, bits, torch.float16)
-            ):
-                yield Case(size, bits, 1, tile)
+    yield from tiles(3)
+    yield from tiles(8)
+
+
+def tiles(bits: int) -> Iterator[Case]:
+    """Tiles for one token that are not the program's own: those for which a thread's registers do, or nearly."""
+    from switchq.inference.gpu.products import REGISTERS, vector_tile
+
+    for size in SIZES[1:5] + SIZES[:1]:
+        across, rows = -(-size[1] // COLUMNS), -(-size[0] // ROWS)
+        own = vector_tile(*size, bits, torch.float16, size[1])
+        for warps, down in itertools.product((8, 16, 4), (1, 2)):
+            whole = -(-across // warps)
+            for depth, share in itertools.product(sorted({min(whole, 2), min(whole, 4)}), sorted({1, own.places})):
+                needed = 10 + depth * (16 + 2 * down * bits) + 4 * down * own.places // share
+                held = [most for most in (6, 4, 3, 2, 1) if REGISTERS // (32 * warps * most) + 4 >= needed]
+                for programs in held[:2]:
+                    tile = (warps, depth, own.places, down, programs, share)
+                    if tile != own and (down == 1 or rows >= LEAST_ROWS):
+                        yield Case(size, bits, 1, tile)
+
+
+LEAST_ROWS = 132
+"""Tiles of rows, as many as an H200 has multiprocessors: with fewer, a program has one."""
 
 
 def weight(case: Case, seed: int = 0) -> TiledWeight:
@@ -125,7 +137,7 @@ def variants(
     multiprocessing.set_forkserver_preload(["__main__"])
     known: dict[tuple[tuple[int, int], int], float] = {}
     todo = list(cases())
-    with multiprocessing.get_context("forkserver").Pool(max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
+    with multiprocessing.get_context("forkserver").Pool(max(1, min(12, (os.cpu_count() or 2) - 4))) as pool:
         jobs = [pool.apply_async(prepare, (case,)) for case in todo[OWN:]]
         for number, case in enumerate(todo):
             if perf_counter() > end:
@@ -175,7 +187,7 @@ def measure(
 
         from switchq.inference.gpu.products import vector_tile
 
-        read = reader(vector_tile(*case.size, case.bits, torch.float16))
+        read = reader(vector_tile(*case.size, case.bits, torch.float16, case.size[1]))
         reading = microseconds([lambda one=one: read(one) for one in ones])  # type: ignore[misc]
     add(
         **case._asdict(), us=best, us_no_overlap=times.get(False), us_cached=cached, us_reading=reading, float16=dense,

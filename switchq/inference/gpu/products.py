@@ -15,15 +15,19 @@ __all__ = ["MOST", "Tile", "product", "tile_for", "vector_tile", "weight"]
 
 
 class Tile(NamedTuple):
-    """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields, tiles down.
+    """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields.
 
-    Tiles down count for one token: a divisor of all of them. For several a program has two.
+    What follows counts for one token: tiles down of a program, which has two for several tokens; programs that are to
+    share a multiprocessor (a thread's registers are limited so that so many find room; 1: they are not limited); places
+    that share a sum, a divisor of all, which saves registers and makes a longer chain of multiplications.
     """
 
     warps: int
     depth: int
     places: int
     down: int = 2
+    programs: int = 1
+    share: int = 1
 
 
 def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
@@ -44,24 +48,27 @@ def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk:
     Each of up to 16 warps has one tile of columns, or as many as there are. A program has two tiles of rows where there
     are more than multiprocessors and registers hold the sums: not of wide codes (but where a warp has two tiles of
     columns, it was faster all the same), nor with scales every 32 columns. Programs of 16 warps with a tile of columns
-    each share a multiprocessor by twos (`REGISTERS`). Where a last round of these, of wide codes, would leave most
-    multiprocessors empty, programs of half the warps take their place.
+    each share a multiprocessor by twos. Where a last round of these, of wide codes, would leave most multiprocessors
+    empty, programs of half the warps take their place; and where these would have two tiles of columns and a scale a
+    row, programs of half the warps and one tile of rows, which go on to further columns.
     """
     across, down = triton.cdiv(inputs, COLUMNS), 2 * triton.cdiv(outputs, PAIR)
     warps = min(16, triton.next_power_of_2(across))
     depth = min(4 if bits <= 4 else 2, triton.cdiv(across, warps))
     places = 1 if UNDER[dtype] or bits > 4 else 4 if bits == 2 else 2
+    if down > PROGRAMS and 16 < across <= 32 and chunk == inputs:
+        return Tile(8, 2, places, down=1, programs=2, share=places)
     two = down > PROGRAMS and chunk != 32 and (depth <= 2 if bits <= 4 else depth == 2)
     if bits > 4 and depth == 1 and warps == 16 and down > 2 * PROGRAMS and 0 < down % (2 * PROGRAMS) < PROGRAMS:
-        warps, depth = 8, 2
-    return Tile(warps, depth, places, 2 if two else 1)
+        return Tile(8, 2, places, down=1)
+    return Tile(warps, depth, places, down=2 if two else 1, programs=2 if warps == 16 and depth == 1 else 1)
 
 
 PROGRAMS = 132
 """Multiprocessors of an H200."""
 
-REGISTERS = 64
-"""Of a thread, at most, if a multiprocessor is to hold two programs of 16 warps."""
+REGISTERS = 1 << 16
+"""Of a multiprocessor."""
 
 MANTISSA = {torch.float16: 10, torch.bfloat16: 7}
 """Bits of a mantissa."""
@@ -86,8 +93,10 @@ def _check(tile: Tile, tiled: TiledWeight, dtype: torch.dtype, tokens: int) -> N
     ):
         raise ValueError(f"{tile} has more places than a mantissa of {dtype} holds of {bits} bits")
     warps = min(tile.warps, triton.cdiv(inputs, COLUMNS))
-    if tokens == 1 and (2 * triton.cdiv(outputs, PAIR) % tile.down or ROWS * tile.down > 32 * warps):
-        raise ValueError(f"{tile} does not fit {outputs} rows: tiles are left over, or rows without a thread")
+    if tokens == 1 and (tile.down > 2 * triton.cdiv(outputs, PAIR) or ROWS * tile.down > 32 * warps):
+        raise ValueError(f"{tile} does not fit {outputs} rows: it has more, or rows without a thread")
+    if tile.places % tile.share:
+        raise ValueError(f"{tile} has places that cannot share a sum by {tile.share}")
 
 
 def product(
@@ -116,8 +125,8 @@ def product(
         pdl: begin to read weights while the kernel before still runs.
 
     Raises:
-        ValueError: tiles down that do not divide all of them, or that have more rows than the program has threads; more
-            places than there are.
+        ValueError: more tiles down than there are, or with more rows than the program has threads; more places than
+            there are, or places that do not share sums alike.
     """
     tokens, (outputs, inputs) = len(x_NI), tiled.shape
     group, bits = tiled.group_size, len(tiled.planes)
@@ -144,9 +153,10 @@ def product(
     common |= {"TAKEN": taken(bits, tile.places, x_NI.dtype), "PLACES": tile.places}
     common |= {"WARPS": tile.warps, "DEPTH": tile.depth, "num_warps": tile.warps}
     if tokens == 1:
-        by_twos = tile.warps == 16 and tile.depth == 1
+        most = None if tile.programs == 1 else REGISTERS // (32 * tile.warps * tile.programs)
         vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
-            *given, outputs, UNDER[x_NI.dtype], DOWN=tile.down, maxnreg=REGISTERS if by_twos else None, **common,
+            *given, outputs, UNDER[x_NI.dtype], SUMS=tile.places // tile.share, DOWN=tile.down,
+            EVEN=2 * triton.cdiv(outputs, PAIR) % tile.down == 0, maxnreg=most, **common,
         )  # fmt: skip
     else:
         product_kernel[(triton.cdiv(outputs, PAIR), triton.cdiv(tokens, 8 * across))](

@@ -16,7 +16,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from switchq.inference.gpu.activation import gelu
 from switchq.inference.gpu.decoding import code_words, load_four, load_levels, load_words
 from switchq.inference.gpu.shared import leave, of_rows
-from switchq.inference.gpu.tensorcore import multiply
+from switchq.inference.gpu.tensorcore import INTERPRETED, multiply
 from switchq.inference.gpu.values import STEPS, after, fragment, place, unit
 
 
@@ -30,50 +30,84 @@ def _activations(x_at, left, PAST: tl.constexpr):
 
 
 @triton.jit
-def _step(
-    parts, words, x, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
-    PLACES: tl.constexpr, SPLIT: tl.constexpr, DOWN: tl.constexpr, dtype: tl.constexpr,
-):  # fmt: skip
-    """The sums of each place with those of 16 columns added."""
-    J: tl.constexpr = place(2 * STEP, F, PLACES)
+def _step(parts, words, x, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
+          PLACES: tl.constexpr, SPLIT: tl.constexpr, dtype: tl.constexpr):  # fmt: skip
+    """The sums of its place with those of 16 columns added."""
+    C: tl.constexpr = place(2 * STEP, F, PLACES) * len(parts) // PLACES
     two = (x[2 * STEP], x[2 * STEP + 1])
     new = ()
-    for m in tl.static_range(DOWN):
-        for part in tl.static_range(SPLIT):
-            a = fragment(words[2 * m : 2 * m + 2], STEP, part, under, TAKEN, BITS, F, PLACES)
-            new = new + (multiply(a, two, parts[J][m * SPLIT + part], dtype),)
-    return parts[:J] + (new,) + parts[J + 1 :]
+    for i in tl.static_range(len(parts[C])):
+        rows = words[i // SPLIT * 2 : i // SPLIT * 2 + 2]
+        a = fragment(rows, STEP, i % SPLIT, under, TAKEN, BITS, F, PLACES)
+        new = new + (multiply(a, two, parts[C][i], dtype),)
+    return parts[:C] + (new,) + parts[C + 1 :]
 
 
 @triton.jit
-def _coded(parts, SLOT: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, F: tl.constexpr, TAKEN: tl.constexpr,
+def _raised(parts, BY: tl.constexpr):
+    """Sums in units that are so many times as small; those of the first column."""
+    raised = ()
+    for c in tl.static_range(len(parts)):
+        new = ()
+        for i in tl.static_range(len(parts[c])):
+            one = parts[c][i]
+            new = new + ((one[0] * BY, one[1], one[2] * BY, one[3]),)
+        raised = raised + (new,)
+    return raised
+
+
+@triton.jit
+def _multiplied(
+    parts, total, words, x, under, ones, BEGIN: tl.constexpr, SPAN: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr,
+    TAKEN: tl.constexpr, PLACES: tl.constexpr, SPLIT: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """The sums of places, and those of x, with those of SPAN steps from BEGIN on added.
+
+    Places that share a sum take turns, the last one first: each counts 2^F times the one before it.
+    """
+    SHARE: tl.constexpr = PLACES // len(parts)
+    for j in tl.static_range(SHARE - 1, -1, -1):
+        for i in tl.static_range(BEGIN, BEGIN + SPAN):
+            if place(2 * i, F, PLACES) % SHARE == j:
+                parts = _step(parts, words, x, under, i, F, BITS, TAKEN, PLACES, SPLIT, dtype)
+                if i % 2 == 1:
+                    total = multiply(x[2 * i - 2 : 2 * i + 2], (ones, ones), total, dtype)
+        if j > 0:
+            parts = _raised(parts, float(1 << F))
+    return parts, total
+
+
+@triton.jit
+def _coded(coded, parts, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr, PLACES: tl.constexpr,
            SPLIT: tl.constexpr, UNDER: tl.constexpr):  # fmt: skip
-    """The sum of values in units of a code."""
-    coded = parts[0][SLOT][C] * unit(0, 0, BITS, F, TAKEN, UNDER)
-    for j in tl.static_range(len(parts)):
-        for part in tl.static_range(1 if j == 0 else 0, SPLIT):
-            coded += parts[j][SLOT + part][C] * unit(j, part, BITS, F, TAKEN, UNDER)
-    return coded
+    """The sums of rows, in units of a code, with those of places added."""
+    SHARE: tl.constexpr = PLACES // len(parts)
+    new = ()
+    for i in tl.static_range(len(coded)):
+        one = coded[i]
+        for c in tl.static_range(len(parts)):
+            for part in tl.static_range(SPLIT):
+                one += parts[c][i // 2 * SPLIT + part][i % 2 * 2] * unit(c * SHARE, part, BITS, F, TAKEN, UNDER)
+        new = new + (one,)
+    return new
 
 
 @triton.jit
-def _scaled(sums, parts, total, levels, BITS: tl.constexpr, F: tl.constexpr, TAKEN: tl.constexpr, SPLIT: tl.constexpr,
-            UNDER: tl.constexpr):  # fmt: skip
+def _scaled(sums, coded, total, levels, ZERO_POINT: tl.constexpr):
     """The sums of rows with those of a group, scaled, added; levels: scale and offset of each row."""
     scales, offsets = levels
-    ZERO_POINT: tl.constexpr = (1 << (BITS - 1)) + (_under(BITS, F, TAKEN, SPLIT) if UNDER else 0.0)
     new = ()
     for i in tl.static_range(len(sums)):
-        coded = _coded(parts, i // 2 * SPLIT, i % 2 * 2, BITS, F, TAKEN, SPLIT, UNDER)
         shift = offsets[i] - ZERO_POINT * scales[i]
-        new = new + (sums[i] + scales[i] * coded + shift * (total[0] + total[2]),)
+        new = new + (sums[i] + scales[i] * coded[i] + shift * (total[0] + total[2]),)
     return new
 
 
 @triton.constexpr_function
-def _under(bits, fields, taken, split):
-    """What lies under codes at one place, in u: it was summed with each part."""
-    return float(sum(unit(0, part, bits, fields, taken, True) for part in range(split)))
+def _zero_point(bits, fields, taken, split, under):
+    """2^(b-1) and, in u, what lies under codes at one place: it is summed with each part."""
+    laid = sum(unit(0, part, bits, fields, taken, True) for part in range(split)) if under else 0
+    return float((1 << (bits - 1)) + laid)
 
 
 @triton.constexpr_function
@@ -113,12 +147,14 @@ def vector_kernel(
     x_ptr, planes, level_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr, OUT, under,
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
-    PLACES: tl.constexpr, DOWN: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
-    RANK: tl.constexpr, PDL: tl.constexpr, TAKEN: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
+    PLACES: tl.constexpr, SUMS: tl.constexpr, DOWN: tl.constexpr, EVEN: tl.constexpr, WARPS: tl.constexpr,
+    DEPTH: tl.constexpr, RANK: tl.constexpr, PDL: tl.constexpr, TAKEN: tl.constexpr, UNDER: tl.constexpr,
+    ONES: tl.constexpr,
 ):  # fmt: skip
     """y (O) = x (I) W^T + bias + adapter's u (R) high (R, O), then GELU, then + residual (O).
 
-    Constants: see `product_kernel`. PLACES is 1 where something lies under codes.
+    Constants: see `product_kernel`. PLACES is 1 where something lies under codes; SUMS, a divisor of it, is how many
+    sums they have. EVEN: DOWN divides the tiles of rows; else the last two programs share some, and write the same.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
@@ -126,8 +162,11 @@ def vector_kernel(
     TILES: tl.constexpr = (IN + 127) // 128
     GROUPS: tl.constexpr = IN // GROUP
     ROUND: tl.constexpr = WARPS * DEPTH
+    ZERO_POINT: tl.constexpr = _zero_point(BITS, F, TAKEN, SPLIT, UNDER != 0)
     USED: tl.constexpr = min(WARPS, TILES)
+    READING: tl.constexpr = WARPS if INTERPRETED else USED  # whose warps do not leave
     CHUNKS: tl.constexpr = 0 if CHUNK == IN else 128 // CHUNK
+    SPAN: tl.constexpr = STEPS // max(CHUNKS, 1)
     thread = tl.arange(0, 32 * WARPS)
     if USED < WARPS:
         leave(thread, 32 * USED)
@@ -135,11 +174,13 @@ def vector_kernel(
     laid = tl.full((32 * WARPS,), 0, tl.int32) + under.to(tl.int32)
     zero = tl.zeros((32 * WARPS,), tl.float32)
     ones = tl.full((32 * WARPS,), ONES, tl.int32)
-    none = (((zero, zero, zero, zero),) * (DOWN * SPLIT),) * PLACES
-    parts, total, sums = none, (zero, zero, zero, zero), (zero,) * (2 * DOWN)
+    none, rows = (((zero, zero, zero, zero),) * (DOWN * SPLIT),) * SUMS, (zero,) * (2 * DOWN)
+    parts, total, coded, sums = none, (zero, zero, zero, zero), rows, rows
     if PDL:
         gdc_launch_dependents()
     first_tile = DOWN * tl.program_id(0)
+    if not EVEN:
+        first_tile = tl.minimum(first_tile, (OUT + 31) // 32 * 2 - DOWN)
     row = first_tile * 16 + thread
     mine = (thread < 16 * DOWN) & (row < OUT)
     bias = tl.load(bias_ptr + row, mask=mine, other=0.0) if BIAS else zero
@@ -151,7 +192,7 @@ def vector_kernel(
             tile = first + d * WARPS + warp
             tile_at = at + (first + d * WARPS) * 64
             words = words + (
-                load_words(planes, tile_at, tile < TILES, DOWN, TILES * 64, _past(d, 128 * TILES, USED, DEPTH)),
+                load_words(planes, tile_at, tile < TILES, DOWN, TILES * 64, _past(d, 128 * TILES, READING, DEPTH)),
             )
             for chunk in tl.static_range(CHUNKS):
                 group = tl.minimum((tile * 128 + chunk * CHUNK) // GROUP, GROUPS - 1)
@@ -161,24 +202,27 @@ def vector_kernel(
         x = ()
         for d in tl.static_range(DEPTH):
             column = (first + d * WARPS + warp) * 128 + lane % 4 * 8
-            x = x + (_activations(x_ptr + column, IN - column, _past(d, IN, USED, DEPTH)),)
+            x = x + (_activations(x_ptr + column, IN - column, _past(d, IN, READING, DEPTH)),)
         for d in tl.static_range(DEPTH):
             laid = after(laid, x[d], under ^ UNDER)
         for d in tl.static_range(DEPTH):
             fields = ()
             for e in tl.static_range(2 * DOWN):
                 fields = fields + (code_words(words[d][e], F),)
-            for i in tl.static_range(STEPS):
-                parts = _step(parts, fields, x[d], laid, i, F, BITS, TAKEN, PLACES, SPLIT, DOWN, dtype)
-                if i % 2 == 1:
-                    total = multiply(x[d][2 * i - 2 : 2 * i + 2], (ones, ones), total, dtype)
-                if CHUNKS > 0 and (16 * i + 16) % CHUNK == 0:
-                    sums = _scaled(
-                        sums, parts, total, levels[d * CHUNKS + i * 16 // CHUNK], BITS, F, TAKEN, SPLIT, UNDER != 0
-                    )
-                    parts, total = none, (zero, zero, zero, zero)
+            for begin in tl.static_range(0, STEPS, SPAN):
+                parts, total = _multiplied(
+                    parts, total, fields, x[d], laid, ones, begin, SPAN, F, BITS, TAKEN, PLACES, SPLIT, dtype
+                )  # fmt: skip
+                if CHUNKS > 0 or SUMS < PLACES:
+                    coded = _coded(coded, parts, F, BITS, TAKEN, PLACES, SPLIT, UNDER != 0)
+                    parts = none
+                if CHUNKS > 0:
+                    sums = _scaled(sums, coded, total, levels[d * CHUNKS + begin // SPAN], ZERO_POINT)
+                    coded, total = rows, (zero, zero, zero, zero)
     if CHUNKS == 0:
-        sums = _scaled(sums, parts, total, of_row, BITS, F, TAKEN, SPLIT, UNDER != 0)
+        if SUMS == PLACES:
+            coded = _coded(coded, parts, F, BITS, TAKEN, PLACES, SPLIT, UNDER != 0)
+        sums = _scaled(sums, coded, total, of_row, ZERO_POINT)
     if LOW:
         sums = _adapted(sums, u_ptr, high_ptr, first_tile * 16 + lane // 4, warp, lane, OUT, RANK, USED)
     y = of_rows(sums, thread, USED, WARPS, DOWN)

@@ -76,14 +76,17 @@ def constants(bits: int, dtype: str, places: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("group", [768, 64, 256])
-@pytest.mark.parametrize(("bits", "dtype", "places"), [(2, "fp16", 4), (4, "fp16", 2), (8, "fp16", 1), (8, "bf16", 1)])
-def test_the_product_of_a_token(bits: int, dtype: str, places: int, group: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "dtype", "places", "sums"),
+    [(2, "fp16", 4, 4), (2, "fp16", 4, 1), (4, "fp16", 2, 2), (8, "fp16", 1, 1), (8, "bf16", 1, 1)],
+)
+def test_the_product_of_a_token(bits: int, dtype: str, places: int, sums: int, group: int) -> None:
     """No more multiplications than tiles, the sums of x and the adapter need; the warp's sums meet once."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
     down = 2
     chunk = group if group == 768 else min(group, 128)
-    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk}
+    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk, "EVEN": True, "SUMS": sums}
     ptx = compiled(vector_kernel, bits, pointers(dtype), sizes | constants(bits, dtype, places))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
     levels = 1 if chunk == 768 else 2 * 128 // chunk
@@ -101,7 +104,7 @@ def test_warps_without_a_tile_leave_a_token() -> None:
     """Six of eight have one; the others end before they read, and after one barrier all but a row's threads."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768}
+    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "EVEN": True, "SUMS": 2}
     ptx = compiled(vector_kernel, 4, pointers("fp16"), constants(4, "fp16", 2) | sizes, 8)
     assert ptx.count(" exit;") == 2
     assert ptx.index(" exit;") < ptx.index("ld.global")
@@ -111,10 +114,18 @@ def test_warps_without_a_tile_leave_a_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "bits", "group"), [(4800, 2, None), (4800, 4, 64), (6400, 4, None), (1600, 8, None)]
+    ("shape", "bits", "group", "warps"),
+    [
+        ((4800, 1600), 2, None, 16),
+        ((4800, 1600), 4, 64, 16),
+        ((6400, 1600), 4, None, 16),
+        ((1600, 1600), 8, None, 16),
+        ((4096, 4096), 2, None, 8),
+        ((4096, 4096), 8, None, 8),
+    ],
 )
 def test_two_programs_share_a_multiprocessor(
-    outputs: int, bits: int, group: int | None, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int], bits: int, group: int | None, warps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The launch asks for it, and the assembler finds room for everything without memory."""
     from switchq.inference.gpu import products
@@ -127,14 +138,15 @@ def test_two_programs_share_a_multiprocessor(
             return lambda *_, **options: asked.update(options)
 
     monkeypatch.setattr(products, "vector_kernel", Launch())
-    levels = torch.zeros(outputs // 16, 1600 // (group or 1600), 8, 2, dtype=torch.int32)
-    tiled = TiledWeight((torch.zeros(1, dtype=torch.int32),) * bits, levels, (outputs, 1600))
-    products.product(torch.zeros(1, 1600).half(), tiled)
+    outputs, inputs = shape
+    levels = torch.zeros(outputs // 16, inputs // (group or inputs), 8, 2, dtype=torch.int32)
+    tiled = TiledWeight((torch.zeros(1, dtype=torch.int32),) * bits, levels, shape)
+    products.product(torch.zeros(1, inputs).half(), tiled)
     monkeypatch.undo()
-    assert (asked["num_warps"], asked["maxnreg"]) == (16, 64)
+    assert (asked["num_warps"], asked["maxnreg"]) == (warps, 65536 // (2 * 32 * warps))
     constant = {name: value for name, value in asked.items() if name.isupper() and name != "OUT"}
-    ptx = compiled(products.vector_kernel, bits, pointers("fp16"), constant, 16, asked["maxnreg"])
-    assert ".maxnreg 64" in ptx
+    ptx = compiled(products.vector_kernel, bits, pointers("fp16"), constant, warps, asked["maxnreg"])
+    assert f".maxnreg {asked['maxnreg']}" in ptx
     assert spilled(ptx) == 0
 
 

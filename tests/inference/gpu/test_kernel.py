@@ -74,34 +74,37 @@ def test_fields_in_two_places(bits: int, dtype: torch.dtype, group_size: int | N
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_the_programs_own_tile_fits(bits: int, dtype: torch.dtype) -> None:
-    """Rows are shared out without a rest, every row has a thread, every tile of columns a warp or a round."""
+    """There are as many rows, every row has a thread, every tile of columns a warp or a round."""
     pytest.importorskip("triton")
     from switchq.inference.gpu.products import vector_tile
 
     for outputs in (1, 40, 768, 1600, 2304, 4096, 4800, 6400, 11008, 49152):
         for inputs in (32, 128, 672, 768, 1600, 2048, 3072, 4096, 6400, 11008):
-            tile = vector_tile(outputs, inputs, bits, dtype)
+            tile = vector_tile(outputs, inputs, bits, dtype, inputs)
             across, rows = -(-inputs // 128), 2 * -(-outputs // 32)
-            assert rows % tile.down == 0
+            assert tile.down <= rows
             assert 16 * tile.down <= 32 * min(tile.warps, across)
-            assert tile.warps * tile.depth >= min(across, 32)
+            assert 2 * tile.warps * tile.depth >= min(across, 32)
+            assert tile.places % tile.share == 0
     assert vector_tile(4800, 1600, 8, dtype)[:2] == (8, 2)  # 300 programs: 36 would be left over
     assert vector_tile(6400, 1600, 8, dtype)[:2] == (16, 1)  # 400: 136
     assert vector_tile(8448, 1600, 8, dtype)[:2] == (16, 1)  # 528: two whole rounds
 
 
 def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
-    """Forty rows are four tiles with those that fill up."""
+    """Forty rows are four tiles with those that fill up; a warp alone has threads for two."""
     from switchq.inference.gpu import products
 
     kernel, _ = packed(4, None, interpreted, torch.float16)
     x_1I = torch.zeros(1, INPUTS, dtype=torch.float16, device=interpreted)
-    for tile in (products.Tile(4, 1, 2, 3), products.Tile(1, 2, 2, 4)):
+    for tile in (products.Tile(4, 1, 2, 5), products.Tile(1, 2, 2, 4)):
         with pytest.raises(ValueError, match="does not fit 40 rows"):
             products.product(x_1I, kernel.tiled, tile=tile)
     for x_NI, places in ((x_1I, 3), (x_1I.bfloat16(), 2), (x_1I.repeat(9, 1).bfloat16(), 2)):
         with pytest.raises(ValueError, match="more places than a mantissa"):
             products.product(x_NI, kernel.tiled, tile=products.Tile(2, 1, places))
+    with pytest.raises(ValueError, match="cannot share a sum by 3"):
+        products.product(x_1I, kernel.tiled, tile=products.Tile(2, 1, 2, share=3))
 
 
 @pytest.mark.parametrize("tokens", [1, 9])
@@ -133,23 +136,27 @@ def test_kernels_multiply(
 @pytest.mark.parametrize("bits", [2, 4, 6, 8])
 @pytest.mark.parametrize(
     ("warps", "depth", "down", "group_size"),
-    [(1, 2, 2, None), (2, 2, 1, 96), (2, 4, 2, None), (4, 2, 3, 32), (8, 1, 1, 224), (8, 1, 3, None)],
+    [(1, 2, 2, None), (2, 2, 1, 96), (2, 4, 2, None), (4, 2, 3, 32), (8, 1, 1, 224), (8, 1, 3, None), (4, 2, 4, 96)],
     ids=str,
 )
 def test_a_token_however_it_is_cut(
     warps: int, depth: int, down: int, group_size: int | None, bits: int, dtype: torch.dtype, interpreted: torch.device
 ) -> None:
-    """Six tiles of rows, the last with half its rows, by as many of columns, the last with a quarter of its columns."""
+    """Six tiles of rows, the last with half its rows, by as many of columns, the last with a quarter of its columns.
+
+    Four tiles down do not divide them: two programs have the middle ones. Places share a sum where tiles down are odd.
+    """
     from switchq.inference.gpu import products
 
     kernel, weight_OI = packed(bits, group_size, interpreted, dtype, (88, 672))
     places = products.vector_tile(*weight_OI.shape, bits, dtype).places
+    share = places if down % 2 else 1
     x_1I, u_1R, high_OR = (torch.randn(shape).to(dtype) for shape in ((1, 672), (1, 200), (88, 200)))
     out_1O = torch.empty(1, 88, device=interpreted)
     low = u_1R.to(interpreted), high_OR.to(interpreted)
     products.product(
         x_1I.to(interpreted), kernel.tiled, low=low, out_NO=out_1O,
-        tile=products.Tile(warps, depth, places, down),
+        tile=products.Tile(warps, depth, places, down, share=share),
     )  # fmt: skip
     sizes_1O = (x_1I.double().abs() @ weight_OI.abs().T + u_1R.double().abs() @ high_OR.double().abs().T).float()
     exact_1O = (x_1I.double() @ weight_OI.T + u_1R.double() @ high_OR.double().T).float()
