@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from kernel_variants import COLD, SIZES, Case, variants
+from kernel_variants import COLD, SIZES, Case, cases, tiles, variants
 from kernel_variants import weight as random_weight
 from sidebyside import machine
 from subjects import quiet, save_random
@@ -55,7 +55,7 @@ class Rows:
 def main(argv: list[str] | None = None) -> None:
     """Run the stages that are asked for."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    stages = ("kernels", "quick", "variants", "decode", "memory", "all")
+    stages = ("kernels", "quick", "variants", "tiles", "decode", "memory", "all")
     options.add_argument("--stage", choices=stages, default="all")
     options.add_argument("--output", type=Path, required=True, help="folder for the figures")
     options.add_argument("--shapes", default="gpt2", help="of the model; weights are random")
@@ -72,8 +72,9 @@ def main(argv: list[str] | None = None) -> None:
     end = perf_counter() + arguments.seconds
     if arguments.stage in ("kernels", "all"):
         kernels(rows, end)
-    if arguments.stage == "variants":
-        variants(rows.add, end, microseconds, dense_of, bandwidth())
+    if arguments.stage in ("variants", "tiles"):
+        todo = list(cases() if arguments.stage == "variants" else tiles())
+        variants(todo, rows.add, end, microseconds, dense_of, bandwidth())
     if arguments.stage == "quick":
         kernels(rows, end, batches=(1,), widths=(4, 2))
     if arguments.stage in ("decode", "memory", "all"):

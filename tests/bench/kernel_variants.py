@@ -34,12 +34,10 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """The program's own tiles first, then others for one token, groups, batches."""
+    """The program's own tiles: widths, groups and batches."""
     for bits, size in itertools.product((2, 4), SIZES):
         yield Case(size, bits)
     yield Case((4096, 128), 2)  # next to nothing to read
-    yield from tiles(2)
-    yield from tiles(4)
     for bits, size in itertools.product((8, 3), SIZES):
         yield Case(size, bits)
     for size, bits in itertools.product(SIZES[:3], (4, 2, 8)):
@@ -49,30 +47,24 @@ def cases() -> Iterator[Case]:
     for batch, bits, size in itertools.product((32, 8), (4, 2), SIZES[:2]):
         yield Case(size, bits, batch)
     yield Case(SIZES[1], 4, 32, groups=SIZES[1][1] // 64)
-    yield from tiles(3)
-    yield from tiles(8)
 
 
-def tiles(bits: int) -> Iterator[Case]:
-    """Tiles for one token that are not the program's own: those for which a thread's registers do, or nearly."""
-    from switchq.inference.gpu.products import REGISTERS, vector_tile
+def tiles() -> Iterator[Case]:
+    """Others for one token, with as many programs as registers are about enough for."""
+    from switchq.inference.gpu.products import PROGRAMS, Tile, registers, vector_tile
 
-    for size in SIZES[1:5] + SIZES[:1]:
+    for bits, size in itertools.product((2, 4, 3, 8), SIZES[1:5] + SIZES[:1]):
         across, rows = -(-size[1] // COLUMNS), -(-size[0] // ROWS)
         own = vector_tile(*size, bits, torch.float16, size[1])
         for warps, down in itertools.product((8, 16, 4), (1, 2)):
             whole = -(-across // warps)
             for depth, share in itertools.product(sorted({min(whole, 2), min(whole, 4)}), sorted({1, own.places})):
                 needed = 10 + depth * (16 + 2 * down * bits) + 4 * down * own.places // share
-                held = [most for most in (6, 4, 3, 2, 1) if REGISTERS // (32 * warps * most) + 4 >= needed]
-                for programs in held[:2]:
-                    tile = (warps, depth, own.places, down, programs, share)
-                    if tile != own and (down == 1 or rows >= LEAST_ROWS):
+                tried = [Tile(warps, depth, own.places, down, programs, share) for programs in (6, 4, 3, 2, 1)]
+                fitting = [tile for tile in tried if (registers(tile) or 255) + 4 >= needed]
+                for tile in fitting[:2]:
+                    if tile != own and (down == 1 or rows > PROGRAMS):
                         yield Case(size, bits, 1, tile)
-
-
-LEAST_ROWS = 132
-"""Tiles of rows, as many as an H200 has multiprocessors: with fewer, a program has one."""
 
 
 def weight(case: Case, seed: int = 0) -> TiledWeight:
@@ -123,20 +115,20 @@ def error_of(case: Case, one: TiledWeight, x_NI: Tensor) -> float:
 
 
 def variants(
+    todo: list[Case],
     add: Callable[..., Any],
     end: float,
     microseconds: Callable[[list[Callable[[], object]]], float],
     dense: Callable[[Case], float],
     limit: float,
 ) -> None:
-    """Write a row for every case as soon as it is timed; `dense` gives microseconds of float16's product.
+    """Write a row for every case of `todo` as soon as it is timed; `dense` gives microseconds of float16's product.
 
     The first are compiled here, the others meanwhile in processes, which share Triton's cache with this one. `waiting`
     counts those that were still to be compiled when a case was timed.
     """
     multiprocessing.set_forkserver_preload(["__main__"])
     known: dict[tuple[tuple[int, int], int], float] = {}
-    todo = list(cases())
     with multiprocessing.get_context("forkserver").Pool(max(1, min(12, (os.cpu_count() or 2) - 4))) as pool:
         jobs = [pool.apply_async(prepare, (case,)) for case in todo[OWN:]]
         for number, case in enumerate(todo):

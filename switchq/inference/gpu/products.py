@@ -17,9 +17,10 @@ __all__ = ["MOST", "Tile", "product", "tile_for", "vector_tile", "weight"]
 class Tile(NamedTuple):
     """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields.
 
-    What follows counts for one token: tiles down of a program, which has two for several tokens; programs that are to
-    share a multiprocessor (a thread's registers are limited so that so many find room; 1: they are not limited); places
-    that share a sum, a divisor of all, which saves registers and makes a longer chain of multiplications.
+    What follows counts for one token: tiles down of a program, a divisor of all of them (for several tokens it has
+    two); programs that are to share a multiprocessor (a thread's registers are limited so that so many find room; 1:
+    they are not limited); places that share a sum, a divisor of `places`, which saves registers and makes a longer
+    chain of multiplications.
     """
 
     warps: int
@@ -42,26 +43,32 @@ def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
     return Tile(warps, min(depth, triton.cdiv(tiles, warps)), places)
 
 
-def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk: int | None = None) -> Tile:
+def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk: int) -> Tile:
     """The tile for one token: what was fastest on an H200; `chunk`: columns summed before they are scaled.
 
     Each of up to 16 warps has one tile of columns, or as many as there are. A program has two tiles of rows where there
     are more than multiprocessors and registers hold the sums: not of wide codes (but where a warp has two tiles of
     columns, it was faster all the same), nor with scales every 32 columns. Programs of 16 warps with a tile of columns
     each share a multiprocessor by twos. Where a last round of these, of wide codes, would leave most multiprocessors
-    empty, programs of half the warps take their place; and where these would have two tiles of columns and a scale a
-    row, programs of half the warps and one tile of rows, which go on to further columns.
+    empty, programs of half the warps take their place. Where 16 warps would have two tiles of columns each and a row
+    one scale, and twice as many programs as multiprocessors or somewhat fewer have a tile of rows each, programs of
+    half the warps do so in two rounds (not at 2 bits, where a chain of four places is too long).
     """
     across, down = triton.cdiv(inputs, COLUMNS), 2 * triton.cdiv(outputs, PAIR)
     warps = min(16, triton.next_power_of_2(across))
     depth = min(4 if bits <= 4 else 2, triton.cdiv(across, warps))
     places = 1 if UNDER[dtype] or bits > 4 else 4 if bits == 2 else 2
-    if down > PROGRAMS and 16 < across <= 32 and chunk == inputs:
+    if bits > 2 and chunk == inputs and 24 < across <= 32 and 1.5 * PROGRAMS < down <= 2 * PROGRAMS:
         return Tile(8, 2, places, down=1, programs=2, share=places)
     two = down > PROGRAMS and chunk != 32 and (depth <= 2 if bits <= 4 else depth == 2)
     if bits > 4 and depth == 1 and warps == 16 and down > 2 * PROGRAMS and 0 < down % (2 * PROGRAMS) < PROGRAMS:
         return Tile(8, 2, places, down=1)
     return Tile(warps, depth, places, down=2 if two else 1, programs=2 if warps == 16 and depth == 1 else 1)
+
+
+def registers(tile: Tile) -> int | None:
+    """Of a thread, at most, so that `tile.programs` share a multiprocessor; a warp gets them by eights a thread."""
+    return None if tile.programs == 1 else REGISTERS // (32 * tile.warps * tile.programs) // 8 * 8
 
 
 PROGRAMS = 132
@@ -93,8 +100,8 @@ def _check(tile: Tile, tiled: TiledWeight, dtype: torch.dtype, tokens: int) -> N
     ):
         raise ValueError(f"{tile} has more places than a mantissa of {dtype} holds of {bits} bits")
     warps = min(tile.warps, triton.cdiv(inputs, COLUMNS))
-    if tokens == 1 and (tile.down > 2 * triton.cdiv(outputs, PAIR) or ROWS * tile.down > 32 * warps):
-        raise ValueError(f"{tile} does not fit {outputs} rows: it has more, or rows without a thread")
+    if tokens == 1 and (2 * triton.cdiv(outputs, PAIR) % tile.down or ROWS * tile.down > 32 * warps):
+        raise ValueError(f"{tile} does not fit {outputs} rows: tiles are left over, or rows without a thread")
     if tile.places % tile.share:
         raise ValueError(f"{tile} has places that cannot share a sum by {tile.share}")
 
@@ -125,8 +132,8 @@ def product(
         pdl: begin to read weights while the kernel before still runs.
 
     Raises:
-        ValueError: more tiles down than there are, or with more rows than the program has threads; more places than
-            there are, or places that do not share sums alike.
+        ValueError: tiles down that do not divide all of them, or that have more rows than the program has threads; more
+            places than there are, or places that do not share sums alike.
     """
     tokens, (outputs, inputs) = len(x_NI), tiled.shape
     group, bits = tiled.group_size, len(tiled.planes)
@@ -153,10 +160,9 @@ def product(
     common |= {"TAKEN": taken(bits, tile.places, x_NI.dtype), "PLACES": tile.places}
     common |= {"WARPS": tile.warps, "DEPTH": tile.depth, "num_warps": tile.warps}
     if tokens == 1:
-        most = None if tile.programs == 1 else REGISTERS // (32 * tile.warps * tile.programs)
         vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
             *given, outputs, UNDER[x_NI.dtype], SUMS=tile.places // tile.share, DOWN=tile.down,
-            EVEN=2 * triton.cdiv(outputs, PAIR) % tile.down == 0, maxnreg=most, **common,
+            maxnreg=registers(tile), **common,
         )  # fmt: skip
     else:
         product_kernel[(triton.cdiv(outputs, PAIR), triton.cdiv(tokens, 8 * across))](

@@ -32,7 +32,7 @@ def _activations(x_at, left, PAST: tl.constexpr):
 @triton.jit
 def _step(parts, words, x, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
           PLACES: tl.constexpr, SPLIT: tl.constexpr, dtype: tl.constexpr):  # fmt: skip
-    """The sums of its place with those of 16 columns added."""
+    """The sums, those of the step's place with 16 columns added."""
     C: tl.constexpr = place(2 * STEP, F, PLACES) * len(parts) // PLACES
     two = (x[2 * STEP], x[2 * STEP + 1])
     new = ()
@@ -147,14 +147,13 @@ def vector_kernel(
     x_ptr, planes, level_ptr, bias_ptr, u_ptr, high_ptr, residual_ptr, y_ptr, OUT, under,
     IN: tl.constexpr, GROUP: tl.constexpr, CHUNK: tl.constexpr, F: tl.constexpr,
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
-    PLACES: tl.constexpr, SUMS: tl.constexpr, DOWN: tl.constexpr, EVEN: tl.constexpr, WARPS: tl.constexpr,
-    DEPTH: tl.constexpr, RANK: tl.constexpr, PDL: tl.constexpr, TAKEN: tl.constexpr, UNDER: tl.constexpr,
-    ONES: tl.constexpr,
+    PLACES: tl.constexpr, SUMS: tl.constexpr, DOWN: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
+    RANK: tl.constexpr, PDL: tl.constexpr, TAKEN: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
 ):  # fmt: skip
     """y (O) = x (I) W^T + bias + adapter's u (R) high (R, O), then GELU, then + residual (O).
 
     Constants: see `product_kernel`. PLACES is 1 where something lies under codes; SUMS, a divisor of it, is how many
-    sums they have. EVEN: DOWN divides the tiles of rows; else the last two programs share some, and write the same.
+    sums the places have, neighbours one together.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
@@ -164,7 +163,7 @@ def vector_kernel(
     ROUND: tl.constexpr = WARPS * DEPTH
     ZERO_POINT: tl.constexpr = _zero_point(BITS, F, TAKEN, SPLIT, UNDER != 0)
     USED: tl.constexpr = min(WARPS, TILES)
-    READING: tl.constexpr = WARPS if INTERPRETED else USED  # whose warps do not leave
+    READING: tl.constexpr = WARPS if INTERPRETED else USED  # in the interpreter no warp leaves
     CHUNKS: tl.constexpr = 0 if CHUNK == IN else 128 // CHUNK
     SPAN: tl.constexpr = STEPS // max(CHUNKS, 1)
     thread = tl.arange(0, 32 * WARPS)
@@ -179,8 +178,6 @@ def vector_kernel(
     if PDL:
         gdc_launch_dependents()
     first_tile = DOWN * tl.program_id(0)
-    if not EVEN:
-        first_tile = tl.minimum(first_tile, (OUT + 31) // 32 * 2 - DOWN)
     row = first_tile * 16 + thread
     mine = (thread < 16 * DOWN) & (row < OUT)
     bias = tl.load(bias_ptr + row, mask=mine, other=0.0) if BIAS else zero

@@ -86,7 +86,7 @@ def test_the_product_of_a_token(bits: int, dtype: str, places: int, sums: int, g
 
     down = 2
     chunk = group if group == 768 else min(group, 128)
-    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk, "EVEN": True, "SUMS": sums}
+    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk, "SUMS": sums}
     ptx = compiled(vector_kernel, bits, pointers(dtype), sizes | constants(bits, dtype, places))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
     levels = 1 if chunk == 768 else 2 * 128 // chunk
@@ -104,7 +104,7 @@ def test_warps_without_a_tile_leave_a_token() -> None:
     """Six of eight have one; the others end before they read, and after one barrier all but a row's threads."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "EVEN": True, "SUMS": 2}
+    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "SUMS": 2}
     ptx = compiled(vector_kernel, 4, pointers("fp16"), constants(4, "fp16", 2) | sizes, 8)
     assert ptx.count(" exit;") == 2
     assert ptx.index(" exit;") < ptx.index("ld.global")
@@ -120,7 +120,8 @@ def test_warps_without_a_tile_leave_a_token() -> None:
         ((4800, 1600), 4, 64, 16),
         ((6400, 1600), 4, None, 16),
         ((1600, 1600), 8, None, 16),
-        ((4096, 4096), 2, None, 8),
+        ((4096, 4096), 3, None, 8),
+        ((4096, 4096), 4, None, 8),
         ((4096, 4096), 8, None, 8),
     ],
 )
@@ -141,7 +142,11 @@ def test_two_programs_share_a_multiprocessor(
     outputs, inputs = shape
     levels = torch.zeros(outputs // 16, inputs // (group or inputs), 8, 2, dtype=torch.int32)
     tiled = TiledWeight((torch.zeros(1, dtype=torch.int32),) * bits, levels, shape)
-    products.product(torch.zeros(1, inputs).half(), tiled)
+    given: dict[str, Any] = {}
+    if shape == (4096, 4096):  # with all that a product may do
+        x_1R, high_OR, y_1O = torch.zeros(1, 16).half(), torch.zeros(outputs, 16).half(), torch.zeros(1, outputs)
+        given = {"bias_O": high_OR[:, 0], "low": (x_1R, high_OR), "gelu": True, "residual_NO": y_1O, "pdl": True}
+    products.product(torch.zeros(1, inputs).half(), tiled, **given)
     monkeypatch.undo()
     assert (asked["num_warps"], asked["maxnreg"]) == (warps, 65536 // (2 * 32 * warps))
     constant = {name: value for name, value in asked.items() if name.isupper() and name != "OUT"}

@@ -1,5 +1,8 @@
 """Products from planes against the decoded weight: without Triton, and with it, compiled or interpreted."""
 
+import itertools
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +14,9 @@ from switchq.inference.gpu.tiles import to_tiles
 from switchq.inference.low_rank import LowRank
 from switchq.quant import Nested
 from switchq.quant.planes import pack_planes
+
+if TYPE_CHECKING:
+    from switchq.inference.gpu import products
 
 OUTPUTS, INPUTS = 40, 256
 CPU = torch.device("cpu")
@@ -74,30 +80,49 @@ def test_fields_in_two_places(bits: int, dtype: torch.dtype, group_size: int | N
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_the_programs_own_tile_fits(bits: int, dtype: torch.dtype) -> None:
-    """There are as many rows, every row has a thread, every tile of columns a warp or a round."""
+    """Rows are shared out without a rest, every row has a thread, every tile of columns a warp or a round."""
     pytest.importorskip("triton")
     from switchq.inference.gpu.products import vector_tile
 
+    in_rounds = 0
     for outputs in (1, 40, 768, 1600, 2304, 4096, 4800, 6400, 11008, 49152):
         for inputs in (32, 128, 672, 768, 1600, 2048, 3072, 4096, 6400, 11008):
-            tile = vector_tile(outputs, inputs, bits, dtype, inputs)
-            across, rows = -(-inputs // 128), 2 * -(-outputs // 32)
-            assert tile.down <= rows
-            assert 16 * tile.down <= 32 * min(tile.warps, across)
-            assert 2 * tile.warps * tile.depth >= min(across, 32)
-            assert tile.places % tile.share == 0
-    assert vector_tile(4800, 1600, 8, dtype)[:2] == (8, 2)  # 300 programs: 36 would be left over
-    assert vector_tile(6400, 1600, 8, dtype)[:2] == (16, 1)  # 400: 136
-    assert vector_tile(8448, 1600, 8, dtype)[:2] == (16, 1)  # 528: two whole rounds
+            for chunk in (32, 64, 128, inputs):
+                tile = vector_tile(outputs, inputs, bits, dtype, chunk)
+                across, rows = -(-inputs // 128), 2 * -(-outputs // 32)
+                assert rows % tile.down == 0
+                assert 16 * tile.down <= 32 * min(tile.warps, across)
+                assert tile.places % tile.share == 0
+                rounds = -(-across // (tile.warps * tile.depth))
+                assert rounds == 1 or across > 32 or (tile[:2], rounds, chunk) == ((8, 2), 2, inputs)
+                in_rounds += rounds > 1 and across <= 32
+    assert in_rounds == (bits > 2)  # 4096 x 4096 alone, with a scale a row
+    assert vector_tile(4800, 1600, 8, dtype, 1600)[:2] == (8, 2)  # 300 programs: 36 would be left over
+    assert vector_tile(6400, 1600, 8, dtype, 1600)[:2] == (16, 1)  # 400: 136
+    assert vector_tile(8448, 1600, 8, dtype, 1600)[:2] == (16, 1)  # 528: two whole rounds
+    assert vector_tile(4800, 4096, 8, dtype, 4096)[:2] == (16, 2)  # 300 programs in one round, 36 left over
+
+
+def test_registers_that_programs_leave_each_other() -> None:
+    """A multiprocessor has 65,536, which a warp gets by eights a thread."""
+    pytest.importorskip("triton")
+    from switchq.inference.gpu.products import Tile, registers
+
+    for warps, programs in itertools.product((1, 2, 4, 8, 16), (2, 3, 4, 6)):
+        most = registers(Tile(warps, 1, 1, programs=programs))
+        assert most is not None
+        assert most % 8 == 0
+        assert 32 * warps * programs * most <= 65536 < 32 * warps * programs * (most + 8)
+    assert registers(Tile(16, 1, 1)) is None
 
 
 def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
-    """Forty rows are four tiles with those that fill up; a warp alone has threads for two."""
+    """Forty rows are four tiles with those that fill up."""
     from switchq.inference.gpu import products
 
     kernel, _ = packed(4, None, interpreted, torch.float16)
     x_1I = torch.zeros(1, INPUTS, dtype=torch.float16, device=interpreted)
-    for tile in (products.Tile(4, 1, 2, 5), products.Tile(1, 2, 2, 4)):
+    for tile in (products.Tile(4, 1, 2, 3), products.Tile(1, 2, 2, 4)):
         with pytest.raises(ValueError, match="does not fit 40 rows"):
             products.product(x_1I, kernel.tiled, tile=tile)
     for x_NI, places in ((x_1I, 3), (x_1I.bfloat16(), 2), (x_1I.repeat(9, 1).bfloat16(), 2)):
@@ -136,28 +161,47 @@ def test_kernels_multiply(
 @pytest.mark.parametrize("bits", [2, 4, 6, 8])
 @pytest.mark.parametrize(
     ("warps", "depth", "down", "group_size"),
-    [(1, 2, 2, None), (2, 2, 1, 96), (2, 4, 2, None), (4, 2, 3, 32), (8, 1, 1, 224), (8, 1, 3, None), (4, 2, 4, 96)],
+    [(1, 2, 2, None), (2, 2, 1, 96), (2, 4, 2, None), (4, 2, 3, 32), (8, 1, 1, 224), (8, 1, 3, None)],
     ids=str,
 )
 def test_a_token_however_it_is_cut(
     warps: int, depth: int, down: int, group_size: int | None, bits: int, dtype: torch.dtype, interpreted: torch.device
 ) -> None:
-    """Six tiles of rows, the last with half its rows, by as many of columns, the last with a quarter of its columns.
-
-    Four tiles down do not divide them: two programs have the middle ones. Places share a sum where tiles down are odd.
-    """
+    """Six tiles of rows, the last with half its rows, by as many of columns, the last with a quarter of its columns."""
     from switchq.inference.gpu import products
 
-    kernel, weight_OI = packed(bits, group_size, interpreted, dtype, (88, 672))
-    places = products.vector_tile(*weight_OI.shape, bits, dtype).places
-    share = places if down % 2 else 1
+    places = products.vector_tile(88, 672, bits, dtype, 672).places
+    check_a_token(products.Tile(warps, depth, places, down), group_size, bits, dtype, interpreted)
+
+
+@pytest.mark.parametrize(("bits", "share"), [(2, 4), (2, 2), (3, 2), (4, 2)])
+@pytest.mark.parametrize(
+    ("warps", "depth", "down", "group_size"),
+    [(2, 2, 1, None), (1, 2, 2, None), (8, 1, 3, None), (2, 2, 1, 96), (4, 2, 3, 32)],
+    ids=str,
+)
+def test_places_that_share_a_sum(
+    warps: int, depth: int, down: int, group_size: int | None, bits: int, share: int, interpreted: torch.device
+) -> None:
+    """In one round, in several, with groups."""
+    from switchq.inference.gpu import products
+
+    places = products.vector_tile(88, 672, bits, torch.float16, 672).places
+    tile = products.Tile(warps, depth, places, down, share=share)
+    check_a_token(tile, group_size, bits, torch.float16, interpreted)
+
+
+def check_a_token(
+    tile: "products.Tile", group_size: int | None, bits: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """88 x 672 and an adapter of rank 200, against float64."""
+    from switchq.inference.gpu import products
+
+    kernel, weight_OI = packed(bits, group_size, device, dtype, (88, 672))
     x_1I, u_1R, high_OR = (torch.randn(shape).to(dtype) for shape in ((1, 672), (1, 200), (88, 200)))
-    out_1O = torch.empty(1, 88, device=interpreted)
-    low = u_1R.to(interpreted), high_OR.to(interpreted)
-    products.product(
-        x_1I.to(interpreted), kernel.tiled, low=low, out_NO=out_1O,
-        tile=products.Tile(warps, depth, places, down, share=share),
-    )  # fmt: skip
+    out_1O = torch.empty(1, 88, device=device)
+    low = u_1R.to(device), high_OR.to(device)
+    products.product(x_1I.to(device), kernel.tiled, low=low, out_NO=out_1O, tile=tile)
     sizes_1O = (x_1I.double().abs() @ weight_OI.abs().T + u_1R.double().abs() @ high_OR.double().abs().T).float()
     exact_1O = (x_1I.double() @ weight_OI.T + u_1R.double() @ high_OR.double().T).float()
     assert ((out_1O.cpu() - exact_1O).abs() <= 2**-15 * sizes_1O + 1e-4).all()
@@ -179,6 +223,20 @@ def test_groups_over_several_rounds(
     assert ((out_NO.cpu() - (x_NI.double() @ weight_OI.T).float()).abs() <= 2**-15 * sizes_NO + 1e-4).all()
     decoded_OI = products.weight(kernel.tiled, torch.float32)
     torch.testing.assert_close(decoded_OI.cpu().double(), weight_OI, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_programs_that_share_a_gpus_multiprocessor(bits: int, gpu: torch.device) -> None:
+    """As at 4096 x 4096, on fewer rows."""
+    from switchq.inference.gpu import products
+
+    kernel, weight_OI = packed(bits, None, gpu, torch.float16, (64, 4096))
+    x_1I = torch.randn(1, 4096).half()
+    tile = products.vector_tile(4096, 4096, bits, torch.float16, 4096)
+    assert tile.programs == 2
+    found_1O = products.product(x_1I.to(gpu), kernel.tiled, tile=tile).cpu().double()
+    exact_1O, sizes_1O = x_1I.double() @ weight_OI.T, x_1I.double().abs() @ weight_OI.abs().T
+    assert ((found_1O - exact_1O).abs() <= 2**-10 * (sizes_1O + exact_1O.abs())).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
