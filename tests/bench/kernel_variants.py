@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from switchq.inference.gpu.device import H200
 from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS, TiledWeight, decoded, to_levels
 
 SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 1600), (1600, 6400), (2304, 768), (768, 3072))
@@ -51,7 +52,7 @@ def cases() -> Iterator[Case]:
 
 def tiles() -> Iterator[Case]:
     """Others for one token, with as many programs as registers are about enough for."""
-    from switchq.inference.gpu.products import PROGRAMS, Tile, registers, vector_tile
+    from switchq.inference.gpu.products import Tile, registers, vector_tile
 
     for bits, size in itertools.product((2, 4, 3, 8), SIZES[1:5] + SIZES[:1]):
         across, rows = -(-size[1] // COLUMNS), -(-size[0] // ROWS)
@@ -63,7 +64,7 @@ def tiles() -> Iterator[Case]:
                 tried = [Tile(warps, depth, own.places, down, programs, share) for programs in (6, 4, 3, 2, 1)]
                 fitting = [tile for tile in tried if (registers(tile) or 255) + 4 >= needed]
                 for tile in fitting[:2]:
-                    if tile != own and (down == 1 or rows > PROGRAMS):
+                    if tile != own and (down == 1 or rows > H200):
                         yield Case(size, bits, 1, tile)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from switchq.inference.gpu.device import multiplies, overlaps
 from switchq.inference.gpu.kernel import products
 from switchq.inference.gpu.step import GraphStep
 from switchq.inference.steps.cache import Cache
@@ -22,8 +23,8 @@ GRAPHS = 16
 
 
 def available(lm: Any) -> bool:
-    """Whether `GraphDecoder` runs this model: a GPT-2 on a GPU, and a Triton."""
-    return bool(lm.model.device.type == "cuda" and products() is not None and is_plain_gpt2(lm.model))
+    """Whether `GraphDecoder` runs this model: a GPT-2 on a GPU with what kernels need, and a Triton."""
+    return multiplies(lm.model.device) and products() is not None and is_plain_gpt2(lm.model)
 
 
 class GraphDecoder(Decoder):
@@ -31,13 +32,14 @@ class GraphDecoder(Decoder):
 
     Args:
         lm: a `SwitchableLM` for which `available` says yes.
-        pdl: let kernels begin while those before them still run.
+        pdl: let kernels begin while those before them still run; by default where the GPU can.
         graphs: False runs every step kernel by kernel.
     """
 
-    def __init__(self, lm: Any, pdl: bool = True, graphs: bool = True) -> None:
+    def __init__(self, lm: Any, pdl: bool | None = None, graphs: bool = True) -> None:
         from switchq.inference.gpu import blocks, products
 
+        pdl = overlaps(lm.model.device) if pdl is None else pdl
         super().__init__(lm, GraphStep(lm.model, blocks, products, pdl))
         self.captures = graphs
         self._graphs: OrderedDict[Any, torch.cuda.CUDAGraph] = OrderedDict()

@@ -1,7 +1,8 @@
 """A packed weight on a GPU, as `switchq.inference.linear` runs it.
 
 Few rows of activations are multiplied by the planes themselves, many (a prompt, a batch) by the decoded weight; without
-Triton all are. Both give the numbers of the training grid, rounded to the model's type.
+Triton, or on a GPU without the kernels' instructions, all are. Both give the numbers of the training grid, rounded to
+the model's type.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from switchq.inference.gpu.device import multiplies
 from switchq.inference.gpu.tiles import TiledWeight, check_groups, decoded, to_levels, to_tiles
 from switchq.inference.kernels import Kernel
 from switchq.inference.low_rank import Factors, LowRank
@@ -72,7 +74,7 @@ class PlanesKernel(Kernel):
         return y_NO
 
     def _products(self) -> ModuleType | None:
-        return products() if self.tiled.levels.is_cuda else None
+        return products() if multiplies(self.tiled.levels.device) else None
 
     @property
     def resident_bytes(self) -> int:

@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from switchq.inference.gpu.decoding import field, weight
+from switchq.inference.gpu.device import H200, multiprocessors
 from switchq.inference.gpu.product_kernel import product_kernel
 from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS, TiledWeight
 from switchq.inference.gpu.vector_kernel import vector_kernel
@@ -43,8 +44,10 @@ def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
     return Tile(warps, min(depth, triton.cdiv(tiles, warps)), places)
 
 
-def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk: int) -> Tile:
-    """The tile for one token: what was fastest on an H200; `chunk`: columns summed before they are scaled.
+def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk: int, processors: int = H200) -> Tile:
+    """The tile for one token: what was fastest on an H200.
+
+    `chunk`: columns summed before they are scaled; `processors`: multiprocessors of the GPU.
 
     Each of up to 16 warps has one tile of columns, or as many as there are. A program has two tiles of rows where there
     are more than multiprocessors and registers hold the sums: not of wide codes (but where a warp has two tiles of
@@ -58,21 +61,19 @@ def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk:
     warps = min(16, triton.next_power_of_2(across))
     depth = min(4 if bits <= 4 else 2, triton.cdiv(across, warps))
     places = 1 if UNDER[dtype] or bits > 4 else 4 if bits == 2 else 2
-    if bits > 2 and chunk == inputs and 24 < across <= 32 and 1.5 * PROGRAMS < down <= 2 * PROGRAMS:
+    if bits > 2 and chunk == inputs and 24 < across <= 32 and 1.5 * processors < down <= 2 * processors:
         return Tile(8, 2, places, down=1, programs=2, share=places)
-    two = down > PROGRAMS and chunk != 32 and (depth <= 2 if bits <= 4 else depth == 2)
-    if bits > 4 and depth == 1 and warps == 16 and down > 2 * PROGRAMS and 0 < down % (2 * PROGRAMS) < PROGRAMS:
+    two = down > processors and chunk != 32 and (depth <= 2 if bits <= 4 else depth == 2)
+    by_twos = warps == 16 and depth == 1
+    if bits > 4 and by_twos and down > 2 * processors and 0 < down % (2 * processors) < processors:
         return Tile(8, 2, places, down=1)
-    return Tile(warps, depth, places, down=2 if two else 1, programs=2 if warps == 16 and depth == 1 else 1)
+    return Tile(warps, depth, places, down=2 if two else 1, programs=2 if by_twos else 1)
 
 
 def registers(tile: Tile) -> int | None:
     """Of a thread, at most, so that `tile.programs` share a multiprocessor; a warp gets them by eights a thread."""
     return None if tile.programs == 1 else REGISTERS // (32 * tile.warps * tile.programs) // 8 * 8
 
-
-PROGRAMS = 132
-"""Multiprocessors of an H200."""
 
 REGISTERS = 1 << 16
 """Of a multiprocessor."""
@@ -153,7 +154,7 @@ def product(
     )  # fmt: skip
     across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))
     if tile is None and tokens == 1:
-        tile = vector_tile(outputs, inputs, bits, x_NI.dtype, chunk)
+        tile = vector_tile(outputs, inputs, bits, x_NI.dtype, chunk, multiprocessors(x_NI.device))
     elif tile is None:
         tile = tile_for(inputs, bits, x_NI.dtype, across)
     _check(tile, tiled, x_NI.dtype, tokens)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-HOPPER = ("cuda", 90, 32)
+HOPPER, AMPERE = 90, 80
 
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="needs triton"),
@@ -27,6 +27,7 @@ def compiled(
     constants: dict[str, Any],
     warps: int = 1,
     registers: int | None = None,
+    capability: int = HOPPER,
 ) -> str:
     """The PTX of a kernel over `bits` planes, pointers and rows aligned; what else is no constant is an integer."""
     import triton
@@ -41,7 +42,7 @@ def compiled(
     attributes = {place: [["tt.divisibility", 16]] for place in aligned}
     built = triton.compile(
         ASTSource(kernel, kinds, values, attributes),
-        target=GPUTarget(*HOPPER),
+        target=GPUTarget("cuda", capability, 32),
         options={"num_warps": warps, "maxnreg": registers},
     )
     return str(built.asm["ptx"])
@@ -111,6 +112,20 @@ def test_warps_without_a_tile_leave_a_token() -> None:
     assert ptx.count("bar.sync") == 1
     assert ptx.count("st.shared") == 2 * 2
     assert ptx.count("ld.shared") == 6  # of the warps that are left
+
+
+def test_older_gpus() -> None:
+    """Without the overlap of launches nothing needs a Hopper; with it, Triton's compiler refuses an Ampere."""
+    from switchq.inference.gpu.product_kernel import product_kernel
+    from switchq.inference.gpu.vector_kernel import vector_kernel
+
+    options = constants(4, "fp16", 1) | {"IN": 768, "GROUP": 64, "CHUNK": 64, "PDL": False}
+    for kernel, more in ((vector_kernel, {"DOWN": 2, "SUMS": 1}), (product_kernel, {"NT": 1})):
+        ptx = compiled(kernel, 4, pointers("fp16"), options | more, capability=AMPERE)
+        assert ".target sm_80" in ptx
+        assert "griddepcontrol" not in ptx
+    with pytest.raises(Exception, match="griddepcontrol"):
+        compiled(product_kernel, 4, pointers("fp16"), options | {"NT": 1, "PDL": True}, capability=AMPERE)
 
 
 @pytest.mark.parametrize(
