@@ -18,9 +18,6 @@ lever() {
     mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
     nested-slow) lever nested && with+=("${slow[@]}") ;;
     shared-start) lever shared-start-slow && with+=("${slow[@]}") ;; # the recipe
-    shared-start-fours) lever shared-start && with+=(--schedule.bitmaps '["8", "4", "2", "4", "3", "2"]') ;;
-    shared-start-three) # no turn and no adapter of its own for 8 bits
-      lever shared-start && with+=(--schedule.bitmaps '["4", "3", "2"]' --model.rank '{8: 0, 4: 48, 3: 64}') ;;
     shared-start-slow) lever shared-start-fast && with+=(--model.shared_lr 0.2) ;;
     shared-start-fast) lever nested && with+=(--model.shared_start qera) ;;
     apiq) with=(--model.adapter_start apiq) ;;
