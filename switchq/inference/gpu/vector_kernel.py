@@ -33,7 +33,8 @@ def _activations(x_at, left, PAST: tl.constexpr):
 def _step(parts, words, x, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
           PLACES: tl.constexpr, SPLIT: tl.constexpr, dtype: tl.constexpr):  # fmt: skip
     """The sums, those of the step's place with 16 columns added."""
-    C: tl.constexpr = place(2 * STEP, F, PLACES) * len(parts) // PLACES
+    SHARE: tl.constexpr = PLACES // len(parts)
+    C: tl.constexpr = place(2 * STEP, F, PLACES) // SHARE
     two = (x[2 * STEP], x[2 * STEP + 1])
     new = ()
     for i in tl.static_range(len(parts[C])):
