@@ -17,7 +17,11 @@ lever() {
     switch-dropout) with=(--model.switch_dropout 0.1) ;;
     mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
     nested-slow) lever nested && with+=("${slow[@]}") ;;
-    shared-start) lever shared-start-slow && with+=("${slow[@]}") ;; # the recipe
+    shared-start-fours) lever shared-start && with+=(--schedule.bitmaps '["8", "4", "2", "4", "3", "2"]') ;; # the recipe
+    shared-start-fours-half) lever shared-start-fours && with+=(--model.shared_lr 0.1) ;;
+    shared-start-fours-quarter) lever shared-start-fours && with+=(--model.shared_lr 0.05) ;;
+    shared-start) lever shared-start-slow && with+=("${slow[@]}") ;;
+    shared-start-double) lever shared-start && with+=(--model.shared_lr 0.4) ;;
     shared-start-slow) lever shared-start-fast && with+=(--model.shared_lr 0.2) ;;
     shared-start-fast) lever nested && with+=(--model.shared_start qera) ;;
     apiq) with=(--model.adapter_start apiq) ;;

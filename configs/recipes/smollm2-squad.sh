@@ -62,9 +62,7 @@ run() {
     turns-qera) row turns-qera 1 "${qera[@]}" ;;
     turns-even) # turns alike for narrow widths, larger adapters at 4 and 3 bits
       row turns-even 1 "${even[@]}" "${even_turns[@]}" ;;
-    turns-even-shared-start-fours) # the recipe with every third turn for 4 bits
-      lever shared-start && row "$1" 1 "${even[@]}" --schedule.bitmaps '["8", "4", "2", "4", "3", "2"]' "${with[@]}" ;;
-    turns-even-shared-start-three) # the recipe with no turn and no adapter of its own for 8 bits
+    turns-even-shared-start-three) # no turn and no adapter of its own for 8 bits
       lever shared-start && row "$1" 1 "${even[@]}" --schedule.bitmaps '["4", "3", "2"]' "${with[@]}" \
         --model.rank '{8: 0, 4: 48, 3: 64}' ;;
     turns-even-*) lever "${1#turns-even-}" && row "$1" 1 "${even[@]}" "${even_turns[@]}" "${with[@]}" ;;

@@ -53,7 +53,7 @@ row() {
   esac
 }
 all="lora16 spnet groups loftq qera ternary stretched nested nested-double nested-mse g128 sandwich instantnet next bare shared balance turns recipe hard rank0 mixed
-  nested-slow shared-start-fast shared-start-slow shared-start qera-shared-start instantnet-shared-start scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
+  nested-slow shared-start-fast shared-start-slow shared-start shared-start-fours qera-shared-start instantnet-shared-start scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
 rows=${ROWS:-$all}
 [[ $rows != *-answers* ]] || written
 for seed in "${seeds[@]:-0}"; do
