@@ -83,8 +83,11 @@ run() {
     *) echo "no row $1" >&2; return 2 ;;
   esac
 }
+failed=$(mktemp)
+trap 'rm -f "$failed"' EXIT
 for name in ${ROWS:-before spnet instantnet cyclic lora16}; do
-  run "$name" > "$out/$name-seed$seed.log" 2>&1 &
+  { run "$name" > "$out/$name-seed$seed.log" 2>&1 || echo "row $name failed: see $out/$name-seed$seed.log" | tee -a "$failed" >&2; } &
   [ -n "${PARALLEL:-}" ] || wait
 done
 wait
+[ ! -s "$failed" ]

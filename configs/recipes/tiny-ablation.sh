@@ -56,9 +56,11 @@ all="lora16 spnet groups loftq qera ternary stretched nested nested-double neste
   nested-slow shared-start-fast shared-start-slow shared-start shared-start-fours qera-shared-start instantnet-shared-start scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
 rows=${ROWS:-$all}
 [[ $rows != *-answers* ]] || written
+failed=$(mktemp)
+trap 'rm -f "$failed"' EXIT
 for seed in "${seeds[@]:-0}"; do
   for name in $rows; do
-    row "$name" || echo "row $name failed: see $out/$name-seed$seed.log" >&2 &
+    { row "$name" || echo "row $name failed: see $out/$name-seed$seed.log" | tee -a "$failed" >&2; } &
     while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-1}" ]; do wait -n; done
   done
 done
@@ -73,6 +75,8 @@ for figure, digits in (("F1", 1), ("answer_perplexity", 3)):
         for path in sorted(Path(sys.argv[1]).glob(f"{name}-seed*/lightning_logs/version_0/results.json")):
             for record in json.loads(path.read_text()):
                 found.setdefault(name, {}).setdefault(record["label"], []).append(record[figure])
+    if not found:
+        sys.exit(f"no row has results in {sys.argv[1]}")
     labels = list(next(iter(found.values())))
     print(f"| {figure} |", " | ".join(labels), "|")
     print("|---" * (len(labels) + 1) + "|")
@@ -80,3 +84,4 @@ for figure, digits in (("F1", 1), ("answer_perplexity", 3)):
         cells = [f"{statistics.mean(row[label]):.{digits}f} ± {statistics.pstdev(row[label]):.{digits}f}" for label in labels]
         print(f"| {name} |", " | ".join(cells), "|")
 PY
+[ ! -s "$failed" ]
