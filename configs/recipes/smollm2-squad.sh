@@ -6,7 +6,7 @@
 # leaves DEV.json alone. It wants an output folder of its own.
 # ROWS="spnet cyclic" runs some of them; PARALLEL=1 runs all at once on one GPU (the scores are the same, the speeds are not),
 # which they share far better after `nvidia-cuda-mps-control -d`.
-# Scores are taken in TF32 on GPUs that have it.
+# Scores are taken in TF32 on GPUs that have it. A row that fails is said, the others run, and the exit code is 1.
 set -euo pipefail
 export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 PYTORCH_ALLOC_CONF=expandable_segments:True
 model=$1 train=$2 dev=$3 out=$4 seed=${5:-0}
@@ -45,7 +45,7 @@ source "$(dirname "$0")/levers.sh"
 dedicated() { # dedicated-WIDTH..., then options of fit
   local bits=${1:10:1} rate=()
   [[ " ${*:2}" != *width_lr* ]] || rate=(--model.width_lr "{$bits: $(case $bits in 8) echo 1 ;; 4) echo 0.7 ;; *) echo 0.5 ;; esac)}")
-  row "$1" 1 "${even[@]}" --model.bits "[$bits]" --model.bitmaps "[16, $bits]" --schedule.bitmaps "[\"$bits\"]" "${@:2}" "${rate[@]}"
+  row "$1" 1 "${even[@]}" --model.bits "[$bits]" --model.bitmaps "[16, $bits]" "${@:2}" "${rate[@]}" --schedule.bitmaps "[\"$bits\"]"
 }
 run() {
   case $1 in
@@ -67,10 +67,10 @@ run() {
         --model.rank '{8: 0, 4: 48, 3: 64}' ;;
     turns-even-*) lever "${1#turns-even-}" && row "$1" 1 "${even[@]}" "${even_turns[@]}" "${with[@]}" ;;
     even-spnet) row even-spnet 4 "${even[@]}" --schedule SPNet "${even_steps[@]}" ;;
-    even-spnet-*) lever "${1#even-spnet-}" && row "$1" 4 "${even[@]}" --schedule SPNet "${even_steps[@]}" "${with[@]}" ;;
+    even-spnet-*) lever "${1#even-spnet-}" && row "$1" 4 "${even[@]}" --schedule SPNet "${with[@]}" "${even_steps[@]}" ;;
     even-instantnet) row even-instantnet 4 "${even[@]}" --schedule InstantNet "${even_steps[@]}" ;;
     even-instantnet-*)
-      lever "${1#even-instantnet-}" && row "$1" 4 "${even[@]}" --schedule InstantNet "${even_steps[@]}" "${with[@]}" ;;
+      lever "${1#even-instantnet-}" && row "$1" 4 "${even[@]}" --schedule InstantNet "${with[@]}" "${even_steps[@]}" ;;
     dedicated-[8432]) # the same model for one width alone
       dedicated "$1" ;;
     dedicated-[8432]-*) lever "${1#dedicated-?-}" && dedicated "$1" "${with[@]}" ;;
@@ -83,11 +83,10 @@ run() {
     *) echo "no row $1" >&2; return 2 ;;
   esac
 }
-failed=$(mktemp)
-trap 'rm -f "$failed"' EXIT
+code=0 started=()
 for name in ${ROWS:-before spnet instantnet cyclic lora16}; do
-  { run "$name" > "$out/$name-seed$seed.log" 2>&1 || echo "row $name failed: see $out/$name-seed$seed.log" | tee -a "$failed" >&2; } &
-  [ -n "${PARALLEL:-}" ] || wait
+  { run "$name" > "$out/$name-seed$seed.log" 2>&1 || { echo "row $name failed: see $out/$name-seed$seed.log" >&2; exit 1; }; } &
+  if [ -n "${PARALLEL:-}" ]; then started+=($!); else wait $! || code=1; fi
 done
-wait
-[ ! -s "$failed" ]
+for one in "${started[@]}"; do wait "$one" || code=1; done
+exit $code

@@ -3,7 +3,7 @@
 #   bash configs/recipes/tiny-ablation.sh OUTPUT_FOLDER [SEEDS...]
 # Adapters are small (rank 4, 4, 4 and 8 at 8, 4, 3 and 2 bits), or they would undo rounding all by themselves; every row has the same
 # data and compute (PASSES passes, 150, of 16 questions). ROWS="turns qera" runs some of them, JOBS=8 so many at a time; what is there is
-# not repeated.
+# not repeated. A row that fails is said, the others run, and the exit code is 1.
 set -euo pipefail
 out=$1
 seeds=("${@:2}")
@@ -13,11 +13,11 @@ bare=(--model.grid Symmetric --model.grid.group_size null --model.shared_start z
 one() { # name, passes an optimiser step, then options of fit
   local name=$1-seed$seed steps=$((passes / $2))
   shift 2
-  [ -f "$out/$name/lightning_logs/version_0/results.json" ] && return
+  rm -rf "${out:?}/$name" # what was cut off
   switchq fit --config configs/quickstart.yaml --seed_everything "$seed" --data.seed "$seed" --trainer.max_steps "$steps" \
     --trainer.default_root_dir "$out/$name" --trainer.limit_val_batches 0 --trainer.enable_progress_bar false --summary.compare false \
     "${bare[@]}" --model.bits '[8, 4, 3, 2]' --model.rank '{8: 4, 4: 4, 3: 4, 2: 8}' --model.lr 1e-3 \
-    --model.bitmaps '["16", "8", "8/4", "4", "3", "4/2", "2"]' "$@" > "$out/$name.log" 2>&1
+    --model.bitmaps '["16", "8", "8/4", "4", "3", "4/2", "2"]' "$@"
 }
 source "$(dirname "$0")/levers.sh"
 written() { # the model's own answers to as many prompts as all passes take
@@ -56,15 +56,17 @@ all="lora16 spnet groups loftq qera ternary stretched nested nested-double neste
   nested-slow shared-start-fast shared-start-slow shared-start shared-start-fours qera-shared-start instantnet-shared-start scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
 rows=${ROWS:-$all}
 [[ $rows != *-answers* ]] || written
-failed=$(mktemp)
-trap 'rm -f "$failed"' EXIT
+code=0 started=() jobs=$((${JOBS:-1} > 0 ? ${JOBS:-1} : 1))
 for seed in "${seeds[@]:-0}"; do
   for name in $rows; do
-    { row "$name" || echo "row $name failed: see $out/$name-seed$seed.log" | tee -a "$failed" >&2; } &
-    while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-1}" ]; do wait -n; done
+    log=$out/$name-seed$seed.log
+    [ ! -f "$out/$name-seed$seed/lightning_logs/version_0/results.json" ] || continue
+    { row "$name" > "$log" 2>&1 || { echo "row $name failed: see $log" >&2; exit 1; }; } &
+    started+=($!)
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || true; done
   done
 done
-wait
+for one in "${started[@]}"; do wait "$one" || code=1; done
 python - "$out" $all <<'PY'
 import json, statistics, sys
 from pathlib import Path
@@ -84,4 +86,4 @@ for figure, digits in (("F1", 1), ("answer_perplexity", 3)):
         cells = [f"{statistics.mean(row[label]):.{digits}f} ± {statistics.pstdev(row[label]):.{digits}f}" for label in labels]
         print(f"| {name} |", " | ".join(cells), "|")
 PY
-[ ! -s "$failed" ]
+exit $code

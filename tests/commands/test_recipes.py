@@ -1,13 +1,16 @@
 """Every lever of the ablations is a set of options that `fit` takes, and that changes something."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from .conftest import Outcome
 
@@ -49,38 +52,117 @@ def test_an_unknown_lever_is_said() -> None:
 
 
 STAND_IN = """#!{python}
-import pathlib, sys
+import json, pathlib, sys
 
 folder = pathlib.Path(sys.argv[sys.argv.index("--trainer.default_root_dir") + 1])
+folder.mkdir(parents=True)
+(folder / "told.json").write_text(json.dumps(sys.argv[2:]))
 if "lora16" in folder.name:
     sys.exit(3)
 run = folder / "lightning_logs/version_0"
 run.mkdir(parents=True)
 (run / "results.json").write_text('[{{"label": "16", "F1": 50, "answer_perplexity": 2}}]')
 """
-"""In switchq's place: a run that takes no time, or fails if its row is lora16."""
+"""In switchq's place: a run that takes no time and keeps what it was told, or fails if its row is lora16."""
 
 
-@pytest.mark.parametrize("together", ["", "1"])
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs rows of a script with the stand-in; results go to OUT."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (
+        ("switchq", STAND_IN.format(python=sys.executable)),
+        ("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'),
+    ):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for name in ("PASSES", "BATCH", "TUNE", "PARALLEL", "JOBS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(script: str, rows: str, out: Path, seeds: str = "0") -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("ROWS", rows)
+        given = ["MODEL", "TRAIN", "DEV"] if script == "smollm2-squad" else []
+        return subprocess.run(
+            ["bash", CONFIGS / f"recipes/{script}.sh", *given, str(out), *seeds.split()],
+            capture_output=True, text=True, cwd=CONFIGS.parent,
+        )  # fmt: skip
+
+    return run
+
+
+Recipe = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize("together", [{}, {"PARALLEL": "1", "JOBS": "2"}], ids=["in turn", "together"])
 @pytest.mark.parametrize("script", ["smollm2-squad", "tiny-ablation"])
-def test_a_row_that_fails_is_said(script: str, together: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others run; the exit code tells."""
-    program = tmp_path / "bin/switchq"
-    program.parent.mkdir()
-    program.write_text(STAND_IN.format(python=sys.executable))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+def test_a_row_that_fails_is_said(
+    script: str, together: dict[str, str], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others run; the exit code tells, and the log that is named is there."""
+    for name, value in together.items():
+        monkeypatch.setenv(name, value)
     for rows, code in (("lora16 spnet nothing", 1), ("spnet", 0)):
         out = tmp_path / f"out-{code}"
-        given = ["MODEL", "TRAIN", "DEV", out] if script == "smollm2-squad" else [out]
-        for name, value in {"ROWS": rows, "PARALLEL": together, "JOBS": "2" if together else "1"}.items():
-            monkeypatch.setenv(name, value)
-        done = subprocess.run(
-            ["bash", CONFIGS / f"recipes/{script}.sh", *map(str, given)],
-            capture_output=True,
-            text=True,
-            cwd=CONFIGS.parent,
-        )
-        failed = sorted(re.findall(r"^row (\S+) failed: see .*-seed0\.log$", done.stderr, re.MULTILINE))
-        assert (done.returncode, failed) == (code, ["lora16", "nothing"] if code else []), done.stderr
-        assert [path.name for path in out.iterdir() if path.is_dir()] == ["spnet-seed0"]
+        done = recipe(script, rows, out)
+        failed = dict(re.findall(r"^row (\S+) failed: see (\S+)$", done.stderr, re.MULTILINE))
+        assert (done.returncode, sorted(failed)) == (code, ["lora16", "nothing"] if code else []), done.stderr
+        assert all(Path(log).is_file() for log in failed.values())
+        results = [path.relative_to(out).parts[0] for path in out.glob("*/lightning_logs/*/results.json")]
+        assert results == ["spnet-seed0"]
+
+
+def test_an_ablation_goes_on(recipe: Recipe, tmp_path: Path) -> None:
+    """What has results is left alone, what was cut off is trained anew, and the table has the mean of both seeds."""
+    out = tmp_path / "out"
+    cut_off = out / "spnet-seed0/lightning_logs/version_0/hparams.yaml"
+    cut_off.parent.mkdir(parents=True)
+    cut_off.write_text("")
+    kept = out / "spnet-seed1/lightning_logs/version_0/results.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text('[{"label": "16", "F1": 70, "answer_perplexity": 2}]')
+    done = recipe("tiny-ablation", "spnet", out, "0 1")
+    assert done.returncode == 0, done.stderr
+    assert not cut_off.exists()
+    assert "| spnet | 60.0 ± 10.0 |" in done.stdout
+    assert [path.parent.name for path in out.glob("*/told.json")] == ["spnet-seed0"]
+
+
+def test_an_ablation_without_any_result_is_said(recipe: Recipe, tmp_path: Path) -> None:
+    done = recipe("tiny-ablation", "lora16", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"no row has results in {tmp_path / 'out'}\n"), done.stderr
+
+
+def printed(outcome: Outcome) -> dict[str, Any]:
+    """The options that a run would have."""
+    assert outcome.code == 0, outcome.err
+    found: dict[str, Any] = yaml.safe_load(outcome.out)
+    return found
+
+
+def test_the_recipe_is_that_of_the_table(
+    recipe: Recipe, switchq: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`configs/cyclic.yaml` and its local twin have the model and schedule of the row that README calls the recipe."""
+    monkeypatch.chdir(CONFIGS.parent)
+    row = "turns-even-shared-start-fours"
+    recipe("smollm2-squad", row, tmp_path / "out")
+    told = json.loads((tmp_path / f"out/{row}-seed0/told.json").read_text())
+    measured = printed(switchq("fit", *told, "--print_config"))
+    for name in ("cyclic", "local/cyclic"):
+        shipped = printed(switchq("fit", "--config", CONFIGS / f"{name}.yaml", "--print_config"))
+        for part in ("bits", "grid", "rank", "shared_rank", "adapter_start", "shared_start", "shared_lr", "width_lr"):
+            assert shipped["model"][part] == measured["model"][part], part
+        schedule = shipped["schedule"]["init_args"]
+        schedule["bitmaps"] = [str(one) for one in schedule["bitmaps"]]
+        assert schedule == measured["schedule"]["init_args"]
+
+
+@pytest.mark.parametrize("row", ["dedicated-4-shared-start-fours", "even-spnet-mixed"])
+def test_a_lever_leaves_a_rows_own_bitmaps(row: str, recipe: Recipe, tmp_path: Path) -> None:
+    assert recipe("smollm2-squad", row, tmp_path / "out").returncode == 0
+    told = json.loads((tmp_path / f"out/{row}-seed0/told.json").read_text())
+    last = max(place for place, word in enumerate(told) if word == "--schedule.bitmaps")
+    assert told[last + 1] == ('["4"]' if row.startswith("dedicated") else '["8", "4", "3", "2"]')
