@@ -51,21 +51,24 @@ def cases() -> Iterator[Case]:
 
 
 def tiles() -> Iterator[Case]:
-    """Others for one token, with as many programs as registers are about enough for."""
+    """Others for one token: as many programs as registers are about enough for, codes made early, warps in turns."""
     from switchq.inference.gpu.products import Tile, registers, vector_tile
 
     for bits, size in itertools.product((2, 4, 3, 8), SIZES[1:5] + SIZES[:1]):
         across, rows = -(-size[1] // COLUMNS), -(-size[0] // ROWS)
         own = vector_tile(*size, bits, torch.float16, size[1])
-        for warps, down in itertools.product((8, 16, 4), (1, 2)):
-            whole = -(-across // warps)
-            for depth, share in itertools.product(sorted({min(whole, 2), min(whole, 4)}), sorted({1, own.places})):
-                needed = 10 + depth * (16 + 2 * down * bits) + 4 * down * own.places // share
-                tried = [Tile(warps, depth, own.places, down, programs, share) for programs in (6, 4, 3, 2, 1)]
+        for warps, down, share in itertools.product((16, 8), (1, 2), sorted({1, own.places})):
+            depth = -(-across // warps)  # all columns in one round
+            if depth > 4 or (down == 2 and rows <= H200):
+                continue
+            for early, turned in itertools.product((0, 2, 4, 6), (False, True)):
+                if not (early or turned) or (turned and across % warps == 0) or (warps == 8 and early > 2):
+                    continue
+                needed = 10 + depth * (16 + (2 * bits + 4 * early) * down) + 4 * down * own.places // share
+                tried = [Tile(warps, depth, own.places, down, programs, share, early) for programs in (4, 3, 2, 1)]
                 fitting = [tile for tile in tried if (registers(tile) or 255) + 4 >= needed]
-                for tile in fitting[:2]:
-                    if tile != own and (down == 1 or rows > H200):
-                        yield Case(size, bits, 1, tile)
+                for tile in fitting[: warps // 8]:
+                    yield Case(size, bits, 1, tile._replace(turned=turned))
 
 
 def weight(case: Case, seed: int = 0) -> TiledWeight:

@@ -10,26 +10,40 @@ from switchq.inference.gpu.decoding import field, weight
 from switchq.inference.gpu.device import H200, multiprocessors
 from switchq.inference.gpu.product_kernel import product_kernel
 from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS, TiledWeight
+from switchq.inference.gpu.values import STEPS
 from switchq.inference.gpu.vector_kernel import vector_kernel
 
 __all__ = ["MOST", "Tile", "product", "tile_for", "vector_tile", "weight"]
 
 
 class Tile(NamedTuple):
-    """How a product is cut up: warps of a program, tiles that a warp asks for at once, places of fields.
-
-    What follows counts for one token: tiles down of a program, a divisor of all of them (for several tokens it has
-    two); programs that are to share a multiprocessor (a thread's registers are limited so that so many find room; 1:
-    they are not limited); places that share a sum, a divisor of `places`, which saves registers and makes a longer
-    chain of multiplications.
-    """
+    """How a product is cut up. What follows `places` counts for one token; several have two tiles of rows a program."""
 
     warps: int
+    """Warps of a program."""
+
     depth: int
+    """Tiles of columns that a warp asks for at once."""
+
     places: int
+    """Places of fields, see `switchq.inference.gpu.values`."""
+
     down: int = 2
+    """Tiles of rows of a program, a divisor of all of them."""
+
     programs: int = 1
+    """Programs that are to share a multiprocessor: a thread's registers are limited so that so many find room."""
+
     share: int = 1
+    """Places that share a sum, a divisor of `places`: fewer registers, a longer chain of multiplications."""
+
+    early: int = 0
+    """Steps of a tile, of 8, whose codes are made before the activations come, which takes registers; only in float16,
+    where a row has one scale and its columns are one round."""
+
+    turned: bool = False
+    """Whether programs begin to number their warps in turn, so that those without a tile are not missing from the same
+    of a multiprocessor's schedulers everywhere."""
 
 
 def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
@@ -105,6 +119,15 @@ def _check(tile: Tile, tiled: TiledWeight, dtype: torch.dtype, tokens: int) -> N
         raise ValueError(f"{tile} does not fit {outputs} rows: tiles are left over, or rows without a thread")
     if tile.places % tile.share:
         raise ValueError(f"{tile} has places that cannot share a sum by {tile.share}")
+    if tile.early and (
+        not 0 < tile.early <= STEPS.value
+        or tiled.group_size < inputs
+        or UNDER[dtype]
+        or tile.warps * tile.depth * COLUMNS < inputs
+    ):
+        raise ValueError(
+            f"{tile} cannot make codes early: rows have several scales or rounds, or {dtype} wants a 1 under them"
+        )
 
 
 def product(
@@ -163,7 +186,7 @@ def product(
     if tokens == 1:
         vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
             *given, outputs, UNDER[x_NI.dtype], SUMS=tile.places // tile.share, DOWN=tile.down,
-            maxnreg=registers(tile), **common,
+            EARLY=tile.early, TURNED=tile.turned, maxnreg=registers(tile), **common,
         )  # fmt: skip
     else:
         product_kernel[(triton.cdiv(outputs, PAIR), triton.cdiv(tokens, 8 * across))](

@@ -29,19 +29,76 @@ def _activations(x_at, left, PAST: tl.constexpr):
     return words
 
 
+@triton.constexpr_function
+def _order(begin, span, fields, places, share):
+    """SPAN steps from BEGIN on as they are multiplied, each with how many places it stands above the next one.
+
+    Places that share a sum take turns, the last one first: each counts 2^F times the one before it.
+    """
+
+    def within(step):
+        return place(2 * step, fields, places) % share
+
+    steps = sorted(range(begin, begin + span), key=lambda step: -within(step))
+    after = [*(within(step) for step in steps[1:]), 0]
+    return [(step, within(step) - lower) for step, lower in zip(steps, after, strict=True)]
+
+
+@triton.constexpr_function
+def _nth(number, begin, span, fields, places, share):
+    """The step that is multiplied after so many others."""
+    return _order(begin, span, fields, places, share)[number][0]
+
+
+@triton.constexpr_function
+def _fall(number, begin, span, fields, places, share):
+    """What a sum counts after that step, in units of the next one."""
+    return float(1 << (fields * _order(begin, span, fields, places, share)[number][1]))
+
+
 @triton.jit
-def _step(parts, words, x, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
-          PLACES: tl.constexpr, SPLIT: tl.constexpr, dtype: tl.constexpr):  # fmt: skip
-    """The sums, those of the step's place with 16 columns added."""
+def _codes(words, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
+           PLACES: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+    """Those of a step, as multiplications take them."""
+    found = ()
+    for i in tl.static_range(len(words) // 2 * SPLIT):
+        rows = words[i // SPLIT * 2 : i // SPLIT * 2 + 2]
+        found = found + (fragment(rows, STEP, i % SPLIT, under, TAKEN, BITS, F, PLACES),)
+    return found
+
+
+@triton.jit
+def _step(
+    parts, total, words, early, x, under, ones, N: tl.constexpr, BEGIN: tl.constexpr, SPAN: tl.constexpr,
+    F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr, PLACES: tl.constexpr, SPLIT: tl.constexpr,
+    dtype: tl.constexpr,
+):  # fmt: skip
+    """The sums, those of its place and now and then those of x, with those of the N-th step added."""
     SHARE: tl.constexpr = PLACES // len(parts)
+    STEP: tl.constexpr = _nth(N, BEGIN, SPAN, F, PLACES, SHARE)
+    FALL: tl.constexpr = _fall(N, BEGIN, SPAN, F, PLACES, SHARE)
     C: tl.constexpr = place(2 * STEP, F, PLACES) // SHARE
+    codes = early[N] if len(early) > N else _codes(words, under, STEP, F, BITS, TAKEN, PLACES, SPLIT)
     two = (x[2 * STEP], x[2 * STEP + 1])
     new = ()
-    for i in tl.static_range(len(parts[C])):
-        rows = words[i // SPLIT * 2 : i // SPLIT * 2 + 2]
-        a = fragment(rows, STEP, i % SPLIT, under, TAKEN, BITS, F, PLACES)
-        new = new + (multiply(a, two, parts[C][i], dtype),)
-    return parts[:C] + (new,) + parts[C + 1 :]
+    for i in tl.static_range(len(codes)):
+        new = new + (multiply(codes[i], two, parts[C][i], dtype),)
+    parts = parts[:C] + (new,) + parts[C + 1 :]
+    if STEP % 2 == 1:
+        total = multiply(x[2 * STEP - 2 : 2 * STEP + 2], (ones, ones), total, dtype)
+    return _raised(parts, FALL) if FALL > 1 else parts, total
+
+
+@triton.jit
+def _nought(early, zero):
+    """0.0, which the assembler cannot know before the codes are there."""
+    held = zero ^ zero
+    for d in tl.static_range(len(early)):
+        for n in tl.static_range(len(early[d])):
+            for i in tl.static_range(len(early[d][n])):
+                for k in tl.static_range(4):
+                    held += early[d][n][i][k]
+    return (held & zero).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -59,22 +116,14 @@ def _raised(parts, BY: tl.constexpr):
 
 @triton.jit
 def _multiplied(
-    parts, total, words, x, under, ones, BEGIN: tl.constexpr, SPAN: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr,
-    TAKEN: tl.constexpr, PLACES: tl.constexpr, SPLIT: tl.constexpr, dtype: tl.constexpr,
+    parts, total, words, early, x, under, ones, BEGIN: tl.constexpr, SPAN: tl.constexpr, F: tl.constexpr,
+    BITS: tl.constexpr, TAKEN: tl.constexpr, PLACES: tl.constexpr, SPLIT: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
-    """The sums of places, and those of x, with those of SPAN steps from BEGIN on added.
-
-    Places that share a sum take turns, the last one first: each counts 2^F times the one before it.
-    """
-    SHARE: tl.constexpr = PLACES // len(parts)
-    for j in tl.static_range(SHARE - 1, -1, -1):
-        for i in tl.static_range(BEGIN, BEGIN + SPAN):
-            if place(2 * i, F, PLACES) % SHARE == j:
-                parts = _step(parts, words, x, under, i, F, BITS, TAKEN, PLACES, SPLIT, dtype)
-                if i % 2 == 1:
-                    total = multiply(x[2 * i - 2 : 2 * i + 2], (ones, ones), total, dtype)
-        if j > 0:
-            parts = _raised(parts, float(1 << F))
+    """The sums of places, and those of x, with those of SPAN steps from BEGIN on added; `early`: codes of the first."""
+    for n in tl.static_range(SPAN):
+        parts, total = _step(
+            parts, total, words, early, x, under, ones, n, BEGIN, SPAN, F, BITS, TAKEN, PLACES, SPLIT, dtype
+        )  # fmt: skip
     return parts, total
 
 
@@ -150,11 +199,15 @@ def vector_kernel(
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     PLACES: tl.constexpr, SUMS: tl.constexpr, DOWN: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
     RANK: tl.constexpr, PDL: tl.constexpr, TAKEN: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
+    EARLY: tl.constexpr, TURNED: tl.constexpr,
 ):  # fmt: skip
     """y (O) = x (I) W^T + bias + adapter's u (R) high (R, O), then GELU, then + residual (O).
 
     Constants: see `product_kernel`. PLACES is 1 where something lies under codes; SUMS, a divisor of it, is how many
-    sums the places have, neighbours one together.
+    sums the places have, neighbours one together. The codes of a tile's first EARLY steps are there before the
+    activations are; then all columns are one round, and rows have one scale. A multiprocessor's four schedulers have
+    every fourth warp each: with TURNED, programs begin to count their warps at another one in turn, lest warps without
+    a tile be missing from the same schedulers everywhere.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
@@ -168,6 +221,8 @@ def vector_kernel(
     CHUNKS: tl.constexpr = 0 if CHUNK == IN else 128 // CHUNK
     SPAN: tl.constexpr = STEPS // max(CHUNKS, 1)
     thread = tl.arange(0, 32 * WARPS)
+    if TURNED:  # neighbours and programs 128 or 132 apart, which may share a multiprocessor, differ
+        thread = (thread + 32 * (tl.program_id(0) + tl.program_id(0) // 128)) % (32 * WARPS)
     if USED < WARPS:
         leave(thread, 32 * USED)
     warp, lane = thread // 32, thread % 32
@@ -195,6 +250,21 @@ def vector_kernel(
             for chunk in tl.static_range(CHUNKS):
                 group = tl.minimum((tile * 128 + chunk * CHUNK) // GROUP, GROUPS - 1)
                 levels = levels + (load_levels(level_ptr, first_tile, group, lane, GROUPS, DOWN),)
+        fields, early = (), ()
+        for d in tl.static_range(DEPTH):
+            of_tile, ready = (), ()
+            for e in tl.static_range(2 * DOWN):
+                of_tile = of_tile + (code_words(words[d][e], F),)
+            for n in tl.static_range(EARLY):
+                codes = _codes(
+                    of_tile, tl.full((32 * WARPS,), 0, tl.int32), _nth(n, 0, STEPS, F, PLACES, PLACES // SUMS), F,
+                    BITS, TAKEN, PLACES, SPLIT,
+                )  # fmt: skip
+                ready = ready + (codes,)
+            fields, early = fields + (of_tile,), early + (ready,)
+        if EARLY > 0:
+            nought = _nought(early, laid ^ UNDER)
+            parts, total = (((nought,) * 4,) * (DOWN * SPLIT),) * SUMS, (nought,) * 4
         if PDL:
             gdc_wait()  # all that came before is weights, which no kernel writes
         x = ()
@@ -204,12 +274,10 @@ def vector_kernel(
         for d in tl.static_range(DEPTH):
             laid = after(laid, x[d], under ^ UNDER)
         for d in tl.static_range(DEPTH):
-            fields = ()
-            for e in tl.static_range(2 * DOWN):
-                fields = fields + (code_words(words[d][e], F),)
             for begin in tl.static_range(0, STEPS, SPAN):
                 parts, total = _multiplied(
-                    parts, total, fields, x[d], laid, ones, begin, SPAN, F, BITS, TAKEN, PLACES, SPLIT, dtype
+                    parts, total, fields[d], early[d], x[d], laid, ones, begin, SPAN, F, BITS, TAKEN, PLACES, SPLIT,
+                    dtype,
                 )  # fmt: skip
                 if CHUNKS > 0 or SUMS < PLACES:
                     coded = _coded(coded, parts, F, BITS, TAKEN, PLACES, SPLIT, UNDER != 0)

@@ -76,6 +76,10 @@ def constants(bits: int, dtype: str, places: int) -> dict[str, Any]:
     return options | {"WARPS": 1, "DEPTH": 2, "ONES": ONE[of], "UNDER": UNDER[of]}
 
 
+PLAIN = {"EARLY": 0, "TURNED": False}
+"""Of a token's kernel: no code is made before the activations come, and warps are numbered as they are."""
+
+
 @pytest.mark.parametrize("group", [768, 64, 256])
 @pytest.mark.parametrize(
     ("bits", "dtype", "places", "sums"),
@@ -87,7 +91,7 @@ def test_the_product_of_a_token(bits: int, dtype: str, places: int, sums: int, g
 
     down = 2
     chunk = group if group == 768 else min(group, 128)
-    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk, "SUMS": sums}
+    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk, "SUMS": sums} | PLAIN
     ptx = compiled(vector_kernel, bits, pointers(dtype), sizes | constants(bits, dtype, places))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
     levels = 1 if chunk == 768 else 2 * 128 // chunk
@@ -101,11 +105,29 @@ def test_the_product_of_a_token(bits: int, dtype: str, places: int, sums: int, g
     assert ptx.count("griddepcontrol.wait") == 1
 
 
+def test_codes_before_activations() -> None:
+    """They are made, and the sums begin with what hangs on them, before the launch waits for the one before it."""
+    from switchq.inference.gpu.vector_kernel import vector_kernel
+
+    sizes = {"IN": 768, "DOWN": 2, "GROUP": 768, "CHUNK": 768, "SUMS": 1, "DEPTH": 1, "WARPS": 8, "TURNED": True}
+    made = []
+    for early in (0, 3):
+        more = sizes | {"EARLY": early, "BIAS": False, "RESIDUAL": False, "GELU": False, "LOW": False}
+        ptx = compiled(vector_kernel, 2, pointers("fp16"), constants(2, "fp16", 4) | more, 8)
+        before, after = ptx.split("griddepcontrol.wait")
+        assert "mma.sync" not in before
+        assert ptx.count("mma.sync.aligned.m16n8k16") == 8 * 2 + 4
+        made.append((len(re.findall(r"\sadd\.s32", before)), len(re.findall(r"\sand\.b32", after))))
+    words = 3 * 2 * 4  # of three steps in two tiles of rows, of which LLVM joins one or two
+    assert words - 2 <= made[1][0] - made[0][0] <= words
+    assert words - 2 <= made[0][1] - made[1][1] <= words
+
+
 def test_warps_without_a_tile_leave_a_token() -> None:
     """Six of eight have one; the others end before they read, and after one barrier all but a row's threads."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "SUMS": 2}
+    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "SUMS": 2} | PLAIN
     ptx = compiled(vector_kernel, 4, pointers("fp16"), constants(4, "fp16", 2) | sizes, 8)
     assert ptx.count(" exit;") == 2
     assert ptx.index(" exit;") < ptx.index("ld.global")
@@ -120,7 +142,7 @@ def test_older_gpus() -> None:
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
     options = constants(4, "fp16", 1) | {"IN": 768, "GROUP": 64, "CHUNK": 64, "PDL": False}
-    for kernel, more in ((vector_kernel, {"DOWN": 2, "SUMS": 1}), (product_kernel, {"NT": 1})):
+    for kernel, more in ((vector_kernel, {"DOWN": 2, "SUMS": 1} | PLAIN), (product_kernel, {"NT": 1})):
         ptx = compiled(kernel, 4, pointers("fp16"), options | more, capability=AMPERE)
         assert ".target sm_80" in ptx
         assert "griddepcontrol" not in ptx

@@ -130,6 +130,15 @@ def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
             products.product(x_NI, kernel.tiled, tile=products.Tile(2, 1, places))
     with pytest.raises(ValueError, match="cannot share a sum by 3"):
         products.product(x_1I, kernel.tiled, tile=products.Tile(2, 1, 2, share=3))
+    grouped, _ = packed(4, 64, interpreted, torch.float16)
+    for x_NI, tiled, tile in (
+        (x_1I, kernel.tiled, products.Tile(1, 1, 2, early=2)),
+        (x_1I, kernel.tiled, products.Tile(2, 1, 2, early=9)),
+        (x_1I, grouped.tiled, products.Tile(2, 1, 2, early=2)),
+        (x_1I.bfloat16(), kernel.tiled, products.Tile(2, 1, 1, early=2)),
+    ):
+        with pytest.raises(ValueError, match="cannot make codes early"):
+            products.product(x_NI, tiled, tile=tile)
 
 
 @pytest.mark.parametrize("tokens", [1, 9])
@@ -189,6 +198,19 @@ def test_places_that_share_a_sum(
     places = products.vector_tile(88, 672, bits, torch.float16, 672).places
     tile = products.Tile(warps, depth, places, down, share=share)
     check_a_token(tile, group_size, bits, torch.float16, interpreted)
+
+
+@pytest.mark.parametrize(("bits", "share", "early"), [(2, 4, 2), (2, 1, 3), (3, 2, 8), (4, 1, 4), (4, 2, 1), (8, 1, 2)])
+@pytest.mark.parametrize(("warps", "depth", "down"), [(8, 1, 1), (4, 2, 2), (2, 4, 3)], ids=str)
+def test_codes_before_activations(
+    warps: int, depth: int, down: int, bits: int, share: int, early: int, interpreted: torch.device
+) -> None:
+    """The codes of some or all steps are made early, and two of eight warps, which have no tile, take turns."""
+    from switchq.inference.gpu import products
+
+    places = products.vector_tile(88, 672, bits, torch.float16, 672).places
+    tile = products.Tile(warps, depth, places, down, share=share, early=early, turned=True)
+    check_a_token(tile, None, bits, torch.float16, interpreted)
 
 
 def check_a_token(
