@@ -52,7 +52,7 @@ def cases() -> Iterator[Case]:
 
 def tiles() -> Iterator[Case]:
     """Others for one token: as many programs as registers are about enough for, codes made early, warps in turns."""
-    from switchq.inference.gpu.products import Tile, registers, vector_tile
+    from switchq.inference.gpu.products import REGISTERS, Tile, registers, vector_tile
 
     for bits, size in itertools.product((2, 4, 3, 8), SIZES[1:5] + SIZES[:1]):
         across, rows = -(-size[1] // COLUMNS), -(-size[0] // ROWS)
@@ -66,7 +66,8 @@ def tiles() -> Iterator[Case]:
                     continue
                 needed = 10 + depth * (16 + (2 * bits + 4 * early) * down) + 4 * down * own.places // share
                 tried = [Tile(warps, depth, own.places, down, programs, share, early) for programs in (4, 3, 2, 1)]
-                fitting = [tile for tile in tried if (registers(tile) or 255) + 4 >= needed]
+                most = min(255, REGISTERS // (32 * warps))  # a thread's, alone on a multiprocessor
+                fitting = [tile for tile in tried if (registers(tile) or most) + 2 >= needed]
                 for tile in fitting[: warps // 8]:
                     yield Case(size, bits, 1, tile._replace(turned=turned))
 

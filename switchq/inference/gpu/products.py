@@ -17,7 +17,7 @@ __all__ = ["MOST", "Tile", "product", "tile_for", "vector_tile", "weight"]
 
 
 class Tile(NamedTuple):
-    """How a product is cut up. What follows `places` counts for one token; several have two tiles of rows a program."""
+    """How a product is cut up. What follows `places` applies to one token only; several have two tiles of rows."""
 
     warps: int
     """Warps of a program."""
@@ -38,12 +38,12 @@ class Tile(NamedTuple):
     """Places that share a sum, a divisor of `places`: fewer registers, a longer chain of multiplications."""
 
     early: int = 0
-    """Steps of a tile, of 8, whose codes are made before the activations come, which takes registers; only in float16,
-    where a row has one scale and its columns are one round."""
+    """Of the 8 steps of a tile, those whose codes are made while the activations are on their way, which takes
+    registers; only in float16, where a row has one scale and its columns are one round."""
 
     turned: bool = False
-    """Whether programs begin to number their warps in turn, so that those without a tile are not missing from the same
-    of a multiprocessor's schedulers everywhere."""
+    """Whether each program numbers its warps from another one on, so that warps without a tile do not idle the same of
+    a multiprocessor's schedulers in all programs."""
 
 
 def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
@@ -119,15 +119,11 @@ def _check(tile: Tile, tiled: TiledWeight, dtype: torch.dtype, tokens: int) -> N
         raise ValueError(f"{tile} does not fit {outputs} rows: tiles are left over, or rows without a thread")
     if tile.places % tile.share:
         raise ValueError(f"{tile} has places that cannot share a sum by {tile.share}")
-    if tile.early and (
-        not 0 < tile.early <= STEPS.value
-        or tiled.group_size < inputs
-        or UNDER[dtype]
-        or tile.warps * tile.depth * COLUMNS < inputs
-    ):
-        raise ValueError(
-            f"{tile} cannot make codes early: rows have several scales or rounds, or {dtype} wants a 1 under them"
-        )
+    if tokens == 1 and not 0 <= tile.early <= STEPS.value:
+        raise ValueError(f"{tile} wants other codes early than those of a tile's {STEPS.value} steps")
+    one_scale, one_round = tiled.group_size == inputs, tile.warps * tile.depth * COLUMNS >= inputs
+    if tokens == 1 and tile.early and not (one_scale and one_round and UNDER[dtype] == 0):
+        raise ValueError(f"{tile} makes codes early, which takes float16, one scale a row and all columns in one round")
 
 
 def product(
@@ -157,7 +153,7 @@ def product(
 
     Raises:
         ValueError: tiles down that do not divide all of them, or that have more rows than the program has threads; more
-            places than there are, or places that do not share sums alike.
+            places than there are, or places that do not share sums alike; codes made early where that is not done.
     """
     tokens, (outputs, inputs) = len(x_NI), tiled.shape
     group, bits = tiled.group_size, len(tiled.planes)

@@ -67,7 +67,7 @@ def fragment(words, STEP: tl.constexpr, PART: tl.constexpr, under, TAKEN: tl.con
 def after(under, x, zero):
     """What lies under the codes, once all of x has come; x are words, four of each load side by side.
 
-    All that is multiplied needs it. Left to itself, the assembler puts every load off to where its value is used, and
+    What is multiplied needs it. Left to itself, the assembler puts every load off to where its value is used, and
     waits there for one after the other. It cannot know that `zero` is zero.
     """
     for k in tl.static_range(0, len(x), 4):

@@ -31,17 +31,18 @@ def _activations(x_at, left, PAST: tl.constexpr):
 
 @triton.constexpr_function
 def _order(begin, span, fields, places, share):
-    """SPAN steps from BEGIN on as they are multiplied, each with how many places it stands above the next one.
+    """SPAN steps from BEGIN on as they are multiplied, and how many places lower the next one is.
 
-    Places that share a sum take turns, the last one first: each counts 2^F times the one before it.
+    Places that share a sum take turns, the last one first: each counts 2^F times the one before it. What follows the
+    last step is the sum's lowest place.
     """
 
     def within(step):
         return place(2 * step, fields, places) % share
 
     steps = sorted(range(begin, begin + span), key=lambda step: -within(step))
-    after = [*(within(step) for step in steps[1:]), 0]
-    return [(step, within(step) - lower) for step, lower in zip(steps, after, strict=True)]
+    following = [*(within(step) for step in steps[1:]), 0]
+    return [(step, within(step) - lower) for step, lower in zip(steps, following, strict=True)]
 
 
 @triton.constexpr_function
@@ -51,20 +52,9 @@ def _nth(number, begin, span, fields, places, share):
 
 
 @triton.constexpr_function
-def _fall(number, begin, span, fields, places, share):
-    """What a sum counts after that step, in units of the next one."""
+def _factor(number, begin, span, fields, places, share):
+    """What sums are multiplied by after that step, to be in units of the next one's place."""
     return float(1 << (fields * _order(begin, span, fields, places, share)[number][1]))
-
-
-@triton.jit
-def _codes(words, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
-           PLACES: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
-    """Those of a step, as multiplications take them."""
-    found = ()
-    for i in tl.static_range(len(words) // 2 * SPLIT):
-        rows = words[i // SPLIT * 2 : i // SPLIT * 2 + 2]
-        found = found + (fragment(rows, STEP, i % SPLIT, under, TAKEN, BITS, F, PLACES),)
-    return found
 
 
 @triton.jit
@@ -76,29 +66,52 @@ def _step(
     """The sums, those of its place and now and then those of x, with those of the N-th step added."""
     SHARE: tl.constexpr = PLACES // len(parts)
     STEP: tl.constexpr = _nth(N, BEGIN, SPAN, F, PLACES, SHARE)
-    FALL: tl.constexpr = _fall(N, BEGIN, SPAN, F, PLACES, SHARE)
+    FACTOR: tl.constexpr = _factor(N, BEGIN, SPAN, F, PLACES, SHARE)
     C: tl.constexpr = place(2 * STEP, F, PLACES) // SHARE
-    codes = early[N] if len(early) > N else _codes(words, under, STEP, F, BITS, TAKEN, PLACES, SPLIT)
     two = (x[2 * STEP], x[2 * STEP + 1])
     new = ()
-    for i in tl.static_range(len(codes)):
-        new = new + (multiply(codes[i], two, parts[C][i], dtype),)
+    for i in tl.static_range(len(parts[C])):
+        if len(early) > N:
+            a = early[N][i]
+        else:
+            rows = words[i // SPLIT * 2 : i // SPLIT * 2 + 2]
+            a = fragment(rows, STEP, i % SPLIT, under, TAKEN, BITS, F, PLACES)
+        new = new + (multiply(a, two, parts[C][i], dtype),)
     parts = parts[:C] + (new,) + parts[C + 1 :]
     if STEP % 2 == 1:
         total = multiply(x[2 * STEP - 2 : 2 * STEP + 2], (ones, ones), total, dtype)
-    return _raised(parts, FALL) if FALL > 1 else parts, total
+    return _raised(parts, FACTOR) if FACTOR > 1 else parts, total
 
 
 @triton.jit
-def _nought(early, zero):
-    """0.0, which the assembler cannot know before the codes are there."""
-    held = zero ^ zero
+def _made_early(words, zero, COUNT: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
+                PLACES: tl.constexpr, SHARE: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+    """The codes of the COUNT steps that are multiplied first, with nothing under them."""
+    steps = ()
+    for n in tl.static_range(COUNT):
+        codes = ()
+        for i in tl.static_range(len(words) // 2 * SPLIT):
+            rows = words[i // SPLIT * 2 : i // SPLIT * 2 + 2]
+            codes = codes + (
+                fragment(rows, _nth(n, 0, STEPS, F, PLACES, SHARE), i % SPLIT, zero, TAKEN, BITS, F, PLACES),
+            )
+        steps = steps + (codes,)
+    return steps
+
+
+@triton.jit
+def _nought(early, zero, came):
+    """0.0 for sums to begin with: no multiplication comes before all early codes are made and all of x is there.
+
+    `zero` is 0, which the assembler does not know, and so is `came`, what `after` gives.
+    """
+    made = zero ^ zero
     for d in tl.static_range(len(early)):
         for n in tl.static_range(len(early[d])):
             for i in tl.static_range(len(early[d][n])):
                 for k in tl.static_range(4):
-                    held += early[d][n][i][k]
-    return (held & zero).to(tl.float32, bitcast=True)
+                    made += early[d][n][i][k]
+    return ((made & zero) | came).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -119,7 +132,10 @@ def _multiplied(
     parts, total, words, early, x, under, ones, BEGIN: tl.constexpr, SPAN: tl.constexpr, F: tl.constexpr,
     BITS: tl.constexpr, TAKEN: tl.constexpr, PLACES: tl.constexpr, SPLIT: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
-    """The sums of places, and those of x, with those of SPAN steps from BEGIN on added; `early`: codes of the first."""
+    """The sums of places, and those of x, with those of SPAN steps from BEGIN on added.
+
+    `early`: the codes of those that come first in `_order`.
+    """
     for n in tl.static_range(SPAN):
         parts, total = _step(
             parts, total, words, early, x, under, ones, n, BEGIN, SPAN, F, BITS, TAKEN, PLACES, SPLIT, dtype
@@ -204,10 +220,9 @@ def vector_kernel(
     """y (O) = x (I) W^T + bias + adapter's u (R) high (R, O), then GELU, then + residual (O).
 
     Constants: see `product_kernel`. PLACES is 1 where something lies under codes; SUMS, a divisor of it, is how many
-    sums the places have, neighbours one together. The codes of a tile's first EARLY steps are there before the
-    activations are; then all columns are one round, and rows have one scale. A multiprocessor's four schedulers have
-    every fourth warp each: with TURNED, programs begin to count their warps at another one in turn, lest warps without
-    a tile be missing from the same schedulers everywhere.
+    sums the places have, neighbours one together. The codes of a tile's first EARLY steps are made while the
+    activations are on their way. A multiprocessor's four schedulers have every fourth warp each: with TURNED, programs
+    number their warps from another one on, so that those without a tile do not idle the same schedulers in all.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
@@ -220,9 +235,10 @@ def vector_kernel(
     READING: tl.constexpr = WARPS if INTERPRETED else USED  # in the interpreter no warp leaves
     CHUNKS: tl.constexpr = 0 if CHUNK == IN else 128 // CHUNK
     SPAN: tl.constexpr = STEPS // max(CHUNKS, 1)
+    tl.static_assert(EARLY == 0 or (CHUNKS == 0 and UNDER == 0 and TILES <= ROUND))
     thread = tl.arange(0, 32 * WARPS)
-    if TURNED:  # neighbours and programs 128 or 132 apart, which may share a multiprocessor, differ
-        thread = (thread + 32 * (tl.program_id(0) + tl.program_id(0) // 128)) % (32 * WARPS)
+    if TURNED:  # neighbours, and programs 132 apart, which may share a multiprocessor, differ, from four warps on
+        thread = (thread + 32 * (tl.program_id(0) + (tl.program_id(0) >> 7))) & (32 * WARPS - 1)
     if USED < WARPS:
         leave(thread, 32 * USED)
     warp, lane = thread // 32, thread % 32
@@ -250,34 +266,34 @@ def vector_kernel(
             for chunk in tl.static_range(CHUNKS):
                 group = tl.minimum((tile * 128 + chunk * CHUNK) // GROUP, GROUPS - 1)
                 levels = levels + (load_levels(level_ptr, first_tile, group, lane, GROUPS, DOWN),)
-        fields, early = (), ()
-        for d in tl.static_range(DEPTH):
-            of_tile, ready = (), ()
-            for e in tl.static_range(2 * DOWN):
-                of_tile = of_tile + (code_words(words[d][e], F),)
-            for n in tl.static_range(EARLY):
-                codes = _codes(
-                    of_tile, tl.full((32 * WARPS,), 0, tl.int32), _nth(n, 0, STEPS, F, PLACES, PLACES // SUMS), F,
-                    BITS, TAKEN, PLACES, SPLIT,
-                )  # fmt: skip
-                ready = ready + (codes,)
-            fields, early = fields + (of_tile,), early + (ready,)
-        if EARLY > 0:
-            nought = _nought(early, laid ^ UNDER)
-            parts, total = (((nought,) * 4,) * (DOWN * SPLIT),) * SUMS, (nought,) * 4
         if PDL:
             gdc_wait()  # all that came before is weights, which no kernel writes
         x = ()
         for d in tl.static_range(DEPTH):
             column = (first + d * WARPS + warp) * 128 + lane % 4 * 8
             x = x + (_activations(x_ptr + column, IN - column, _past(d, IN, READING, DEPTH)),)
+        zeros = laid
         for d in tl.static_range(DEPTH):
             laid = after(laid, x[d], under ^ UNDER)
+        early = ((),) * DEPTH
+        if EARLY > 0:
+            early = ()
+            for d in tl.static_range(DEPTH):
+                fields = ()
+                for e in tl.static_range(2 * DOWN):
+                    fields = fields + (code_words(words[d][e], F),)
+                made = _made_early(fields, zero.to(tl.int32), EARLY, F, BITS, TAKEN, PLACES, PLACES // SUMS, SPLIT)
+                early = early + (made,)
+            nought = _nought(early, zeros, laid)
+            laid = zero.to(tl.int32)  # sums hang on x, so codes need not
+            parts, total = (((nought,) * 4,) * (DOWN * SPLIT),) * SUMS, (nought,) * 4
         for d in tl.static_range(DEPTH):
+            fields = ()
+            for e in tl.static_range(2 * DOWN):
+                fields = fields + (code_words(words[d][e], F),)
             for begin in tl.static_range(0, STEPS, SPAN):
                 parts, total = _multiplied(
-                    parts, total, fields[d], early[d], x[d], laid, ones, begin, SPAN, F, BITS, TAKEN, PLACES, SPLIT,
-                    dtype,
+                    parts, total, fields, early[d], x[d], laid, ones, begin, SPAN, F, BITS, TAKEN, PLACES, SPLIT, dtype
                 )  # fmt: skip
                 if CHUNKS > 0 or SUMS < PLACES:
                     coded = _coded(coded, parts, F, BITS, TAKEN, PLACES, SPLIT, UNDER != 0)

@@ -105,29 +105,35 @@ def test_the_product_of_a_token(bits: int, dtype: str, places: int, sums: int, g
     assert ptx.count("griddepcontrol.wait") == 1
 
 
-def test_codes_before_activations() -> None:
-    """They are made, and the sums begin with what hangs on them, before the launch waits for the one before it."""
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("bits", "places", "down", "early"), [(2, 4, 2, 2), (2, 4, 1, 6), (4, 2, 1, 4)])
+def test_codes_made_early(bits: int, places: int, down: int, early: int, turned: bool) -> None:
+    """In machine code, too, they come after the activations are asked for, all at once, and before they are needed."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    sizes = {"IN": 768, "DOWN": 2, "GROUP": 768, "CHUNK": 768, "SUMS": 1, "DEPTH": 1, "WARPS": 8, "TURNED": True}
-    made = []
-    for early in (0, 3):
-        more = sizes | {"EARLY": early, "BIAS": False, "RESIDUAL": False, "GELU": False, "LOW": False}
-        ptx = compiled(vector_kernel, 2, pointers("fp16"), constants(2, "fp16", 4) | more, 8)
-        before, after = ptx.split("griddepcontrol.wait")
-        assert "mma.sync" not in before
-        assert ptx.count("mma.sync.aligned.m16n8k16") == 8 * 2 + 4
-        made.append((len(re.findall(r"\sadd\.s32", before)), len(re.findall(r"\sand\.b32", after))))
-    words = 3 * 2 * 4  # of three steps in two tiles of rows, of which LLVM joins one or two
-    assert words - 2 <= made[1][0] - made[0][0] <= words
-    assert words - 2 <= made[0][1] - made[1][1] <= words
+    sizes = {"IN": 1600, "DOWN": down, "GROUP": 1600, "CHUNK": 1600, "SUMS": 1, "DEPTH": 1, "WARPS": 16}
+    sizes |= {"TURNED": turned, "BIAS": False, "RESIDUAL": False, "GELU": False, "LOW": False}
+    ready = []
+    for count in (0, early):
+        more = constants(bits, "fp16", places) | sizes | {"EARLY": count}
+        ptx = compiled(vector_kernel, bits, pointers("fp16"), more, 16, 64)
+        assert ptx.count("mma.sync.aligned.m16n8k16") == 8 * down + 4
+        code = machine_code(ptx)
+        (*_, last) = (place for place, line in enumerate(code) if "LDG.E.128" in line)  # of the activations
+        first = next(place for place, line in enumerate(code) if "HMMA" in line)
+        assert sum("LDG.E.128" in line for line in code[:first]) == 4
+        ready.append(sum("LOP3" in line for line in code[last:first]))
+        assert spilled(ptx) == 0
+    assert ready[1] - ready[0] >= 4 * down * early - 4  # the first step's are made early all the same
 
 
-def test_warps_without_a_tile_leave_a_token() -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_warps_without_a_tile_leave_a_token(turned: bool) -> None:
     """Six of eight have one; the others end before they read, and after one barrier all but a row's threads."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "SUMS": 2} | PLAIN
+    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "SUMS": 2}
+    sizes |= {"EARLY": 0, "TURNED": turned}
     ptx = compiled(vector_kernel, 4, pointers("fp16"), constants(4, "fp16", 2) | sizes, 8)
     assert ptx.count(" exit;") == 2
     assert ptx.index(" exit;") < ptx.index("ld.global")
@@ -192,8 +198,8 @@ def test_two_programs_share_a_multiprocessor(
     assert spilled(ptx) == 0
 
 
-def spilled(ptx: str) -> int:
-    """Bytes that threads store because registers do not do."""
+def assembled(ptx: str) -> tuple[str, str]:
+    """What NVIDIA's assembler says of a kernel, and its machine code."""
     import triton
 
     folder = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -201,8 +207,19 @@ def spilled(ptx: str) -> int:
         (Path(place) / "kernel.ptx").write_text(ptx)
         arguments = [folder / "ptxas", "-v", "-arch=sm_90a", "kernel.ptx", "-o", "kernel.cubin"]
         told = subprocess.run(arguments, cwd=place, check=True, capture_output=True, text=True).stderr
-    (stores,) = re.findall(r"(\d+) bytes spill stores", told)
+        shown = [folder / "cuobjdump", "-sass", "kernel.cubin"]
+        return told, subprocess.run(shown, cwd=place, check=True, capture_output=True, text=True).stdout
+
+
+def spilled(ptx: str) -> int:
+    """Bytes that threads store because registers do not do."""
+    (stores,) = re.findall(r"(\d+) bytes spill stores", assembled(ptx)[0])
     return int(stores)
+
+
+def machine_code(ptx: str) -> list[str]:
+    """Its instructions in their order."""
+    return re.findall(r"^\s+/\*[0-9a-f]{4}\*/\s+(.*?);", assembled(ptx)[1], re.MULTILINE)
 
 
 @pytest.mark.parametrize(

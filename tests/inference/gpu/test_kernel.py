@@ -131,13 +131,15 @@ def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
     with pytest.raises(ValueError, match="cannot share a sum by 3"):
         products.product(x_1I, kernel.tiled, tile=products.Tile(2, 1, 2, share=3))
     grouped, _ = packed(4, 64, interpreted, torch.float16)
+    for early in (9, -1):
+        with pytest.raises(ValueError, match="a tile's 8 steps"):
+            products.product(x_1I, kernel.tiled, tile=products.Tile(2, 1, 2, early=early))
     for x_NI, tiled, tile in (
         (x_1I, kernel.tiled, products.Tile(1, 1, 2, early=2)),
-        (x_1I, kernel.tiled, products.Tile(2, 1, 2, early=9)),
         (x_1I, grouped.tiled, products.Tile(2, 1, 2, early=2)),
         (x_1I.bfloat16(), kernel.tiled, products.Tile(2, 1, 1, early=2)),
     ):
-        with pytest.raises(ValueError, match="cannot make codes early"):
+        with pytest.raises(ValueError, match="float16, one scale a row and all columns in one round"):
             products.product(x_NI, tiled, tile=tile)
 
 
@@ -202,15 +204,28 @@ def test_places_that_share_a_sum(
 
 @pytest.mark.parametrize(("bits", "share", "early"), [(2, 4, 2), (2, 1, 3), (3, 2, 8), (4, 1, 4), (4, 2, 1), (8, 1, 2)])
 @pytest.mark.parametrize(("warps", "depth", "down"), [(8, 1, 1), (4, 2, 2), (2, 4, 3)], ids=str)
-def test_codes_before_activations(
+def test_codes_made_early(
     warps: int, depth: int, down: int, bits: int, share: int, early: int, interpreted: torch.device
 ) -> None:
-    """The codes of some or all steps are made early, and two of eight warps, which have no tile, take turns."""
+    """Those of some steps, or of all."""
     from switchq.inference.gpu import products
 
     places = products.vector_tile(88, 672, bits, torch.float16, 672).places
     tile = products.Tile(warps, depth, places, down, share=share, early=early, turned=True)
     check_a_token(tile, None, bits, torch.float16, interpreted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("warps", "depth", "down", "group_size"), [(8, 1, 1, None), (8, 1, 1, 224), (4, 2, 2, 32), (2, 2, 1, 96)], ids=str
+)
+def test_warps_take_turns(
+    warps: int, depth: int, down: int, group_size: int | None, dtype: torch.dtype, interpreted: torch.device
+) -> None:
+    """Of eight warps two have no tile; in several rounds, with groups."""
+    from switchq.inference.gpu import products
+
+    check_a_token(products.Tile(warps, depth, 1, down, turned=True), group_size, 4, dtype, interpreted)
 
 
 def check_a_token(
