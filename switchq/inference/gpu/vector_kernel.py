@@ -84,6 +84,15 @@ def _step(
 
 
 @triton.jit
+def _fields(words, F: tl.constexpr):
+    """The words of codes of a tile's rows."""
+    found = ()
+    for e in tl.static_range(len(words)):
+        found = found + (code_words(words[e], F),)
+    return found
+
+
+@triton.jit
 def _made_early(words, zero, COUNT: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
                 PLACES: tl.constexpr, SHARE: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
     """The codes of the COUNT steps that are multiplied first, with nothing under them."""
@@ -279,18 +288,15 @@ def vector_kernel(
         if EARLY > 0:
             early = ()
             for d in tl.static_range(DEPTH):
-                fields = ()
-                for e in tl.static_range(2 * DOWN):
-                    fields = fields + (code_words(words[d][e], F),)
-                made = _made_early(fields, zero.to(tl.int32), EARLY, F, BITS, TAKEN, PLACES, PLACES // SUMS, SPLIT)
+                made = _made_early(
+                    _fields(words[d], F), zero.to(tl.int32), EARLY, F, BITS, TAKEN, PLACES, PLACES // SUMS, SPLIT
+                )  # fmt: skip
                 early = early + (made,)
             nought = _nought(early, zeros, laid)
             laid = zero.to(tl.int32)  # sums hang on x, so codes need not
             parts, total = (((nought,) * 4,) * (DOWN * SPLIT),) * SUMS, (nought,) * 4
         for d in tl.static_range(DEPTH):
-            fields = ()
-            for e in tl.static_range(2 * DOWN):
-                fields = fields + (code_words(words[d][e], F),)
+            fields = _fields(words[d], F)
             for begin in tl.static_range(0, STEPS, SPAN):
                 parts, total = _multiplied(
                     parts, total, fields, early[d], x[d], laid, ones, begin, SPAN, F, BITS, TAKEN, PLACES, SPLIT, dtype
