@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from switchq.inference.gpu.device import H200
 from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS, TiledWeight, decoded, to_levels
 
 SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 1600), (1600, 6400), (2304, 768), (768, 3072))
@@ -51,25 +50,22 @@ def cases() -> Iterator[Case]:
 
 
 def tiles() -> Iterator[Case]:
-    """Others for one token: as many programs as registers are about enough for, codes made early, warps in turns."""
+    """Others for one token, where registers are about enough for as many programs as are to share a multiprocessor."""
     from switchq.inference.gpu.products import REGISTERS, Tile, registers, vector_tile
 
     for bits, size in itertools.product((2, 4, 3, 8), SIZES[1:5] + SIZES[:1]):
         across, rows = -(-size[1] // COLUMNS), -(-size[0] // ROWS)
         own = vector_tile(*size, bits, torch.float16, size[1])
-        for warps, down, share in itertools.product((16, 8), (1, 2), sorted({1, own.places})):
+        for warps, down, share in itertools.product((16, 8), (1, 2, 3), sorted({1, own.places})):
             depth = -(-across // warps)  # all columns in one round
-            if depth > 4 or (down == 2 and rows <= H200):
+            if depth > 4 or rows % down:
                 continue
-            for early, turned in itertools.product((0, 2, 4, 6), (False, True)):
-                if not (early or turned) or (turned and across % warps == 0) or (warps == 8 and early > 2):
-                    continue
+            most = min(255, REGISTERS // (32 * warps))  # a thread's, alone on a multiprocessor
+            for early, programs in itertools.product((0, 1, 2, 3, 4) if depth == 1 else (0,), (1, 2, 3)):
+                tile = Tile(warps, depth, own.places, down, programs, share, early)
                 needed = 10 + depth * (16 + (2 * bits + 4 * early) * down) + 4 * down * own.places // share
-                tried = [Tile(warps, depth, own.places, down, programs, share, early) for programs in (4, 3, 2, 1)]
-                most = min(255, REGISTERS // (32 * warps))  # a thread's, alone on a multiprocessor
-                fitting = [tile for tile in tried if (registers(tile) or most) + 2 >= needed]
-                for tile in fitting[: warps // 8]:
-                    yield Case(size, bits, 1, tile._replace(turned=turned))
+                if tile != own and needed <= (registers(tile) or most) + 2:
+                    yield Case(size, bits, 1, tile)
 
 
 def weight(case: Case, seed: int = 0) -> TiledWeight:

@@ -39,11 +39,7 @@ class Tile(NamedTuple):
 
     early: int = 0
     """Of the 8 steps of a tile, those whose codes are made while the activations are on their way, which takes
-    registers; only in float16, where a row has one scale and its columns are one round."""
-
-    turned: bool = False
-    """Whether each program numbers its warps from another one on, so that warps without a tile do not idle the same of
-    a multiprocessor's schedulers in all programs."""
+    registers; only in float16, where a row has one scale and a warp one tile of columns."""
 
 
 def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
@@ -58,10 +54,13 @@ def tile_for(inputs: int, bits: int, dtype: torch.dtype, across: int) -> Tile:
     return Tile(warps, min(depth, triton.cdiv(tiles, warps)), places)
 
 
-def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk: int, processors: int = H200) -> Tile:
+def vector_tile(
+    outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk: int, processors: int = H200, pdl: bool = True
+) -> Tile:
     """The tile for one token: what was fastest on an H200.
 
-    `chunk`: columns summed before they are scaled; `processors`: multiprocessors of the GPU.
+    `chunk`: columns summed before they are scaled; `processors`: multiprocessors of the GPU; `pdl`: whether a kernel
+    begins while the one before runs.
 
     Each of up to 16 warps has one tile of columns, or as many as there are. A program has two tiles of rows where there
     are more than multiprocessors and registers hold the sums: not of wide codes (but where a warp has two tiles of
@@ -70,6 +69,10 @@ def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk:
     empty, programs of half the warps take their place. Where 16 warps would have two tiles of columns each and a row
     one scale, and twice as many programs as multiprocessors or somewhat fewer have a tile of rows each, programs of
     half the warps do so in two rounds (not at 2 bits, where a chain of four places is too long).
+
+    Programs of 2 bits that share by twos, two tiles of rows each, make a quarter of the codes before the activations
+    come, if they may begin so early. Where they are far fewer than multiprocessors, each has one to itself: two side by
+    side would leave others without work. A sum for each place sees to that, as it takes registers.
     """
     across, down = triton.cdiv(inputs, COLUMNS), 2 * triton.cdiv(outputs, PAIR)
     warps = min(16, triton.next_power_of_2(across))
@@ -81,6 +84,9 @@ def vector_tile(outputs: int, inputs: int, bits: int, dtype: torch.dtype, chunk:
     by_twos = warps == 16 and depth == 1
     if bits > 4 and by_twos and down > 2 * processors and 0 < down % (2 * processors) < processors:
         return Tile(8, 2, places, down=1)
+    if by_twos and bits == 2 and chunk == inputs and pdl and not UNDER[dtype] and 2 * down > processors:
+        few = down <= processors
+        return Tile(warps, depth, places, down=2, programs=1 if few else 2, share=1 if few else places, early=2)
     return Tile(warps, depth, places, down=2 if two else 1, programs=2 if by_twos else 1)
 
 
@@ -121,9 +127,9 @@ def _check(tile: Tile, tiled: TiledWeight, dtype: torch.dtype, tokens: int) -> N
         raise ValueError(f"{tile} has places that cannot share a sum by {tile.share}")
     if tokens == 1 and not 0 <= tile.early <= STEPS.value:
         raise ValueError(f"{tile} wants other codes early than those of a tile's {STEPS.value} steps")
-    one_scale, one_round = tiled.group_size == inputs, tile.warps * tile.depth * COLUMNS >= inputs
-    if tokens == 1 and tile.early and not (one_scale and one_round and UNDER[dtype] == 0):
-        raise ValueError(f"{tile} makes codes early, which takes float16, one scale a row and all columns in one round")
+    one_scale, one_tile = tiled.group_size == inputs, tile.depth == 1 and tile.warps * COLUMNS >= inputs
+    if tokens == 1 and tile.early and not (one_scale and one_tile and UNDER[dtype] == 0):
+        raise ValueError(f"{tile} makes codes early, which takes float16, one scale a row and a warp a tile of columns")
 
 
 def product(
@@ -173,7 +179,7 @@ def product(
     )  # fmt: skip
     across = min(4, triton.next_power_of_2(triton.cdiv(tokens, 8)))
     if tile is None and tokens == 1:
-        tile = vector_tile(outputs, inputs, bits, x_NI.dtype, chunk, multiprocessors(x_NI.device))
+        tile = vector_tile(outputs, inputs, bits, x_NI.dtype, chunk, multiprocessors(x_NI.device), pdl)
     elif tile is None:
         tile = tile_for(inputs, bits, x_NI.dtype, across)
     _check(tile, tiled, x_NI.dtype, tokens)
@@ -182,7 +188,7 @@ def product(
     if tokens == 1:
         vector_kernel[(triton.cdiv(outputs, ROWS * tile.down),)](
             *given, outputs, UNDER[x_NI.dtype], SUMS=tile.places // tile.share, DOWN=tile.down,
-            EARLY=tile.early, TURNED=tile.turned, maxnreg=registers(tile), **common,
+            EARLY=tile.early, maxnreg=registers(tile), **common,
         )  # fmt: skip
     else:
         product_kernel[(triton.cdiv(outputs, PAIR), triton.cdiv(tokens, 8 * across))](

@@ -58,6 +58,17 @@ def _factor(number, begin, span, fields, places, share):
 
 
 @triton.jit
+def _codes(words, under, STEP: tl.constexpr, F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr,
+           PLACES: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+    """A step's, of all tiles of rows and both parts, as they are multiplied."""
+    found = ()
+    for i in tl.static_range(len(words) // 2 * SPLIT):
+        rows = words[i // SPLIT * 2 : i // SPLIT * 2 + 2]
+        found = found + (fragment(rows, STEP, i % SPLIT, under, TAKEN, BITS, F, PLACES),)
+    return found
+
+
+@triton.jit
 def _step(
     parts, total, words, early, x, under, ones, N: tl.constexpr, BEGIN: tl.constexpr, SPAN: tl.constexpr,
     F: tl.constexpr, BITS: tl.constexpr, TAKEN: tl.constexpr, PLACES: tl.constexpr, SPLIT: tl.constexpr,
@@ -69,14 +80,10 @@ def _step(
     FACTOR: tl.constexpr = _factor(N, BEGIN, SPAN, F, PLACES, SHARE)
     C: tl.constexpr = place(2 * STEP, F, PLACES) // SHARE
     two = (x[2 * STEP], x[2 * STEP + 1])
+    codes = early[N] if len(early) > N else _codes(words, under, STEP, F, BITS, TAKEN, PLACES, SPLIT)
     new = ()
     for i in tl.static_range(len(parts[C])):
-        if len(early) > N:
-            a = early[N][i]
-        else:
-            rows = words[i // SPLIT * 2 : i // SPLIT * 2 + 2]
-            a = fragment(rows, STEP, i % SPLIT, under, TAKEN, BITS, F, PLACES)
-        new = new + (multiply(a, two, parts[C][i], dtype),)
+        new = new + (multiply(codes[i], two, parts[C][i], dtype),)
     parts = parts[:C] + (new,) + parts[C + 1 :]
     if STEP % 2 == 1:
         total = multiply(x[2 * STEP - 2 : 2 * STEP + 2], (ones, ones), total, dtype)
@@ -98,13 +105,7 @@ def _made_early(words, zero, COUNT: tl.constexpr, F: tl.constexpr, BITS: tl.cons
     """The codes of the COUNT steps that are multiplied first, with nothing under them."""
     steps = ()
     for n in tl.static_range(COUNT):
-        codes = ()
-        for i in tl.static_range(len(words) // 2 * SPLIT):
-            rows = words[i // SPLIT * 2 : i // SPLIT * 2 + 2]
-            codes = codes + (
-                fragment(rows, _nth(n, 0, STEPS, F, PLACES, SHARE), i % SPLIT, zero, TAKEN, BITS, F, PLACES),
-            )
-        steps = steps + (codes,)
+        steps = steps + (_codes(words, zero, _nth(n, 0, STEPS, F, PLACES, SHARE), F, BITS, TAKEN, PLACES, SPLIT),)
     return steps
 
 
@@ -115,11 +116,10 @@ def _nought(early, zero, came):
     `zero` is 0, which the assembler does not know, and so is `came`, what `after` gives.
     """
     made = zero ^ zero
-    for d in tl.static_range(len(early)):
-        for n in tl.static_range(len(early[d])):
-            for i in tl.static_range(len(early[d][n])):
-                for k in tl.static_range(4):
-                    made += early[d][n][i][k]
+    for n in tl.static_range(len(early)):
+        for i in tl.static_range(len(early[n])):
+            for k in tl.static_range(4):
+                made += early[n][i][k]
     return ((made & zero) | came).to(tl.float32, bitcast=True)
 
 
@@ -224,14 +224,13 @@ def vector_kernel(
     BIAS: tl.constexpr, LOW: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr,
     PLACES: tl.constexpr, SUMS: tl.constexpr, DOWN: tl.constexpr, WARPS: tl.constexpr, DEPTH: tl.constexpr,
     RANK: tl.constexpr, PDL: tl.constexpr, TAKEN: tl.constexpr, UNDER: tl.constexpr, ONES: tl.constexpr,
-    EARLY: tl.constexpr, TURNED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """y (O) = x (I) W^T + bias + adapter's u (R) high (R, O), then GELU, then + residual (O).
 
     Constants: see `product_kernel`. PLACES is 1 where something lies under codes; SUMS, a divisor of it, is how many
     sums the places have, neighbours one together. The codes of a tile's first EARLY steps are made while the
-    activations are on their way. A multiprocessor's four schedulers have every fourth warp each: with TURNED, programs
-    number their warps from another one on, so that those without a tile do not idle the same schedulers in all.
+    activations are on their way.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
@@ -244,10 +243,8 @@ def vector_kernel(
     READING: tl.constexpr = WARPS if INTERPRETED else USED  # in the interpreter no warp leaves
     CHUNKS: tl.constexpr = 0 if CHUNK == IN else 128 // CHUNK
     SPAN: tl.constexpr = STEPS // max(CHUNKS, 1)
-    tl.static_assert(EARLY == 0 or (CHUNKS == 0 and UNDER == 0 and TILES <= ROUND))
+    tl.static_assert(EARLY == 0 or (CHUNKS == 0 and UNDER == 0 and TILES <= WARPS and DEPTH == 1))
     thread = tl.arange(0, 32 * WARPS)
-    if TURNED:  # neighbours, and programs 132 apart, which may share a multiprocessor, differ, from four warps on
-        thread = (thread + 32 * (tl.program_id(0) + (tl.program_id(0) >> 7))) & (32 * WARPS - 1)
     if USED < WARPS:
         leave(thread, 32 * USED)
     warp, lane = thread // 32, thread % 32
@@ -284,14 +281,10 @@ def vector_kernel(
         zeros = laid
         for d in tl.static_range(DEPTH):
             laid = after(laid, x[d], under ^ UNDER)
-        early = ((),) * DEPTH
+        early = ()
         if EARLY > 0:
-            early = ()
-            for d in tl.static_range(DEPTH):
-                made = _made_early(
-                    _fields(words[d], F), zero.to(tl.int32), EARLY, F, BITS, TAKEN, PLACES, PLACES // SUMS, SPLIT
-                )  # fmt: skip
-                early = early + (made,)
+            fields = _fields(words[0], F)
+            early = _made_early(fields, zero.to(tl.int32), EARLY, F, BITS, TAKEN, PLACES, PLACES // SUMS, SPLIT)
             nought = _nought(early, zeros, laid)
             laid = zero.to(tl.int32)  # sums hang on x, so codes need not
             parts, total = (((nought,) * 4,) * (DOWN * SPLIT),) * SUMS, (nought,) * 4
@@ -299,7 +292,7 @@ def vector_kernel(
             fields = _fields(words[d], F)
             for begin in tl.static_range(0, STEPS, SPAN):
                 parts, total = _multiplied(
-                    parts, total, fields, early[d], x[d], laid, ones, begin, SPAN, F, BITS, TAKEN, PLACES, SPLIT, dtype
+                    parts, total, fields, early, x[d], laid, ones, begin, SPAN, F, BITS, TAKEN, PLACES, SPLIT, dtype
                 )  # fmt: skip
                 if CHUNKS > 0 or SUMS < PLACES:
                     coded = _coded(coded, parts, F, BITS, TAKEN, PLACES, SPLIT, UNDER != 0)

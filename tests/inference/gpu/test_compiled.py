@@ -76,10 +76,6 @@ def constants(bits: int, dtype: str, places: int) -> dict[str, Any]:
     return options | {"WARPS": 1, "DEPTH": 2, "ONES": ONE[of], "UNDER": UNDER[of]}
 
 
-PLAIN = {"EARLY": 0, "TURNED": False}
-"""Of a token's kernel: no code is made before the activations come, and warps are numbered as they are."""
-
-
 @pytest.mark.parametrize("group", [768, 64, 256])
 @pytest.mark.parametrize(
     ("bits", "dtype", "places", "sums"),
@@ -91,7 +87,7 @@ def test_the_product_of_a_token(bits: int, dtype: str, places: int, sums: int, g
 
     down = 2
     chunk = group if group == 768 else min(group, 128)
-    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk, "SUMS": sums} | PLAIN
+    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk, "SUMS": sums, "EARLY": 0}
     ptx = compiled(vector_kernel, bits, pointers(dtype), sizes | constants(bits, dtype, places))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
     levels = 1 if chunk == 768 else 2 * 128 // chunk
@@ -105,14 +101,13 @@ def test_the_product_of_a_token(bits: int, dtype: str, places: int, sums: int, g
     assert ptx.count("griddepcontrol.wait") == 1
 
 
-@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(("bits", "places", "down", "early"), [(2, 4, 2, 2), (2, 4, 1, 6), (4, 2, 1, 4)])
-def test_codes_made_early(bits: int, places: int, down: int, early: int, turned: bool) -> None:
+def test_codes_made_early(bits: int, places: int, down: int, early: int) -> None:
     """In machine code, too, they come after the activations are asked for, all at once, and before they are needed."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
     sizes = {"IN": 1600, "DOWN": down, "GROUP": 1600, "CHUNK": 1600, "SUMS": 1, "DEPTH": 1, "WARPS": 16}
-    sizes |= {"TURNED": turned, "BIAS": False, "RESIDUAL": False, "GELU": False, "LOW": False}
+    sizes |= {"BIAS": False, "RESIDUAL": False, "GELU": False, "LOW": False}
     ready = []
     for count in (0, early):
         more = constants(bits, "fp16", places) | sizes | {"EARLY": count}
@@ -127,13 +122,11 @@ def test_codes_made_early(bits: int, places: int, down: int, early: int, turned:
     assert ready[1] - ready[0] >= 4 * down * early - 4  # the first step's are made early all the same
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_warps_without_a_tile_leave_a_token(turned: bool) -> None:
+def test_warps_without_a_tile_leave_a_token() -> None:
     """Six of eight have one; the others end before they read, and after one barrier all but a row's threads."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "SUMS": 2}
-    sizes |= {"EARLY": 0, "TURNED": turned}
+    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "SUMS": 2, "EARLY": 0}
     ptx = compiled(vector_kernel, 4, pointers("fp16"), constants(4, "fp16", 2) | sizes, 8)
     assert ptx.count(" exit;") == 2
     assert ptx.index(" exit;") < ptx.index("ld.global")
@@ -148,7 +141,7 @@ def test_older_gpus() -> None:
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
     options = constants(4, "fp16", 1) | {"IN": 768, "GROUP": 64, "CHUNK": 64, "PDL": False}
-    for kernel, more in ((vector_kernel, {"DOWN": 2, "SUMS": 1} | PLAIN), (product_kernel, {"NT": 1})):
+    for kernel, more in ((vector_kernel, {"DOWN": 2, "SUMS": 1, "EARLY": 0}), (product_kernel, {"NT": 1})):
         ptx = compiled(kernel, 4, pointers("fp16"), options | more, capability=AMPERE)
         assert ".target sm_80" in ptx
         assert "griddepcontrol" not in ptx
@@ -172,6 +165,25 @@ def test_two_programs_share_a_multiprocessor(
     shape: tuple[int, int], bits: int, group: int | None, warps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The launch asks for it, and the assembler finds room for everything without memory."""
+    asked, ptx = launched(shape, bits, group, monkeypatch)
+    assert (asked["num_warps"], asked["maxnreg"]) == (warps, 65536 // (2 * 32 * warps))
+    assert f".maxnreg {asked['maxnreg']}" in ptx
+    assert spilled(ptx) == 0
+
+
+def test_few_programs_have_a_multiprocessor_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them would need more registers than there are."""
+    asked, ptx = launched((1600, 1600), 2, None, monkeypatch)
+    assert (asked["num_warps"], asked["maxnreg"]) == (16, None)
+    (used,) = re.findall(r"Used (\d+) registers", assembled(ptx)[0])
+    assert 2 * 32 * 16 * int(used) > 65536
+    assert spilled(ptx) == 0
+
+
+def launched(
+    shape: tuple[int, int], bits: int, group: int | None, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], str]:
+    """How a token's product is launched, which begins while the one before runs, and the kernel's PTX."""
     from switchq.inference.gpu import products
     from switchq.inference.gpu.tiles import TiledWeight
 
@@ -181,21 +193,20 @@ def test_two_programs_share_a_multiprocessor(
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             return lambda *_, **options: asked.update(options)
 
-    monkeypatch.setattr(products, "vector_kernel", Launch())
     outputs, inputs = shape
     levels = torch.zeros(outputs // 16, inputs // (group or inputs), 8, 2, dtype=torch.int32)
     tiled = TiledWeight((torch.zeros(1, dtype=torch.int32),) * bits, levels, shape)
     given: dict[str, Any] = {}
     if shape == (4096, 4096):  # with all that a product may do
         x_1R, high_OR, y_1O = torch.zeros(1, 16).half(), torch.zeros(outputs, 16).half(), torch.zeros(1, outputs)
-        given = {"bias_O": high_OR[:, 0], "low": (x_1R, high_OR), "gelu": True, "residual_NO": y_1O, "pdl": True}
-    products.product(torch.zeros(1, inputs).half(), tiled, **given)
-    monkeypatch.undo()
-    assert (asked["num_warps"], asked["maxnreg"]) == (warps, 65536 // (2 * 32 * warps))
+        given = {"bias_O": high_OR[:, 0], "low": (x_1R, high_OR), "gelu": True, "residual_NO": y_1O}
+    with monkeypatch.context() as patch:
+        patch.setattr(products, "vector_kernel", Launch())
+        products.product(torch.zeros(1, inputs).half(), tiled, pdl=True, **given)
     constant = {name: value for name, value in asked.items() if name.isupper() and name != "OUT"}
-    ptx = compiled(products.vector_kernel, bits, pointers("fp16"), constant, warps, asked["maxnreg"])
-    assert f".maxnreg {asked['maxnreg']}" in ptx
-    assert spilled(ptx) == 0
+    return asked, compiled(
+        products.vector_kernel, bits, pointers("fp16"), constant, asked["num_warps"], asked["maxnreg"]
+    )
 
 
 def assembled(ptx: str) -> tuple[str, str]:

@@ -101,6 +101,9 @@ def test_the_programs_own_tile_fits(bits: int, dtype: torch.dtype) -> None:
     assert vector_tile(6400, 1600, 8, dtype, 1600)[:2] == (16, 1)  # 400: 136
     assert vector_tile(8448, 1600, 8, dtype, 1600)[:2] == (16, 1)  # 528: two whole rounds
     assert vector_tile(4800, 4096, 8, dtype, 4096)[:2] == (16, 2)  # 300 programs in one round, 36 left over
+    assert vector_tile(4800, 1600, bits, dtype, 1600, pdl=False).early == 0
+    early = {outputs: vector_tile(outputs, 1600, bits, dtype, 1600).early for outputs in (768, 1600, 4800)}
+    assert early == {768: 0, 1600: 2, 4800: 2} if bits == 2 and dtype == torch.float16 else not any(early.values())
 
 
 def test_registers_that_programs_leave_each_other() -> None:
@@ -136,10 +139,11 @@ def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
             products.product(x_1I, kernel.tiled, tile=products.Tile(2, 1, 2, early=early))
     for x_NI, tiled, tile in (
         (x_1I, kernel.tiled, products.Tile(1, 1, 2, early=2)),
+        (x_1I, kernel.tiled, products.Tile(1, 2, 2, early=2)),
         (x_1I, grouped.tiled, products.Tile(2, 1, 2, early=2)),
         (x_1I.bfloat16(), kernel.tiled, products.Tile(2, 1, 1, early=2)),
     ):
-        with pytest.raises(ValueError, match="float16, one scale a row and all columns in one round"):
+        with pytest.raises(ValueError, match="float16, one scale a row and a warp a tile of columns"):
             products.product(x_NI, tiled, tile=tile)
 
 
@@ -203,29 +207,14 @@ def test_places_that_share_a_sum(
 
 
 @pytest.mark.parametrize(("bits", "share", "early"), [(2, 4, 2), (2, 1, 3), (3, 2, 8), (4, 1, 4), (4, 2, 1), (8, 1, 2)])
-@pytest.mark.parametrize(("warps", "depth", "down"), [(8, 1, 1), (4, 2, 2), (2, 4, 3)], ids=str)
-def test_codes_made_early(
-    warps: int, depth: int, down: int, bits: int, share: int, early: int, interpreted: torch.device
-) -> None:
+@pytest.mark.parametrize("down", [1, 2, 3])
+def test_codes_made_early(down: int, bits: int, share: int, early: int, interpreted: torch.device) -> None:
     """Those of some steps, or of all."""
     from switchq.inference.gpu import products
 
     places = products.vector_tile(88, 672, bits, torch.float16, 672).places
-    tile = products.Tile(warps, depth, places, down, share=share, early=early, turned=True)
+    tile = products.Tile(8, 1, places, down, share=share, early=early)
     check_a_token(tile, None, bits, torch.float16, interpreted)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    ("warps", "depth", "down", "group_size"), [(8, 1, 1, None), (8, 1, 1, 224), (4, 2, 2, 32), (2, 2, 1, 96)], ids=str
-)
-def test_warps_take_turns(
-    warps: int, depth: int, down: int, group_size: int | None, dtype: torch.dtype, interpreted: torch.device
-) -> None:
-    """Of eight warps two have no tile; in several rounds, with groups."""
-    from switchq.inference.gpu import products
-
-    check_a_token(products.Tile(warps, depth, 1, down, turned=True), group_size, 4, dtype, interpreted)
 
 
 def check_a_token(
