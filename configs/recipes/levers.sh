@@ -18,6 +18,7 @@ lever() {
     mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
     nested-slow) lever nested && with+=("${slow[@]}") ;;
     shared-start-fours) lever shared-start && with+=(--schedule.bitmaps '["8", "4", "2", "4", "3", "2"]') ;; # the recipe
+    shared-start-ten) lever shared-start && with+=(--schedule.bitmaps '["8", "4", "3", "2", "4", "3", "2", "4", "3", "2"]') ;;
     shared-start-fours-half) lever shared-start-fours && with+=(--model.shared_lr 0.1) ;;
     shared-start-fours-quarter) lever shared-start-fours && with+=(--model.shared_lr 0.05) ;;
     shared-start) lever shared-start-slow && with+=("${slow[@]}") ;;
