@@ -70,9 +70,10 @@ def vector_tile(
     one scale, and twice as many programs as multiprocessors or somewhat fewer have a tile of rows each, programs of
     half the warps do so in two rounds (not at 2 bits, where a chain of four places is too long).
 
-    Programs of 2 bits that share by twos, two tiles of rows each, make a quarter of the codes before the activations
-    come, if they may begin so early. Where they are far fewer than multiprocessors, each has one to itself: two side by
-    side would leave others without work. A sum for each place sees to that, as it takes registers.
+    At 2 bits, in float16, with a scale a row, programs of 16 warps with a tile of columns each have two tiles of rows,
+    unless they were fewer than a quarter of the multiprocessors, and make a quarter of the codes before the activations
+    come, if they may begin so early. Up to half as many as multiprocessors have one each: two side by side would leave
+    others without work. A sum for each place sees to that, as it takes registers. More share by twos.
     """
     across, down = triton.cdiv(inputs, COLUMNS), 2 * triton.cdiv(outputs, PAIR)
     warps = min(16, triton.next_power_of_2(across))

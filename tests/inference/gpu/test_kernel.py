@@ -94,6 +94,8 @@ def test_the_programs_own_tile_fits(bits: int, dtype: torch.dtype) -> None:
                 assert 16 * tile.down <= 32 * min(tile.warps, across)
                 assert tile.places % tile.share == 0
                 rounds = -(-across // (tile.warps * tile.depth))
+                assert not tile.early or (bits == 2 and dtype == torch.float16 and chunk == inputs)
+                assert not tile.early or tile.depth == rounds == 1
                 assert rounds == 1 or across > 32 or (tile[:2], rounds, chunk) == ((8, 2), 2, inputs)
                 in_rounds += rounds > 1 and across <= 32
     assert in_rounds == (bits > 2)  # 4096 x 4096 alone, with a scale a row
@@ -139,7 +141,7 @@ def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
             products.product(x_1I, kernel.tiled, tile=products.Tile(2, 1, 2, early=early))
     for x_NI, tiled, tile in (
         (x_1I, kernel.tiled, products.Tile(1, 1, 2, early=2)),
-        (x_1I, kernel.tiled, products.Tile(1, 2, 2, early=2)),
+        (x_1I, kernel.tiled, products.Tile(2, 2, 2, early=2)),
         (x_1I, grouped.tiled, products.Tile(2, 1, 2, early=2)),
         (x_1I.bfloat16(), kernel.tiled, products.Tile(2, 1, 1, early=2)),
     ):
@@ -263,6 +265,23 @@ def test_programs_that_share_a_gpus_multiprocessor(bits: int, gpu: torch.device)
     found_1O = products.product(x_1I.to(gpu), kernel.tiled, tile=tile).cpu().double()
     exact_1O, sizes_1O = x_1I.double() @ weight_OI.T, x_1I.double().abs() @ weight_OI.abs().T
     assert ((found_1O - exact_1O).abs() <= 2**-10 * (sizes_1O + exact_1O.abs())).all()
+
+
+@pytest.mark.parametrize("outputs", [1600, 4800])
+def test_codes_made_early_on_a_gpu(outputs: int, gpu: torch.device) -> None:
+    """As the assembler orders it; the launch begins while the one before runs, where it can."""
+    from switchq.inference.gpu import products
+    from switchq.inference.gpu.device import overlaps
+
+    kernel, weight_OI = packed(2, None, gpu, torch.float16, (64, 1600))
+    x_1I = torch.randn(1, 1600).half()
+    tile = products.vector_tile(outputs, 1600, 2, torch.float16, 1600)
+    assert tile.early == 2
+    given_1I = x_1I.to(gpu)
+    for _ in range(3):  # the second begins early
+        found_1O = products.product(given_1I, kernel.tiled, tile=tile, pdl=overlaps(gpu))
+    exact_1O, sizes_1O = x_1I.double() @ weight_OI.T, x_1I.double().abs() @ weight_OI.abs().T
+    assert ((found_1O.cpu().double() - exact_1O).abs() <= 2**-10 * (sizes_1O + exact_1O.abs())).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
