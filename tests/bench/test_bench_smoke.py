@@ -44,6 +44,7 @@ def _timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
+CYCLIC = Path(__file__).parents[2] / "configs" / "cyclic.yaml"
 TOY = ["--device", "cpu", "--shapes", "toy", "--rounds", "1"]
 
 
@@ -75,6 +76,12 @@ def test_losses_of_all_positions_and_of_parts_are_timed(tmp_path: Path) -> None:
     ("main", "options", "rows"),
     [
         pytest.param(bench_step.main, ["--batch", "1", "--tokens", "8", "--rungs", "8", "2"], 8, id="step"),
+        pytest.param(
+            bench_step.main,
+            ["--batch", "1", "--tokens", "8", "--config", CYCLIC, "--labels", "all"],
+            6,
+            id="recipe step",
+        ),
         pytest.param(bench_switch.main, [], 1, id="switch"),
         pytest.param(bench_artifact.main, ["--tokens", "2", "--prompt", "3"], 8, id="artifact"),
         pytest.param(

@@ -135,6 +135,9 @@ def test_an_ablation_without_any_result_is_said(recipe: Recipe, tmp_path: Path) 
     assert done.stderr.endswith(f"no row has results in {tmp_path / 'out'}\n"), done.stderr
 
 
+MODEL_OF_A_ROW = ("bits", "grid", "rank", "shared_rank", "adapter_start", "shared_start", "lr", "shared_lr", "width_lr")
+
+
 def printed(outcome: Outcome) -> dict[str, Any]:
     """The options that a run would have."""
     assert outcome.code == 0, outcome.err
@@ -142,22 +145,34 @@ def printed(outcome: Outcome) -> dict[str, Any]:
     return found
 
 
-def test_the_recipe_is_that_of_the_table(
-    recipe: Recipe, switchq: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("config", "row"),
+    [
+        ("cyclic", "turns-even-shared-start-fours"),
+        ("spnet", "even-spnet-shared-start"),
+        ("instantnet", "even-instantnet-shared-start"),
+    ],
+)
+def test_a_configuration_is_a_row_of_the_table(
+    config: str,
+    row: str,
+    recipe: Recipe,
+    switchq: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`configs/cyclic.yaml` and its local twin have the model and schedule of the row that README calls the recipe."""
+    """Each configuration and its local twin have the model and schedule of a row that README has figures of."""
     monkeypatch.chdir(CONFIGS.parent)
-    row = "turns-even-shared-start-fours"
     recipe("smollm2-squad", row, tmp_path / "out")
     told = json.loads((tmp_path / f"out/{row}-seed0/told.json").read_text())
     measured = printed(switchq("fit", *told, "--print_config"))
-    for name in ("cyclic", "local/cyclic"):
+    for name in (config, f"local/{config}"):
         shipped = printed(switchq("fit", "--config", CONFIGS / f"{name}.yaml", "--print_config"))
-        for part in ("bits", "grid", "rank", "shared_rank", "adapter_start", "shared_start", "shared_lr", "width_lr"):
+        for part in MODEL_OF_A_ROW:
             assert shipped["model"][part] == measured["model"][part], part
-        schedule = shipped["schedule"]["init_args"]
-        schedule["bitmaps"] = [str(one) for one in schedule["bitmaps"]]
-        assert schedule == measured["schedule"]["init_args"]
+        schedule = shipped["schedule"]
+        schedule["init_args"]["bitmaps"] = [str(one) for one in schedule["init_args"]["bitmaps"]]
+        assert schedule == measured["schedule"]
 
 
 @pytest.mark.parametrize("row", ["dedicated-4-shared-start-fours", "even-spnet-mixed"])
