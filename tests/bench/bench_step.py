@@ -2,8 +2,11 @@
 
 One call of ours is `training_step` with a plan of one pass: switch, forward, loss, backward, clipping, the check for
 NaN, AdamW, logging. `ladder` is a plan over the whole ladder with one optimiser step, its time divided by its passes.
-The plain step is forward with the model's own loss, backward and AdamW, nothing else. With `--config` ours is what a
-configuration of `switchq fit` trains, adapters of all its ranks, and `ladder` its schedule's bitmaps, in their order.
+The plain step is forward with the model's own loss, backward and AdamW, nothing else: no clipping, checks or logs.
+
+With `--config` ours is the model of a configuration of `switchq fit`, adapters of all its ranks, and instead of
+`ladder` there is its `schedule`, a round of it: all turns of `turns`, else a step, on the same batch. Its time is
+divided by the passes that learn. Starts are left out: they want data, and change values, not what a pass computes.
 
     python tests/bench/bench_step.py --device cpu
     python tests/bench/bench_step.py --device cuda --base-dtype bfloat16 --compile
@@ -12,7 +15,7 @@ configuration of `switchq fit` trains, adapters of all its ranks, and `ladder` i
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +30,7 @@ from torch import Tensor
 
 from switchq.bitmap import Bitmap, ladder
 from switchq.nn import get_switch
+from switchq.training.callbacks import Cyclic, Schedule
 from switchq.training.module import SwitchableModule
 from switchq.training.passes import Pass, Plan
 
@@ -47,8 +51,9 @@ def main(argv: list[str] | None = None) -> list[Row]:
     options.add_argument("--tokens", type=int, default=None, help="a sequence, 128 on a CPU and 1,024 on a GPU")
     options.add_argument("--rank", type=int, default=16, help="of every adapter; with --config, of plain LoRA's")
     options.add_argument("--base-dtype", choices=("float32", "bfloat16"), default=None, help="of the frozen weights")
-    options.add_argument("--rungs", nargs="+", default=list(ladder([8, 4, 2])), help="bitmaps of our passes")
-    options.add_argument("--config", type=Path, default=None, help="of `switchq fit`: ours is what it trains")
+    what = options.add_mutually_exclusive_group()
+    what.add_argument("--rungs", nargs="+", default=list(ladder([8, 4, 2])), help="bitmaps of our passes")
+    what.add_argument("--config", type=Path, default=None, help="of `switchq fit`: ours is its model and schedule")
     options.add_argument("--labels", nargs="+", choices=("all", "answer"), default=["all", "answer"])
     options.add_argument(
         "--compile", action="store_true", help="our passes go through torch.compile; plain stays as it is"
@@ -80,33 +85,39 @@ def measure(folder: Path, arguments: argparse.Namespace) -> list[Row]:
     plain = plain_lora(folder, dtype, rank, device)
     lean = plain_lora(folder, dtype, rank, device, float32_adapters=False) if dtype == "bfloat16" else None
     others = [one for one in (plain, lean) if one is not None]
+    schedule: Schedule | None = None
     if arguments.config:
-        module, order, steps = recipe(arguments.config, folder, dtype, arguments.compile)
+        module, schedule = configured(arguments.config, folder, dtype, arguments.compile)
+        arguments.rungs = [str(width) for width in module.hparams["bits"]]
     else:
-        module, order, steps = switchable(folder, dtype, rank, arguments.compile), arguments.rungs, False
+        module = switchable(folder, dtype, rank, arguments.compile)
     rows: list[Row] = []
 
     def body(trainer: Trainer) -> None:
         for one in others:
             one.train(module.model.training)  # the same dropout
         names = get_switch(module.model).names
-        rungs = {f"{rung} bits": Bitmap.parse(rung, names) for rung in order}
+        rungs = {f"{rung} bits": Bitmap.parse(rung, names) for rung in arguments.rungs}
         alone = rungs if arguments.compile else {name: one for name, one in rungs.items() if "/" not in name}
-        target = COMPILED_TARGET if arguments.compile else RECIPE_TARGET if arguments.config else TARGETS[device]
+        target = COMPILED_TARGET if arguments.compile else RECIPE_TARGET if schedule else TARGETS[device]
+        ours: dict[str, list[Plan]] = {name: [(Pass(bitmap),)] for name, bitmap in alone.items()}
+        if schedule:
+            schedule.bind(names, module.hparams["bits"])
+            ours["schedule, per pass"] = a_round(schedule)
+        else:
+            ours["ladder, per pass"] = [tuple(Pass(bitmap) for bitmap in rungs.values())]
         for labels in arguments.labels:
             batch = random_batch(arguments, labels)
             calls: dict[str, Callable[[], None]] = {"plain peft": plain_step(plain, batch, autocast)}
             if lean is not None:
                 calls["plain peft, bf16 adapters, no autocast"] = plain_step(lean, batch, autocast=False)
-            ours = {name: (Pass(bitmap),) for name, bitmap in alone.items()}
-            ours["ladder, per pass"] = tuple(Pass(rungs[f"{rung} bits"], step=steps) for rung in order)
-            for name, plan in ours.items():
-                calls[name] = our_step(trainer, module, plan, batch)
+            for name, plans in ours.items():
+                calls[name] = our_steps(trainer, module, plans, batch)
             measured = side_by_side(
                 calls,
                 arguments.rounds,
                 clock=arguments.clock,
-                shares={name: len(plan) for name, plan in ours.items()},
+                shares={name: sum(one.learns for plan in plans for one in plan) for name, plans in ours.items()},
                 targets=dict.fromkeys(ours, target) if labels == "all" else {},
             )
             rows.extend(replace(row, name=f"{row.name}, labels on {labels}") for row in measured)
@@ -115,31 +126,38 @@ def measure(folder: Path, arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def recipe(config: Path, base: Path, dtype: str, compile: bool) -> tuple[SwitchableModule, list[str], bool]:
-    """What a configuration trains, the bitmaps of its schedule, and whether each is an optimiser step of its own.
-
-    Adapters start at nothing: a start wants data, and changes values, not what a pass computes.
-    """
+def configured(config: Path, base: Path, dtype: str, compile: bool) -> tuple[SwitchableModule, Schedule]:
+    """What a configuration of `switchq fit` trains and by which schedule, with another base, and no start."""
     content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(SwitchableModule, "model")
+    classes = ArgumentParser(exit_on_error=False)
+    classes.add_class_arguments(SwitchableModule, "model")
+    classes.add_subclass_arguments(Schedule, "schedule")
     ours = {"base": str(base), "dtype": dtype, "compile": compile, "decay": "constant_with_warmup"}
-    starts = {"adapter_start": "zero", "shared_start": "zero"}
-    parsed = parser.parse_object({"model": content["model"] | starts | ours})
-    schedule = content["schedule"]
-    order = schedule["init_args"].get("bitmaps") or ladder(content["model"]["bits"])
-    turns = schedule["class_path"].endswith("Cyclic")
-    return parser.instantiate_classes(parsed).model, [str(one) for one in order], turns
+    ours |= {"adapter_start": "zero", "shared_start": "zero"}
+    parsed = classes.parse_object({"model": content["model"] | ours, "schedule": content["schedule"]})
+    made = classes.instantiate_classes(parsed)
+    return made.model, made.schedule
 
 
-def our_step(trainer: Trainer, module: SwitchableModule, plan: Plan, batch: dict[str, Tensor]) -> Callable[[], None]:
-    """The module's training step with this plan, through the strategy, as the Trainer calls it."""
+def a_round(schedule: Schedule) -> list[Plan]:
+    """The plans of all turns, or of a step; `schedule` is bound."""
+    steps = 1
+    if isinstance(schedule, Cyclic) and schedule.mode == "turns":
+        steps = len(schedule.bitmaps or ladder(schedule.widths))
+    return [schedule.passes(step) for step in range(steps)]
 
-    def step() -> None:
-        module.plan = plan
-        trainer.strategy.training_step(batch, 0)
 
-    return step
+def our_steps(
+    trainer: Trainer, module: SwitchableModule, plans: Sequence[Plan], batch: dict[str, Tensor]
+) -> Callable[[], None]:
+    """The module's training step with each of these plans, through the strategy, as the Trainer calls it."""
+
+    def steps() -> None:
+        for plan in plans:
+            module.plan = plan
+            trainer.strategy.training_step(batch, 0)
+
+    return steps
 
 
 def random_batch(arguments: argparse.Namespace, labels: str) -> dict[str, Tensor]:

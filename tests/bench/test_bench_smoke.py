@@ -25,7 +25,7 @@ import bench_switch
 import numpy as np
 import outside
 import pytest
-from subjects import TOKENIZER
+from subjects import TOKENIZER, save_random
 from transformers import AutoConfig
 from workshop import Workshop
 
@@ -44,7 +44,7 @@ def _timings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-CYCLIC = Path(__file__).parents[2] / "configs" / "cyclic.yaml"
+CONFIGS = Path(__file__).parents[2] / "configs"
 TOY = ["--device", "cpu", "--shapes", "toy", "--rounds", "1"]
 
 
@@ -78,7 +78,7 @@ def test_losses_of_all_positions_and_of_parts_are_timed(tmp_path: Path) -> None:
         pytest.param(bench_step.main, ["--batch", "1", "--tokens", "8", "--rungs", "8", "2"], 8, id="step"),
         pytest.param(
             bench_step.main,
-            ["--batch", "1", "--tokens", "8", "--config", CYCLIC, "--labels", "all"],
+            ["--batch", "1", "--tokens", "8", "--config", CONFIGS / "cyclic.yaml", "--labels", "all"],
             6,
             id="recipe step",
         ),
@@ -108,6 +108,20 @@ def test_writes_its_figures(main: Callable[[list[str]], Any], options: list[str]
     assert len(content["rows"]) == rows
     assert all(row["seconds"] > 0 and row["ratio"] > 0 for row in content["rows"])
     assert content["machine"]["torch"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_configuration_trains_is_timed(tmp_path: Path) -> None:
+    """Its ranks, and a round of its schedule: every turn an optimiser step, or all widths one."""
+    save_random("toy", "float32", tmp_path)
+    for name, plans in (("cyclic", [[8], [4], [2], [4], [3], [2]]), ("spnet", [[8, 4, 3, 2]])):
+        module, schedule = bench_step.configured(CONFIGS / f"{name}.yaml", tmp_path, "float32", False)
+        assert module.hparams["rank"] == {4: 48, 3: 64}
+        assert module.hparams["shared_rank"] == 32
+        schedule.bind(["one", "two"], module.hparams["bits"])
+        assert [[one.bitmap for one in plan] for plan in bench_step.a_round(schedule)] == [
+            [Bitmap([width] * 2) for width in plan] for plan in plans
+        ]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -173,6 +173,8 @@ def test_a_configuration_is_a_row_of_the_table(
         schedule = shipped["schedule"]
         schedule["init_args"]["bitmaps"] = [str(one) for one in schedule["init_args"]["bitmaps"]]
         assert schedule == measured["schedule"]
+        passes = shipped["trainer"]["max_steps"] * (1 if config == "cyclic" else len(schedule["init_args"]["bitmaps"]))
+        assert passes == (600 if name.startswith("local") else 10_000)  # the same compute
 
 
 @pytest.mark.parametrize("row", ["dedicated-4-shared-start-fours", "even-spnet-mixed"])
