@@ -14,6 +14,7 @@ bench() { # name, seconds, script, options
 }
 bench switch 60 bench_switch.py
 bench step 120 bench_step.py --labels all --rungs 8 4 2
+bench recipe 300 bench_step.py --labels all --config "$here/../../configs/cyclic.yaml"
 bench losses 120 bench_losses.py
 bench seed-scheme 90 bench_seed_scheme.py
 bench sensitivity 120 bench_sensitivity.py

@@ -141,9 +141,7 @@ def configured(config: Path, base: Path, dtype: str, compile: bool) -> tuple[Swi
 
 def a_round(schedule: Schedule) -> list[Plan]:
     """The plans of all turns, or of a step; `schedule` is bound."""
-    steps = 1
-    if isinstance(schedule, Cyclic) and schedule.mode == "turns":
-        steps = len(schedule.bitmaps or ladder(schedule.widths))
+    steps = len(schedule.turns) if isinstance(schedule, Cyclic) and schedule.mode == "turns" else 1
     return [schedule.passes(step) for step in range(steps)]
 
 

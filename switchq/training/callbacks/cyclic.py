@@ -82,10 +82,14 @@ class Cyclic(Schedule):
             return tuple(replace(Pass(bitmap), step=True) for bitmap in self.resolve(self.bitmaps))
         return (Pass(self.uniform(self.width(step))),)
 
+    @property
+    def turns(self) -> Sequence[str | int]:
+        """The bitmaps of `turns`, in their order."""
+        return self.bitmaps or ladder(self.widths)
+
     def turn(self, step: int) -> Plan:
         """The bitmap whose turn it is, after its teacher if there is one."""
-        turns = self.bitmaps or ladder(self.widths)
-        written = turns[step % len(turns)]
+        written = self.turns[step % len(self.turns)]
         bitmap = self.mixed(step, 1, self.seed)[0] if written == MIXED else self.resolve([written])[0]
         full = self.uniform(FULL)
         if not self.distill or bitmap == full:
