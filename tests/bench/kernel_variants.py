@@ -87,16 +87,20 @@ def multiply(case: Case, one: TiledWeight, x_NI: Tensor, pdl: bool) -> Tensor:
     return found
 
 
-def prepare(case: Case) -> str:
-    """Compile what the case needs, and run it once; what went wrong."""
+def prepare(case: Case) -> tuple[str, float]:
+    """Compile what the case needs, and run it once; what went wrong, and the seconds of the first time."""
+    seconds = []
     try:
-        x_NI = torch.zeros(case.batch, case.size[1], device="cuda", dtype=torch.float16)
+        x_NI, one = torch.zeros(case.batch, case.size[1], device="cuda", dtype=torch.float16), weight(case)
         for pdl in overlaps(case):
-            multiply(case, weight(case), x_NI, pdl)
-        torch.cuda.synchronize()
+            torch.cuda.synchronize()
+            began = perf_counter()
+            multiply(case, one, x_NI, pdl)
+            torch.cuda.synchronize()
+            seconds.append(perf_counter() - began)
     except Exception as error:
-        return said(error)
-    return ""
+        return said(error), 0.0
+    return "", seconds[0]
 
 
 def said(error: Exception) -> str:
@@ -137,14 +141,16 @@ def variants(
                 add(cut_off=len(todo) - number)
                 break
             try:
-                wrong = jobs[number - OWN].get(max(0.1, end - perf_counter())) if number >= OWN else ""
+                wrong, compiled = "", None
+                if number >= OWN:
+                    wrong, compiled = jobs[number - OWN].get(max(0.1, end - perf_counter()))
                 if wrong:
                     raise RuntimeError(wrong)
                 key = (case.size, case.batch)
                 if key not in known:
                     known[key] = dense(case)
                 waiting = sum(not job.ready() for job in jobs)
-                measure(case, add, microseconds, known[key], limit, waiting)
+                measure(case, add, microseconds, known[key], limit, waiting, compiled)
             except multiprocessing.TimeoutError:
                 continue
             except Exception as error:
@@ -163,8 +169,9 @@ def measure(
     dense: float,
     limit: float,
     waiting: int,
+    compiled: float | None,
 ) -> None:
-    """One row."""
+    """One row; `compiled`: seconds until the kernel had run for the first time, None if this process compiled it."""
     packed = case.size[0] * case.size[1] * case.bits / 8
     ones = [weight(case, seed) for seed in range(max(3, min(96, round(COLD / packed))))]
     x_NI = torch.randn(case.batch, case.size[1], device="cuda").half()
@@ -185,4 +192,5 @@ def measure(
     add(
         **case._asdict(), us=best, us_no_overlap=times.get(False), us_cached=cached, us_reading=reading, float16=dense,
         ratio=dense / best, of_limit=packed / best * 1e6 / limit, error=error_of(case, ones[0], x_NI), waiting=waiting,
+        compiled_s=compiled,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from switchq.inference.gpu.memory import load_two, store_four
 from switchq.inference.gpu.tensorcore import INTERPRETED
 from switchq.inference.gpu.tiles import COLUMNS, PAIR, TiledWeight
 
@@ -72,31 +73,6 @@ def code_words(planes, F: tl.constexpr):
     for r in tl.static_range(F):
         words = words + (code_word(planes, r, F),)
     return words
-
-
-@triton.jit
-def loaded(at, mask, PAST: tl.constexpr):
-    """What lies at `at`; zeros where the mask says that it is past the end, if anything is."""
-    if PAST:
-        return tl.load(at, mask=mask, other=0)
-    else:
-        return tl.load(at)
-
-
-@triton.jit
-def load_four(at, mask, PAST: tl.constexpr):
-    """The four words from `at` on, in one load."""
-    four = loaded(at[:, None] + tl.arange(0, 4)[None, :], mask[:, None], PAST)
-    even, odd = tl.split(tl.reshape(four, (four.shape[0], 2, 2)))
-    word_0, word_2 = tl.split(even)
-    word_1, word_3 = tl.split(odd)
-    return word_0, word_1, word_2, word_3
-
-
-@triton.jit
-def load_two(at, mask, PAST: tl.constexpr):
-    """The two words from `at` on, in one load."""
-    return tl.split(loaded(at[:, None] + tl.arange(0, 2)[None, :], mask[:, None], PAST))
 
 
 @triton.jit
@@ -163,14 +139,12 @@ def _weight(
             row = tl.program_id(0) * 32 + lane // 4 + 8 * e
             for i in tl.static_range(first // 16, (first + CHUNK) // 16):
                 start = tile * 128 + 32 * (i // 2)
-                even = tl.join(_code(fields[e], 2 * i, BITS, F), _code(fields[e], 2 * i + 16, BITS, F))
-                odd = tl.join(_code(fields[e], 2 * i + 1, BITS, F), _code(fields[e], 2 * i + 17, BITS, F))
-                four = tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 1)), (32 * WARPS, 4))
-                level = four * scales[e][:, None] + offsets[e][:, None]
+                four = ()
+                for k in tl.static_range(4):
+                    code = _code(fields[e], 2 * i + k // 2 + k % 2 * 16, BITS, F)
+                    four = four + ((code * scales[e] + offsets[e]).to(weight_ptr.dtype.element_ty),)
                 place = row.to(tl.int64) * IN + start + lane % 4 * 8 + i % 2 * 4
-                weight_at = weight_ptr + place[:, None] + tl.arange(0, 4)[None, :]
-                mask = (row < OUT) & (start < IN)
-                tl.store(weight_at, level.to(weight_ptr.dtype.element_ty), mask=mask[:, None])
+                store_four(weight_ptr + place, four, (row < OUT) & (start < IN))
 
 
 def weight(tiled: TiledWeight, dtype: torch.dtype) -> Tensor:

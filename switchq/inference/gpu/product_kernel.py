@@ -13,7 +13,8 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from switchq.inference.gpu.activation import gelu
-from switchq.inference.gpu.decoding import code_words, load_four, load_levels, load_words
+from switchq.inference.gpu.decoding import code_words, load_levels, load_words
+from switchq.inference.gpu.memory import load_four, load_one
 from switchq.inference.gpu.shared import over_warps
 from switchq.inference.gpu.tensorcore import multiply
 from switchq.inference.gpu.values import STEPS, after, fragment, place, unit
@@ -147,13 +148,13 @@ def _adapted(
         for e in tl.static_range(4):
             for half in tl.static_range(2):
                 at = (high_ptr + (rows + 8 * e) * RANK + rank + 8 * half).to(tl.pointer_type(tl.int32))
-                a = a + (tl.load(at, mask=(rows + 8 * e < OUT) & (rank + 8 * half < RANK), other=0),)
+                a = a + (load_one(at, (rows + 8 * e < OUT) & (rank + 8 * half < RANK)),)
         for n in tl.static_range(NT):
             token = tl.minimum(tokens + 8 * n + lane // 4, last)
             b = ()
             for half in tl.static_range(2):
                 at = (u_ptr + token * RANK + rank + 8 * half).to(tl.pointer_type(tl.int32))
-                b = b + (tl.load(at, mask=rank + 8 * half < RANK, other=0),)
+                b = b + (load_one(at, rank + 8 * half < RANK),)
             top = multiply((a[0], a[2], a[1], a[3]), b, sums[n], dtype)
             low = multiply((a[4], a[6], a[5], a[7]), b, sums[NT + n], dtype)
             sums = sums[:n] + (top,) + sums[n + 1 : NT + n] + (low,) + sums[NT + n + 1 :]

@@ -133,6 +133,12 @@ def _check(tile: Tile, tiled: TiledWeight, dtype: torch.dtype, tokens: int) -> N
         raise ValueError(f"{tile} makes codes early, which takes float16, one scale a row and a warp a tile of columns")
 
 
+def aligned(x_NI: Tensor) -> Tensor:
+    """x as kernels read it, 16 bytes at a time: a copy of what begins, or has rows that begin, in between."""
+    fits = x_NI.data_ptr() % 16 == 0 and (len(x_NI) == 1 or x_NI.stride(0) * x_NI.element_size() % 16 == 0)
+    return x_NI if fits else x_NI.clone(memory_format=torch.contiguous_format)
+
+
 def product(
     x_NI: Tensor,
     tiled: TiledWeight,
@@ -162,6 +168,7 @@ def product(
         ValueError: tiles down that do not divide all of them, or that have more rows than the program has threads; more
             places than there are, or places that do not share sums alike; codes made early where that is not done.
     """
+    x_NI = aligned(x_NI)
     tokens, (outputs, inputs) = len(x_NI), tiled.shape
     group, bits = tiled.group_size, len(tiled.planes)
     chunk = inputs if group == inputs else tiled.chunk

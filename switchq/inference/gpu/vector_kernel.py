@@ -14,7 +14,8 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from switchq.inference.gpu.activation import gelu
-from switchq.inference.gpu.decoding import code_words, load_four, load_levels, load_words
+from switchq.inference.gpu.decoding import code_words, load_levels, load_words
+from switchq.inference.gpu.memory import load_four, load_one
 from switchq.inference.gpu.shared import leave, of_rows
 from switchq.inference.gpu.tensorcore import INTERPRETED, multiply
 from switchq.inference.gpu.values import STEPS, after, fragment, place, unit
@@ -201,7 +202,7 @@ def _adapted(sums, u_ptr, high_ptr, rows, warp, lane, OUT, RANK: tl.constexpr, U
         b = ()
         for half in tl.static_range(2):
             at = (u_ptr + rank + 8 * half).to(tl.pointer_type(tl.int32))
-            b = b + (tl.load(at, mask=rank + 8 * half < RANK, other=0),)
+            b = b + (load_one(at, rank + 8 * half < RANK),)
         new = ()
         for m in tl.static_range(len(sums) // 2):
             a = ()
@@ -209,7 +210,7 @@ def _adapted(sums, u_ptr, high_ptr, rows, warp, lane, OUT, RANK: tl.constexpr, U
                 for e in tl.static_range(2):
                     row = rows + 16 * m + 8 * e
                     at = (high_ptr + row * RANK + rank + 8 * half).to(tl.pointer_type(tl.int32))
-                    a = a + (tl.load(at, mask=(row < OUT) & (rank + 8 * half < RANK), other=0),)
+                    a = a + (load_one(at, (row < OUT) & (rank + 8 * half < RANK)),)
             four = (sums[2 * m], sums[2 * m], sums[2 * m + 1], sums[2 * m + 1])
             found = multiply(a, b, four, dtype)
             new = new + (found[0], found[2])

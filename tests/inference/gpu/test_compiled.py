@@ -30,6 +30,19 @@ def compiled(
     capability: int = HOPPER,
 ) -> str:
     """The PTX of a kernel over `bits` planes, pointers and rows aligned; what else is no constant is an integer."""
+    return str(stages(kernel, bits, pointers, constants, warps, registers, capability)["ptx"])
+
+
+def stages(
+    kernel: Any,
+    bits: int,
+    pointers: dict[str, str],
+    constants: dict[str, Any],
+    warps: int = 1,
+    registers: int | None = None,
+    capability: int = HOPPER,
+) -> Any:
+    """All that Triton's compiler makes of it on the way, by name."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -45,17 +58,18 @@ def compiled(
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": warps, "maxnreg": registers},
     )
-    return str(built.asm["ptx"])
+    return built.asm
 
 
+@pytest.mark.parametrize(("dtype", "words"), [("bf16", 2), ("fp16", 2), ("fp32", 4)])
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
-def test_a_weight_is_decoded(bits: int) -> None:
+def test_a_weight_is_decoded(bits: int, dtype: str, words: int) -> None:
     """Four neighbours are written at once."""
     from switchq.inference.gpu.decoding import _weight, field
 
-    pointers = {"level_ptr": "*i32", "weight_ptr": "*bf16"}
+    pointers = {"level_ptr": "*i32", "weight_ptr": f"*{dtype}"}
     ptx = compiled(_weight, bits, pointers, {"IN": 768, "GROUP": 64, "CHUNK": 64, "F": field(bits), "WARPS": 1})
-    assert len(re.findall(r"\sst\.global\.v2\.b32", ptx)) == 32
+    assert len(re.findall(rf"\sst\.global\.v{words}\.b32", ptx)) == 32
     assert len(re.findall(r"\sld\.global\.v2\.b32", ptx)) == 2 * bits + 2 * 2  # planes, and levels of two groups
 
 
@@ -120,6 +134,17 @@ def test_codes_made_early(bits: int, places: int, down: int, early: int) -> None
         ready.append(sum("LOP3" in line for line in code[last:first]))
         assert spilled(ptx) == 0
     assert ready[1] - ready[0] >= 4 * down * early - 4  # the first step's are made early all the same
+
+
+def test_loads_that_take_no_time_to_compile() -> None:
+    """For each of its own loads Triton's compiler goes through the whole kernel: only the residual's are left to it."""
+    from switchq.inference.gpu.product_kernel import product_kernel
+
+    sizes = {"IN": 768, "GROUP": 768, "CHUNK": 768, "NT": 4}
+    made = stages(product_kernel, 4, pointers("fp16"), sizes | constants(4, "fp16", 1))
+    of_own = made["ttir"].count("tt.load")
+    assert of_own == 4 * 8 + 4  # residuals of four eights of tokens, one warp's, and biases
+    assert len(re.findall(r"\sld\.global", made["ptx"])) > 2 * of_own
 
 
 def test_warps_without_a_tile_leave_a_token() -> None:

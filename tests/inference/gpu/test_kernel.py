@@ -295,6 +295,23 @@ def test_on_a_gpu(tokens: int, dtype: torch.dtype, gpu: torch.device) -> None:
     assert ((kernel.product(x_NI).cpu().double() - exact_NO).abs() <= eps * (sizes_NO + exact_NO.abs())).all()
 
 
+@pytest.mark.parametrize(("start", "stride"), [(0, INPUTS), (3, INPUTS + 8), (8, INPUTS + 8), (0, INPUTS + 4)])
+def test_activations_that_begin_anywhere(start: int, stride: int, interpreted: torch.device) -> None:
+    """Kernels read 16 bytes at once: what lies in between is copied, and nothing else is."""
+    from switchq.inference.gpu import products
+
+    kernel, weight_OI = packed(4, None, interpreted, torch.float16)
+    x_NI = torch.randn(2 * stride + 8, device=interpreted).half()[start:].as_strided((2, INPUTS), (stride, 1), start)
+    for some_NI in (x_NI, x_NI[1:]):
+        read_NI = products.aligned(some_NI)
+        assert read_NI.data_ptr() % 16 == 0
+        assert len(read_NI) == 1 or read_NI.stride(0) % 8 == 0
+        assert (read_NI is some_NI) == (start % 8 == 0 and stride % 8 == 0)
+        y_NO = products.product(some_NI, kernel.tiled)
+        expected_NO = some_NI.cpu().double() @ weight_OI.T
+        torch.testing.assert_close(y_NO.cpu().double(), expected_NO, rtol=2e-3, atol=5e-2)
+
+
 def test_planes_are_cut_into_tiles_once() -> None:
     codes_OI = torch.randint(-128, 128, (OUTPUTS, INPUTS)).to(torch.int8)
     stored, store = pack_planes(codes_OI), PlaneStore(CPU)
