@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +21,28 @@ from switchq.errors import MachineError, UserError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on the size of files answer when nothing more fits."""
+
+
+def short_names(paths: Sequence[str | Path], option: str) -> list[str]:
+    """A name for each file: without its ending, and where files are called alike with the folders that tell them apart.
+
+    >>> short_names(["a/wiki.txt", "b/wiki.txt", "c4.txt"], "--text")
+    ['a-wiki', 'b-wiki', 'c4']
+
+    Raises:
+        UserError: one is there twice; `option` is what the user gave them with.
+    """
+    places = [Path(path).with_suffix("").parts for path in paths]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise UserError(f"{option} {paths[number]}: given twice, or beside one that is called alike")
+    names = []
+    for place in places:
+        parts = 1
+        while sum(other[-parts:] == place[-parts:] for other in places) > 1:
+            parts += 1
+        names.append("-".join(part.strip("/") for part in place[-parts:]))
+    return names
 
 
 def check_writable(path: str | Path) -> None:

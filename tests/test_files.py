@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from switchq.errors import UserError
-from switchq.files import check_writable, write_json
+from switchq.files import check_writable, short_names, write_json
 
 
 def test_round_trip_and_missing_folders(tmp_path: Path) -> None:
@@ -46,3 +46,23 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path, place:
             attempt()
         assert str(tmp_path / place) in str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        ([], []),
+        (["a/wiki.txt"], ["wiki"]),
+        (["a/wiki.txt", "b/wiki.txt", "b/c4.txt"], ["a-wiki", "b-wiki", "c4"]),
+        (["x/a/wiki.txt", "y/a/wiki.txt", "wiki.txt"], ["x-a-wiki", "y-a-wiki", "wiki"]),
+        (["/wiki.txt", "wiki.txt"], ["-wiki", "wiki"]),
+    ],
+)
+def test_names_that_tell_files_apart(paths: list[str], names: list[str]) -> None:
+    assert short_names(paths, "--text") == names
+
+
+@pytest.mark.parametrize("paths", [["a/wiki.txt", "a/wiki.txt"], ["wiki.txt", "c4.txt", "wiki.md"]])
+def test_a_file_that_is_given_twice(paths: list[str]) -> None:
+    with pytest.raises(UserError, match=r"--text .*wiki.* given twice"):
+        short_names(paths, "--text")

@@ -24,6 +24,7 @@ from switchq.evaluation import (
     write_predictions,
     write_results,
 )
+from switchq.files import short_names
 from switchq.inference.source import Prefer
 from switchq.models import context_window, pick_device
 from switchq.nn import get_switch
@@ -117,7 +118,8 @@ def _scoring_set(
     if not 2 <= length <= context_window(subject.model):
         raise UserError(f"--window must be 2 to {context_window(subject.model)}, not {window}")
     questions = subset(read_squad(source, "validation"), limit, 0) if source is not None else []
-    texts = {Path(one).stem: text_windows(one, subject.tokenizer, length) for one in text or ()}
+    names = short_names(text or (), "--text")
+    texts = {name: text_windows(one, subject.tokenizer, length) for name, one in zip(names, text or (), strict=True)}
     named = str(source or (text or [""])[0])
     return ScoringSet(
         name=Path(named).name,

@@ -34,6 +34,8 @@ def generate_command(
             raise UserError(f"--{name} must be at least 1, not {value}")
     if temperature < 0:
         raise UserError(f"--temperature must be 0 or more, not {temperature}")
+    if not 0 <= seed < 2**64:
+        raise UserError(f"--seed must be 0 to 2^64 - 1, not {seed}")
     if bitmap is not None and schedule is not None:
         raise UserError("give --bitmap, or a --schedule of bitmaps, not both")
     first = first_bitmap(bitmap, schedule)

@@ -15,6 +15,7 @@ from switchq.commands.quiet import quiet
 from switchq.commands.sweeping import check_setting, sweep_bar
 from switchq.errors import UserError
 from switchq.evaluation.tasks import Suite
+from switchq.files import short_names
 from switchq.models import architecture_of, context_window, load_config, load_model, load_tokenizer, pick_device
 from switchq.posttraining.journal import key_of
 from switchq.posttraining.ptq.folder import SweepFolder, slug_of
@@ -96,9 +97,12 @@ def _places(options: PtqOptions, runs: Sequence[Run]) -> dict[Run, Path]:
     made = [run for run in runs if run.method is not None]
     if len(made) == 1:
         return {made[0]: Path(options.save)}
-    several = len(options.calibrations) > 1
-    tails = {run: f"-{Path(str(run.calibration)).stem}" if several and run.calibration else "" for run in made}
-    return {run: Path(options.save) / f"{slug_of(run.name, run.bits, run.seed)}{tails[run]}" for run in made}
+    texts = options.calibrations if len(options.calibrations) > 1 else ()
+    tails = {text: f"-{name}" for text, name in zip(texts, short_names(texts, "--calibration"), strict=True)}
+    return {
+        run: Path(options.save) / f"{slug_of(run.name, run.bits, run.seed)}{tails.get(str(run.calibration), '')}"
+        for run in made
+    }
 
 
 def _switchable(checkpoint: dict[str, Any], name: str, base_hash: str, path: str) -> Switchable:

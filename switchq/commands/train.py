@@ -144,8 +144,9 @@ class SwitchqCLI(LightningCLI):
         for name in ("batch_size", "eval_batch_size", "max_answer_tokens", "pad_multiple"):
             if self.datamodule.hparams.get(name, 1) < 1:
                 raise UserError(f"data.{name} must be at least 1, not {self.datamodule.hparams[name]}")
-        if (workers := self.datamodule.hparams.get("num_workers", 0)) < 0:
-            raise UserError(f"data.num_workers must be at least 0, not {workers}")
+        for name in ("num_workers", "seed"):
+            if (value := self.datamodule.hparams.get(name, 0)) < 0:
+                raise UserError(f"data.{name} must be at least 0, not {value}")
         self.datamodule.setup(stage)
         for name, counts in self.datamodule.counts.items() if self.trainer.is_global_zero else ():
             Console(stderr=True).print(f"{name} data: {counts}", soft_wrap=True, highlight=False, markup=False)
@@ -182,6 +183,10 @@ def run(args: list[str]) -> None:
         raise explain(error, args, _choices()) from None
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
+    except ValueError as error:
+        if "val_check_interval" not in str(error):
+            raise
+        raise UserError(str(error).replace("`", "")) from error  # only Lightning knows how many batches it will take
     except SystemExit as done:
         if done.code == 1:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from None

@@ -104,8 +104,13 @@ def generate_dataset(
         The folder. If it is already there, made with the same settings, nothing is done.
 
     Raises:
-        UserError: the folder holds something else, cannot be written, or prompts do not fit the context window.
+        UserError: the folder holds something else, cannot be written, prompts do not fit the context window, or more of
+            the teacher's tokens are to be kept than there are.
     """
+    if settings.teacher_top_k > model.config.vocab_size:
+        raise UserError(
+            f"teacher_top_k {settings.teacher_top_k} is more than the model's {model.config.vocab_size:,} tokens."
+        )
     output = Path(output)
     record = {**vars(settings), "format": 1}
     if settings.prompts == "squad" and Path(settings.source).is_file():

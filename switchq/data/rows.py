@@ -26,7 +26,7 @@ def read_rows(source: str | Path, split: str = "test") -> list[dict[str, Any]]:
         content = _parse(read_text(Path(source)), str(source))
         rows = content.get("data", content) if isinstance(content, dict) else content
     else:
-        lines = enumerate(read_text(Path(source)).splitlines(), 1)
+        lines = enumerate(read_text(Path(source)).split("\n"), 1)
         rows = [_parse(line, f"{source}, line {number}") for number, line in lines if line.strip()]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{source} is no data set of rows: it needs a JSON object in every line, or a list of them")

@@ -108,7 +108,7 @@ def _tokens(texts: list[str], blank: bool, tokenizer: "PreTrainedTokenizerBase")
 
 
 def _jsonl_texts(path: Path) -> Iterator[str]:
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -105,7 +105,7 @@ def _known() -> dict[str, Timing]:
         try:
             stored = json.loads(_file().read_text(encoding="utf-8"))[here]
             _TIMINGS[here] = {key: Timing(**value) for key, value in stored.items()}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             _TIMINGS[here] = {}
     return _TIMINGS[here]
 

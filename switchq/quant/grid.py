@@ -188,6 +188,10 @@ class Grid(ABC):
         return rounded_OGS - weight_OGS
 
 
+SMALLEST_SCALE = 2.0**-24
+"""Above 0, as 16 bits hold it."""
+
+
 def stored_scale(scale: Tensor) -> Tensor:
     """`scale` as 16 bits hold it, with 1 in place of the zeros that constant-zero groups give; gradients pass straight
     through to those that are not."""

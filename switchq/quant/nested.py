@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from switchq.quant.grid import Grid, Params, stored_scale
+from switchq.quant.grid import SMALLEST_SCALE, Grid, Params, stored_scale
 
 PARENT_BITS = 8
 """Bits of the code that all narrower codes are the top of."""
@@ -55,7 +55,7 @@ class Nested(Grid):
         """`low` and `cell` place the 256 parent cells, `scale` and `offset` the levels of `bits`."""
         low, high = weight_OGS.amin(-1, keepdim=True), weight_OGS.amax(-1, keepdim=True)
         cell = (high - low) * shrink / 2**PARENT_BITS
-        cell = torch.where(cell > 0, cell, torch.ones_like(cell))
+        cell = torch.where(cell > 0, cell.clamp(min=SMALLEST_SCALE), torch.ones_like(cell))
         parent = {"low": (low + high) / 2 - cell * 2 ** (PARENT_BITS - 1), "cell": cell}
         return {**parent, **_fit_levels(weight_OGS, self.encode_groups(weight_OGS, parent, bits), cell, bits)}
 
@@ -90,7 +90,8 @@ def _fit_levels(weight_OGS: Tensor, codes_OGS: Tensor, cell: Tensor, bits: int) 
     centred_OGS = codes_OGS - code_mean
     spread = centred_OGS.square().sum(-1, keepdim=True)
     slope = (centred_OGS * weight_OGS).sum(-1, keepdim=True) / spread.clamp(min=1e-6)
-    scale = stored_scale(_eight_bits(torch.where(spread > 0, slope, cell * 2 ** (PARENT_BITS - bits))))
+    scale = torch.where(spread > 0, slope, cell * 2 ** (PARENT_BITS - bits)).clamp(min=SMALLEST_SCALE)
+    scale = stored_scale(_eight_bits(scale))
     return {"scale": scale, "offset": _eight_bits(weight_mean - scale * code_mean)}
 
 

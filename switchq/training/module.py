@@ -78,7 +78,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         decay: what the learning rate does after the warm-up.
         warmup_steps: optimiser steps over which the learning rate rises.
         max_grad_norm: the joint gradient norm is clipped to this; 0 turns clipping off.
-        accumulate: batches per optimiser step, counted on from one epoch to the next.
+        accumulate: batches per optimiser step, counted on from one epoch to the next; those that are left over at the
+            end of a run are lost, and a run that prolongs it begins to count anew.
         balance: give all passes of a step gradients of the same norm on what they all train (`shared_rank`,
             `train_base`).
         kd_tokens: where passes learn from others: at the `answers` only, which have labels, or at `all` tokens.

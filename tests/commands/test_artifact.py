@@ -196,6 +196,7 @@ TABLE = [
     ("generate --artifact {artifact} --prompt hi --bitmap 8 --schedule 0:8", "not both"),
     ("generate --artifact {artifact} --prompt hi --max_new_tokens 0", "--max_new_tokens must be at least 1"),
     ("generate --artifact {artifact} --prompt hi --temperature -1", "--temperature must be 0 or more"),
+    ("generate --artifact {artifact} --prompt hi --seed 99999999999999999999", "--seed must be 0 to 2^64 - 1"),
     ("generate --artifact {artifact} --prompt hi --max_new_tokens 100000", "do not fit the model's window"),
     ("generate --artifact nowhere --prompt hi", "is not a switchq artifact"),
     ("generate --artifact {flipped} --prompt hi", "is damaged"),

@@ -99,6 +99,8 @@ TABLE = [
     (FIT + "--data.limit_train 0", "at least 1"),
     (FIT + "--data.max_length 1000", "context window of 96"),
     (FIT + "--data.batch_size 0", "batch_size", "at least 1"),
+    (FIT + "--data.seed -1", "data.seed must be at least 0"),
+    (EVAL + "--text {dev} --text {dev}", "--text", "given twice"),
     # models
     ("eval --model owner/name --data {dev}", "owner/name", "local folder"),
     ("eval --model {B}/unknown --data {dev}", "'bloom' is not supported", "gpt2, llama"),
@@ -180,6 +182,7 @@ TABLE = [
     (SENSITIVITY + "--ckpt {B}/half.ckpt", "half.ckpt is damaged"),
     ("gendata --model {base}", "missing --output"),
     (GENDATA + "--count 0", "count"),
+    (GENDATA + "--teacher_top_k 5000", "teacher_top_k 5000 is more than the model's"),
     (GENDATA + "--temperature 0", "temperature"),
     (GENDATA + "--max_new_tokens 0", "max_new_tokens"),
     (GENDATA + "--prompts maybe", "'squad' or 'random'"),
@@ -208,3 +211,15 @@ def test_one_line_exit_code_2_nothing_written(
     assert [part for part in says if part not in done.err] == [], done.err
     assert files(tmp_path) == before
     assert len(done.err) < 600
+
+
+def test_an_interval_that_only_the_run_can_tell_is_too_long(
+    place: dict[str, Any], switchq: Callable[..., Outcome]
+) -> None:
+    """Lightning counts the batches once the data is read."""
+    options = "--trainer.val_check_interval 1000 --trainer.check_val_every_n_epoch 1 --trainer.limit_val_batches 1"
+    done = switchq(*FIT.split(), *options.split())
+    assert done.code == 2
+    last = done.err.splitlines()[-1]
+    assert last.startswith("switchq: error: val_check_interval (1000) must be less than or equal to the number of")
+    assert "Traceback" not in done.err

@@ -94,13 +94,14 @@ def test_with_and_without_adapters(run: Run, tmp_path: Path, switchq: Switchq) -
 
 def test_text_alone_and_beside_questions(run: Run, workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
     (tmp_path / "houses.txt").write_text("House 1 is in Rome. It has a red door. " * 30)
-    (tmp_path / "doors.txt").write_text("It has a red door. " * 30)
-    text = ("--text", tmp_path / "houses.txt", "--text", tmp_path / "doors.txt", "--window", 32)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "houses.txt").write_text("It has a red door. " * 30)
+    text = ("--text", tmp_path / "houses.txt", "--text", tmp_path / "other" / "houses.txt", "--window", 32)
     output = ("--bitmap", 8, "--output", tmp_path / "r.json")
     done = switchq("eval", "--ckpt", run.checkpoint, *text, *output)
     assert done.code == 0, done.err
     (row,) = results(tmp_path / "r.json")
-    assert row["text_perplexity"].keys() == {"houses", "doors"}
+    assert row["text_perplexity"].keys() == {f"{tmp_path.name}-houses", "other-houses"}
     assert "F1" not in row
     assert switchq("eval", "--ckpt", run.checkpoint, *text, "--data", workshop.dev, *output).code == 0
     (both,) = results(tmp_path / "r.json")

@@ -131,6 +131,27 @@ def test_a_sweep_may_be_widened_but_not_repeated(workshop: Workshop, tmp_path: P
     assert len(list((output / "runs").glob("*.json"))) == 2
 
 
+def test_calibration_sets_that_are_called_alike(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
+    """Each has a folder of its own, and the same command finds both there."""
+    config, texts = write_config(workshop, tmp_path), []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        texts.append(tmp_path / folder / "text.txt")
+        texts[-1].write_text(f"House {folder} has a red door. " * 200)
+    data = [word for text in texts for word in ("--calibration", text)]
+    places = ("--output", tmp_path / "out", "--save", tmp_path / "saved")
+    command = ("ptq", "--config", config, "--methods", "gptq", "--bits", 4, *data, *places)
+    done = switchq(*command)
+    assert done.code == 0, done.err
+    saved = sorted((tmp_path / "saved").iterdir())
+    assert [place.name for place in saved] == ["gptq-4-one-text", "gptq-4-two-text"]
+    for place, text in zip(saved, texts, strict=True):
+        assert str(text) in (place / "switchq.json").read_text()
+    done = switchq(*command)
+    assert done.code == 2
+    assert "holds all 3 runs of this sweep already" in done.err
+
+
 def test_a_method_of_ones_own_in_the_configuration(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
     define = {"mine": {"rounder": "rounders.nearest.Nearest", "grid": {"class_path": "Symmetric"}}}
     config = write_config(workshop, tmp_path, define=define, methods=["mine"], bits=[4])

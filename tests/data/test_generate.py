@@ -211,7 +211,14 @@ def test_an_unwritable_output_gives_one_line(write: Write, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "change",
-    [{"count": 0}, {"greedy_tokens": -1}, {"temperature": 0.0}, {"prompts": "c4"}, {"max_new_tokens": 300}],
+    [
+        {"count": 0},
+        {"greedy_tokens": -1},
+        {"temperature": 0.0},
+        {"prompts": "c4"},
+        {"max_new_tokens": 300},
+        {"teacher_top_k": 10_000},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_impossible_settings_are_refused(write: Write, tmp_path: Path, change: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from switchq.data.batches import IGNORED
 from switchq.data.modules import TextData
+from switchq.data.rows import read_rows
 from switchq.data.text import text_windows, window_example
 from switchq.errors import UserError
 
@@ -42,6 +43,16 @@ def test_json_lines_are_joined_by_the_end_token(tmp_path: Path, tokenizer: PreTr
     path.write_text("\n".join(json.dumps({"text": text}) for text in ("The Rhine", "rises\nin", "the Alps")) + "\n")
     (window,) = text_windows(path, tokenizer, 100)
     assert tokenizer.decode(window) == "The Rhine<eos>rises\nin<eos>the Alps"
+
+
+@pytest.mark.parametrize("ends", ["\u2028", "\u2029", "\x85", "\x0b"])
+def test_json_lines_end_with_a_line_feed_alone(ends: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    row = {"text": f"The{ends}Rhine"}
+    path = tmp_path / "text.jsonl"
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\r\n\n" + json.dumps(row) + "\n", encoding="utf-8")
+    (window,) = text_windows(path, tokenizer, 100)
+    assert tokenizer.decode(window).count("<eos>") == 1
+    assert read_rows(path, "train") == [row, row]
 
 
 def test_hub_rows_are_joined_by_blank_lines(

@@ -1,5 +1,6 @@
 """Timings are taken once, kept, and lead to the faster way."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_measured_once_for_all_processes(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "switchq" / "kernels.json").is_file()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', "\x00"])
+@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', "\x00", json.dumps({tuning.machine(): [1]})])
 def test_a_damaged_file_is_measured_again(content: str, tmp_path: Path) -> None:
     (tmp_path / "switchq").mkdir()
     (tmp_path / "switchq" / "kernels.json").write_text(content)

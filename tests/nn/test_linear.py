@@ -128,6 +128,22 @@ def test_a_trainable_weight_follows_its_optimiser(optimiser: str, fits: list[int
         assert fits == [4], "outside of training a weight is rounded only when it has changed"
 
 
+def test_a_weight_that_is_trained_at_full_precision_only() -> None:
+    """A fused optimiser leaves no trace on it, and what was rounded before is of the weight as it was then."""
+    linear, x = quant_linear(trainable=True), torch.randn(8, 32)
+    optimizer = torch.optim.AdamW([linear.weight], lr=0.1, fused=True)
+    with torch.no_grad():
+        before = at_bits(linear, 4)(x)
+    at_bits(linear, FULL)(x).square().sum().backward()
+    optimizer.step()
+    grid = Symmetric()
+    expected = F.linear(x, grid.fake_quantize(linear.weight, grid.fit(linear.weight, 4), 4), linear.bias)
+    with torch.no_grad():
+        after = at_bits(linear, 4)(x)
+    assert torch.equal(after, expected)
+    assert not torch.equal(after, before)
+
+
 def test_a_switch_rounds_no_trainable_weight(fits: list[int]) -> None:
     linear = at_bits(quant_linear(trainable=True), 4)
     with torch.no_grad():

@@ -89,3 +89,19 @@ def test_the_range_search_takes_one_range_for_all_widths(weight_OI: Tensor) -> N
     ranges = [grid.fit(weight_OI, bits)["cell"] for bits in WIDTHS]
     assert all(torch.equal(one, ranges[0]) for one in ranges)
     assert (ranges[0] < Nested(64).fit(weight_OI, 8)["cell"]).any()
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("scale", ["absmax", "mse"])
+@pytest.mark.parametrize("size", [1e-4, 1e-6, 1e-8, 1e-12, 0.0])
+def test_groups_of_next_to_nothing(size: float, scale: str, bits: int) -> None:
+    """Dead channels, and such that are nearly constant: 16 bits have no scale so small."""
+    grid = Nested(scale=scale)  # type: ignore[arg-type]
+    weight_OI = torch.randn(3, 64) * torch.tensor([[0.02], [size], [size]])
+    weight_OI[2] += 5
+    error_O = (grid.round(weight_OI, grid.fit(weight_OI, bits), bits) - weight_OI).abs().amax(1)
+    span = weight_OI.amax(1) - weight_OI.amin(1)
+    smallest = 2**-24  # that 16 bits hold
+    assert error_O[1] <= span[1] + smallest
+    assert error_O[2] <= span[2] + 5 * 2**-8  # the offset has 8 bits
+    assert error_O[0] <= span[0]

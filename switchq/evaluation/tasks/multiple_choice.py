@@ -114,7 +114,7 @@ def read_choice(row: dict[str, Any], where: str) -> tuple[str, list[str], int]:
     else:
         texts, gold = choices, row.get("gold", row.get("answer"))
     question = row.get("question")
-    fits = isinstance(texts, list) and len(texts) > 1 and all(isinstance(text, str) and text for text in texts)
+    fits = isinstance(texts, list) and len(texts) > 1 and all(isinstance(text, str) and text.strip() for text in texts)
     if not isinstance(question, str) or not fits or not isinstance(gold, int) or not 0 <= gold < len(texts):
         raise UserError(
             f"{where}: multiple choice needs 'question', 'choices' (a list, or 'text' and 'label') and 'gold' or "

@@ -25,6 +25,7 @@ class Decoder:
     def __init__(self, lm: Any, step: Step) -> None:
         self.lm, self.step = lm, step
         self.cache: Cache | None = None
+        self._begun = object()
 
     @torch.inference_mode()
     def tokens(
@@ -46,13 +47,19 @@ class Decoder:
             schedule: token -> bitmap from it on; the present one where it says nothing.
             temperature: 0 takes the likeliest.
             top_k: sample among so many.
+
+        Raises:
+            RuntimeError: another generation began before this one's end: they share the cache.
         """
         mask_NT = torch.ones_like(ids_NT) if mask_NT is None else mask_NT
         if 0 in schedule:
             self.lm.set_bitmap(schedule[0])
         cache = self._cache(len(ids_NT), ids_NT.shape[1] + new_tokens)
+        self._begun = begun = object()
         logits_NV = self.prefill(cache, ids_NT, mask_NT)
         for number in range(new_tokens):
+            if self._begun is not begun:
+                raise RuntimeError("another generation began before this one's end: give it a decoder of its own")
             if number:
                 if number in schedule:
                     self.lm.set_bitmap(schedule[number])
@@ -97,5 +104,5 @@ class Decoder:
 def sample(logits_NV: Tensor, temperature: float, top_k: int) -> Tensor:
     """A token (N,) for each row, among its `top_k` likeliest."""
     values_NK, ids_NK = logits_NV.float().topk(min(top_k, logits_NV.shape[-1]))
-    picked_N1 = torch.multinomial((values_NK / temperature).softmax(-1), 1)
+    picked_N1 = torch.multinomial(((values_NK - values_NK[:, :1]) / temperature).softmax(-1), 1)
     return ids_NK.gather(-1, picked_N1).squeeze(-1)

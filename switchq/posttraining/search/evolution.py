@@ -46,7 +46,8 @@ class Evolution:
         rng = np.random.default_rng([study.seed, 0xE70])
         fill_in(study, study.path, self.generations * study.objective.questions, negligible=0.0)
         ends = sorted(study.price(Bitmap.stripe([bits], len(study.space.names))) for bits in study.space.widths)
-        low, high = study.space.smallest(study.cost), ends[-1]
+        low = study.space.smallest(study.cost)
+        high = max(low, ends[-1])  # with one width they are one sum, taken in two orders
         for generation in range(self.generations):
             chosen = study.chosen()
             edge = generation % 2 == 0 and chosen is not None and study.price(chosen.bitmap) > low

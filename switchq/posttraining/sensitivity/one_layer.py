@@ -10,7 +10,7 @@ from switchq.nn import SwitchLayer
 
 @contextmanager
 def layer_at(layer: SwitchLayer, bits: int, adapters: bool = True) -> Iterator[Tensor]:
-    """Run one layer of a model at `bits`, with that width's adapter, inside a `with` block.
+    """Run one layer of a model at `bits`, with that width's adapter (and norm), inside a `with` block.
 
     A rounded weight that the layer did not keep before is dropped again after it. A measurement that visits every layer
     therefore never holds more than one such weight, at the price of rounding once a visit.
@@ -23,9 +23,10 @@ def layer_at(layer: SwitchLayer, bits: int, adapters: bool = True) -> Iterator[T
     Yields:
         Its weight (O, I) at that width.
     """
-    linear, lora = layer.linear, layer.lora
+    linear, lora, norm = layer.linear, layer.lora, layer.norm
     kept, width = set(linear._versions), linear.bits
     active = None if lora is None else lora.__dict__.get("_active_adapter")
+    of_width = None if norm is None else norm.name
     try:
         layer.switch(bits, adapters)
         yield linear.effective_weight()
@@ -33,5 +34,7 @@ def layer_at(layer: SwitchLayer, bits: int, adapters: bool = True) -> Iterator[T
         linear.__dict__["bits"] = width
         if lora is not None:
             lora.__dict__["_active_adapter"] = active
+        if norm is not None:
+            norm.name = of_width
         for extra in set(linear._versions) - kept:
             linear.forget(extra)

@@ -269,10 +269,11 @@ def test_mistakes_in_a_task(content: Any, says: str) -> None:
     [
         (LastWord, {"text": "word"}, "row 1: last-word prediction needs"),
         (MultipleChoice, {"question": "q", "choices": ["a", "b"], "gold": 2}, "row 1: multiple choice needs"),
+        (MultipleChoice, {"question": "q", "choices": [" ", "b"], "gold": 1}, "row 1: multiple choice needs"),
         (MultipleChoice, {"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}}, "answerKey"),
         (Arithmetic, {"question": "q", "answer": "none"}, "row 1: arithmetic needs"),
     ],
-    ids=["last word", "gold", "no key", "no number"],
+    ids=["last word", "gold", "blank", "no key", "no number"],
 )
 def test_rows_of_another_layout(
     task: type[Task], row: dict[str, Any], says: str, tmp_path: Path, character_tokenizer: PreTrainedTokenizerFast

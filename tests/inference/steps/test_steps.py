@@ -78,6 +78,27 @@ def test_logits_of_a_step_after_a_switch(architecture: str, load: Load, padded: 
     torch.testing.assert_close(lm.decoder.cache.logits_NV, last.logits[:, -1], rtol=1e-4, atol=1e-4)
 
 
+def test_two_generations_at_once(load: Load) -> None:
+    """They would write over each other's keys and values."""
+    lm = load("gpt2", "4")
+    assert lm.decoder is not None
+    first = lm.decoder.tokens(torch.randint(2, 97, (1, 5)), new_tokens=4)
+    next(first)
+    other_1T = torch.randint(2, 97, (1, 5))
+    second = lm.decoder.tokens(other_1T, new_tokens=4)
+    begun = next(second)
+    with pytest.raises(RuntimeError, match="another generation began"):
+        next(first)
+    rest = [begun, *second]
+    assert torch.equal(torch.stack(rest, 1), said(lm, other_1T, new_tokens=4))
+
+
+def test_almost_no_temperature() -> None:
+    """It takes the likeliest, where exponents of logits would be out of range."""
+    logits_NV = torch.tensor([[300.0, 200.0, 299.0], [-300.0, -301.0, -299.0]])
+    assert sample(logits_NV, 1e-40, 3).tolist() == [0, 2]
+
+
 def test_a_cache_is_used_again(load: Load) -> None:
     lm = load("gpt2", "4")
     assert lm.decoder is not None

@@ -36,6 +36,16 @@ def test_the_front_covers_its_seeds_and_grows(cost: str) -> None:
     assert after.price(other.bitmap) < before.price(one.bitmap)
 
 
+@pytest.mark.parametrize("cost", ["average_bits", "weight_mb"])
+def test_a_single_width(cost: str) -> None:
+    """Its cost is one sum, which rounds one way or another by the order it is taken in."""
+    for layers in range(1, 40):
+        space = make_space(layers, (3,), seed=layers)
+        study = make_study(space, Threshold(space, 20, seed=4), 20, seed=0, cost=cost)
+        run_methods(study, ("evolution",), None, None, Evolution(3, 4))
+        assert study.front()
+
+
 def test_most_offspring_see_few_questions() -> None:
     study = searched(5, generations=12)
     seen = [row["questions"] for row in study.trials.rows if row["method"] == "evolution"]

@@ -6,8 +6,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from switchq.nn import at, get_switch
+from switchq.nn.norm import is_own_norm
 from switchq.posttraining.calibration import Batch
-from switchq.posttraining.sensitivity import divergences
+from switchq.posttraining.sensitivity import divergences, output_errors
 from switchq.posttraining.sensitivity.divergence import resumed_blocks, spread
 
 from .conftest import BITS, MakeSwitchable, only
@@ -32,6 +33,18 @@ def naive(model: PreTrainedModel, batches: list[Batch], bits: tuple[int, ...], a
         for i in range(len(names))
     ]
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_norms_of_every_width(switchable: MakeSwitchable, batches: list[Batch]) -> None:
+    """A layer that was looked at leaves its block's norm as it was."""
+    model = switchable("gpt2", {"own_norms": True})
+    with torch.random.fork_rng(), torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if is_own_norm(name):
+                parameter += 0.1 * torch.randn_like(parameter)
+    torch.testing.assert_close(divergences(model, batches, BITS), naive(model, batches, BITS), rtol=1e-3, atol=1e-9)
+    once, twice = (output_errors(model, batches[:1] * times, BITS)[0] for times in (1, 2))
+    torch.testing.assert_close(twice, once, rtol=1e-6, atol=1e-12)
 
 
 def test_equals_whole_forwards(switchable: MakeSwitchable, architecture: str, batches: list[Batch]) -> None:
