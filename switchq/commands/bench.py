@@ -13,10 +13,10 @@ from switchq.errors import UserError
 from switchq.evaluation import check_writable, write_json
 from switchq.evaluation.provenance import versions
 from switchq.inference import Artifact
-from switchq.inference.bench import FLOAT, Speed, bench
+from switchq.inference.bench import FLOAT, SLOWER, Speed, bench
 from switchq.inference.source import Prefer
 from switchq.inference.tuning import machine
-from switchq.models import pick_device
+from switchq.models import context_window, pick_device
 
 
 def bench_command(
@@ -48,6 +48,11 @@ def bench_command(
     here = torch.cuda.get_device_name() if place == "cuda" else machine()
     plain = FLOAT[place == "cuda"]
     manifest = Artifact(artifact).manifest
+    window = context_window(artifact)
+    if prompt_tokens + new_tokens > window:
+        raise UserError(
+            f"--prompt_tokens {prompt_tokens} and --new_tokens {new_tokens} do not fit the model's window of {window}"
+        )
     rows = bitmap or [str(bits) for bits in manifest.widths]
     for written in rows:
         Bitmap.parse(written, tuple(manifest.layers)).check_held(manifest.widths)
@@ -61,7 +66,7 @@ def bench_command(
     console.print(_table(speeds))
     for speed in speeds:
         for bits, factor in speed.slower.items():
-            console.print(f"On this machine, products at {bits} bits take {factor:.1f} times as long as in float32")
+            console.print(SLOWER.format(bits=bits, factor=factor))
     if output is not None:
         write_json(output, {"machine": here, "versions": versions(), "settings": given, "rows": [*map(asdict, speeds)]})
 

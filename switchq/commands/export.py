@@ -52,8 +52,10 @@ def export_command(
     packs_all = format == "artifact"
     if Path(output).exists() and not overwrite:
         raise UserError(f"{output} is there already: give another --output, or --overwrite")
-    if packs_all != (bitmap is None):
-        raise UserError("an artifact holds all bitmaps, the other formats one: give --bitmap with --format hf, only")
+    if packs_all and bitmap is not None:
+        raise UserError(f"an artifact holds all bitmaps: leave out --bitmap {bitmap}, or give another --format for one")
+    if not packs_all and bitmap is None:
+        raise UserError(f"--format {format} holds one bitmap: give --bitmap")
     if any(check_width(width) == FULL for width in bits or ()):
         raise UserError("an artifact holds widths from 2 to 8: leave out --bits 16")
     if packs_all and grid not in (None, "nested"):

@@ -38,5 +38,8 @@ def show_fixed(console: Console, name: str, fixed: Fixed) -> None:
                 f"Perplexity of the text: {before:.3f} → {after:.3f}; "
                 f"no logit moved by more than {fixed.loss.logits:.3g}"
             )
-        say("--adapters peft merges nothing, and --format hf rounds nothing")
+        ways = ["--adapters peft merges nothing"] if fixed.adapters == "merged" else []
+        ways += ["--format hf rounds nothing again"] if fixed.format != "hf" else []
+        if ways:
+            say(", ".join(ways))
     say(f"Load it with {LOADERS[fixed.format]}")

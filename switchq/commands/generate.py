@@ -6,6 +6,7 @@ from switchq.commands.quiet import quiet
 from switchq.errors import UserError
 from switchq.evaluation.memory import MB
 from switchq.inference import SwitchableLM
+from switchq.inference.bench import SLOWER
 from switchq.inference.source import Prefer
 from switchq.inference.stream import read_schedule, stream
 from switchq.models import pick_device
@@ -50,7 +51,7 @@ def generate_command(
         highlight=False,
     )
     for bits, factor in lm.slower_than_float32().items():
-        said.print(f"On this machine, products at {bits} bits take {factor:.1f} times as long as in float32")
+        said.print(SLOWER.format(bits=bits, factor=factor))
 
 
 def first_bitmap(bitmap: str | None, schedule: str | None) -> str | None:

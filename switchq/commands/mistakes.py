@@ -82,7 +82,9 @@ def explain(error: Exception, args: Sequence[str], choices: Mapping[str, Sequenc
     wanted = [kind for kind in re.findall(r"Expected an? (.+?)(?:\. Got value|\n|$)", text) if "NoneType" not in kind]
     given = re.search(r"(?:Got|Given) value: (.*)", text)
     if wanted and given and option:
-        return UserError(f"{option} must be {_readable(wanted[0])}, not {given[1].strip()!r}")
+        several = [kind for kind in re.findall(r"\n    - Expected an? (.+)", text) if "NoneType" not in kind]
+        kinds = dict.fromkeys(_readable(kind) for kind in several or wanted[:1])
+        return UserError(f"{option} must be {', or '.join(kinds)}, not {given[1].strip()!r}")
     reason = " ".join(re.sub(r'Parser key "[^"]+":', "", text).split())
     return UserError(f"{option}: {reason[:LONGEST]}" if option else reason[:LONGEST])
 

@@ -54,6 +54,7 @@ def search_command(**arguments: Any) -> None:
     options.check()
     files = SearchFiles(Path(options.output))
     check_writable(files.csv)
+    files.check_inputs({"--sensitivity": options.sensitivity, "--data": options.data, "--dev": options.dev})
     files.check(options.overwrite)
     place = pick_device(options.device)
     sensitivity = None if options.sensitivity is None else Sensitivity.read(options.sensitivity)

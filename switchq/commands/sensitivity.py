@@ -109,7 +109,7 @@ def sensitivity_command(
             events = log_sensitivity(result, logdir, subject.name)
             result.write(output)  # it says that all is done
             journal_of(output).unlink()
-            _show(result, subject, output, events)
+            _show(result, subject, output, events, data)
     except KeyboardInterrupt:
         kept = len(journal.entries["batch"])
         print(f"\n{kept:,} batches are kept in {journal.path}: run the same command to go on", file=sys.stderr)
@@ -133,7 +133,7 @@ def _calibration(subject: Subject, options: CalibrationOptions) -> tuple[list[Ba
     return text_batches(windows, subject.tokenizer, options.batch_size), options.text
 
 
-def _show(result: Sensitivity, subject: Subject, output: str, events: Path) -> None:
+def _show(result: Sensitivity, subject: Subject, output: str, events: Path, data: str | None) -> None:
     console = Console()
     calibration = result.run["settings"]["calibration"]
     on = f"{calibration['samples']:,} samples, {calibration['tokens']:,} tokens"
@@ -147,10 +147,11 @@ def _show(result: Sensitivity, subject: Subject, output: str, events: Path) -> N
         if subject.checkpoint
         else f"--model {subject.name} {_grid_options(subject)}".strip()
     )
+    asks = "" if subject.checkpoint else f" --data {data or 'QUESTIONS.json'} --dev none"
     for line in (
         f"Sensitivities {output}",
         f"Heat map      tensorboard --logdir {events}",
-        f"Try next      switchq search {of} --sensitivity {output}",
+        f"Try next      switchq search {of} --sensitivity {output}{asks}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 

@@ -5,6 +5,7 @@ Every Trainer option works as usual. What is added: `schedule` (the training alg
 
 import tempfile
 from argparse import ArgumentError
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from switchq.errors import UserError
 from switchq.files import write_bytes
 from switchq.nn import get_switch
 from switchq.quant import Grid
+from switchq.quant.grid import subclasses
 from switchq.training.callbacks import BeforeAfter, LastCheckpoint, Schedule, SPNet, SwitchProgress, TensorBoardExtras
 from switchq.training.checkpoint import newest_checkpoint, read_checkpoint
 from switchq.training.logger import WholeLogger
@@ -197,7 +199,7 @@ def _choices() -> dict[str, list[str]]:
     """The short names that options for a class take."""
     return {
         "schedule": [schedule.__name__ for schedule in Schedule.__subclasses__()],
-        "model.grid": [grid.__name__ for grid in Grid.__subclasses__()],
+        "model.grid": sorted(grid.__name__ for grid in subclasses(Grid) if not isabstract(grid)),
         "data": [SquadData.__name__, TextData.__name__],
     }
 

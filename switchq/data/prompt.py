@@ -113,7 +113,7 @@ class Prompt:
             if room < 0:
                 raise UserError(
                     f"Question {question.id} and its answer need {fixed} tokens without the context, "
-                    f"but only {max_length} fit: raise max_length (up to the window) or lower max_answer_tokens."
+                    f"but only {max_length} fit: allow the answer fewer tokens, or the whole more (up to the window)."
                 )
             kept = context[:room]
             encoded.append(Encoded(first_ids + head + kept + tail, answer, cut=len(context) - len(kept)))

@@ -82,6 +82,8 @@ def _read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
+    except UserError:
+        raise
     except ValueError as error:  # a number of more digits than Python reads
         raise UserError(f"{path}: not JSON: {error}.") from None
     except RecursionError:

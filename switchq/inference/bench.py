@@ -26,6 +26,10 @@ FLOAT = ("float32", "float16")
 """What the reference is called where the others have a bitmap, on a CPU and on a GPU."""
 
 
+SLOWER = "On this machine a product at {bits} bits alone takes {factor:.1f} times as long as in float32"
+"""What is told of `SwitchableLM.slower_than_float32`: of products, whatever the rest of a step gains."""
+
+
 @dataclass(frozen=True)
 class Speed:
     """What one bitmap cost.

@@ -19,7 +19,8 @@ def pick_device(wanted: str = "auto") -> torch.device:
         device = torch.device(wanted)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        raise UserError(f"no device {wanted!r} on this machine: use auto, cpu or cuda") from None
+        there = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
+        raise UserError(f"no device {wanted!r} on this machine: use {there}") from None
     return device
 
 

@@ -29,8 +29,9 @@ def leaderboard_chart(
     y = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
     legend = alt.Legend(
         title="Method",
+        symbolFillColor=MUTED,
         symbolStrokeColor=MUTED,
-        symbolSize=160,
+        symbolSize=90,
         columns=alt.ExprRef("max(2, floor(width / 150))"),
     )
     dash = alt.StrokeDash(
@@ -54,7 +55,7 @@ def leaderboard_chart(
     layers = [
         base.mark_line(color=MUTED, strokeWidth=1.3).encode(x=x, y=y, strokeDash=dash),
         base.mark_point(size=90, filled=True, opacity=1).encode(
-            x=x, y=y, shape=shape, color=bits_colour(rows), tooltip=tooltip
+            x=x, y=y, shape=shape, color=bits_colour(rows, "Bits"), tooltip=tooltip
         ),
     ]
     if full is not None:

@@ -63,12 +63,18 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
     return alt.layer(*layers).properties(width="container", height=height)
 
 
+def files_with_lines(rows: Rows) -> list[str]:
+    """The files that have a line of their own in `quality_chart`: none if there would be one, or too many."""
+    counts = Counter(str(row["file"]) for row in rows if row["kind"] != "mixed")
+    files = [file for file, count in counts.items() if count > 1]
+    return files if 1 < len(files) <= len(DASHES) else []
+
+
 def _file_lines(rows: Rows, size: alt.X, score: alt.Y) -> list[alt.Chart]:
     """Where there are several files, a thin line through the uniform and striped bitmaps of each."""
     plain = [row for row in rows if row["kind"] != "mixed"]
-    counts = Counter(row["file"] for row in plain)
-    files = [file for file, count in counts.items() if count > 1]
-    if len(files) < 2 or len(files) > len(DASHES):
+    files = files_with_lines(rows)
+    if not files:
         return []
     dash = alt.StrokeDash(
         "file:N",
@@ -98,13 +104,13 @@ def size_axis(field: str = "weight_mb", title: str = "") -> alt.X:
     return alt.X(f"{field}:Q", title=title or COSTS[field], scale=scale, axis=ticks)
 
 
-def bits_colour(rows: Rows) -> alt.Color:
+def bits_colour(rows: Rows, title: str = "Average bits") -> alt.Color:
     """Mean width by colour, with its key: the widths themselves where there are a few, else some on the way."""
     averages = [row["average_bits"] for row in rows]
     widths = sorted(set(averages))
     if not 0 < len(widths) <= 6 or any(width % 1 for width in widths):
         widths = [2, 4, 8] + ([16] if max(averages, default=0) > 8 else [])
-    legend = alt.Legend(title="Average bits", type="symbol", values=widths, symbolType="square")
+    legend = alt.Legend(title=title, type="symbol", values=widths, symbolType="square")
     return alt.Color("average_bits:Q", scale=width_scale(averages), legend=legend)
 
 
@@ -128,9 +134,11 @@ def perplexity_axis(values: Sequence[float]) -> tuple[alt.Scale, alt.Axis]:
     """A logarithmic scale round some positive values, with round numbers at its ticks."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     ticks = [value for value in _round_values(values) if low <= value <= high]
-    axis = alt.Axis(values=_round_values(values), format="~s") if len(ticks) > 1 else alt.Axis(tickCount=5, format="~g")
-    if min(values, default=0.0) > 0:
-        return alt.Scale(type="log", nice=False, domain=[min(values) * 0.9, max(values) * 1.15]), axis
+    form = "~s" if low >= 1 and len(ticks) > 1 else "~g"  # 10k, but not 1m for a thousandth
+    axis = alt.Axis(values=_round_values(values), format=form) if len(ticks) > 1 else alt.Axis(tickCount=5, format=form)
+    if low > 0:
+        margin = max((high / low) ** 0.08, 1.005)
+        return alt.Scale(type="log", nice=False, domain=[low / margin, high * margin]), axis
     return alt.Scale(zero=False, padding=16), axis
 
 

@@ -89,7 +89,7 @@ class Grid(ABC):
         Raises:
             UserError: an unknown grid or argument.
         """
-        known = {grid.__name__: grid for grid in _subclasses(Grid)}
+        known = {grid.__name__: grid for grid in subclasses(Grid)}
         try:
             return known[str(content["class_path"]).rpartition(".")[2]](**content.get("init_args", {}))
         except (KeyError, TypeError) as error:
@@ -204,7 +204,8 @@ def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
     return value + (rounded - value.detach()) if value.requires_grad else rounded
 
 
-def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
+def subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    """All classes that derive from `base`, directly or not, abstract ones too."""
     for subclass in base.__subclasses__():
         yield subclass
-        yield from _subclasses(subclass)
+        yield from subclasses(subclass)

@@ -1,12 +1,12 @@
 """Reading a checkpoint outside of a Trainer: find it, open it without running anything it holds, rebuild its module."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from switchq.errors import UserError
+from switchq.mishaps import out_of_memory
 from switchq.quant import Grid
 from switchq.training.module import SwitchableModule
 
@@ -24,12 +24,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the checkpoint {file} is damaged or not a checkpoint: {reason[:200]}") from None
+    except Exception as error:  # of bytes that are no pickle anything may be raised, from its opcodes' own code too
+        if out_of_memory(error):
+            raise
+        raise UserError(f"the checkpoint {file} is damaged or not a checkpoint{_reason(error)}") from None
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters", "base"} <= content.keys():
         raise UserError(f"{file} is not a switchq checkpoint")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, if it is the file system that says so."""
+    return f": {error.strerror or error}" if isinstance(error, OSError) else ""
 
 
 def load_checkpoint(path: str | Path, base: str | None = None) -> SwitchableModule:

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from switchq.bitmap import Bitmap, ladder
+from switchq.bitmap import Bitmap, check_width, ladder
 from switchq.data.batches import counted
 from switchq.errors import UserError
 from switchq.models import load_model, load_tokenizer, make_switchable
@@ -140,6 +140,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
     ) -> None:
         super().__init__()
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        for width in bits:
+            check_width(width)
         for name, value, least in (
             ("accumulate", accumulate, 1),
             ("start_batches", start_batches, 1),
@@ -170,7 +172,8 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         for width, factor in (width_lr or {}).items():
             if width not in bits or not factor > 0:
                 raise UserError(
-                    f"model.width_lr gives {width} bits the factor {factor}: name trained widths, and use above 0"
+                    f"model.width_lr gives {width} bits the factor {factor}, which must be above 0, and of one of "
+                    f"model.bits {list(bits)}; a configuration may set either"
                 )
         self.save_hyperparameters(_plain(settings))
         self.automatic_optimization = False

@@ -186,7 +186,7 @@ def test_killed_from_outside_and_repeated(of_model: list[object], tmp_path: Path
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     again = switchq(*options, "--output", output)
     assert (again.code, again.err.count("\n")) == (2, 1)
-    assert "s.json holds a finished search" in again.err
+    assert "s.json is there already, as after a finished search" in again.err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     other_seed = [*options, "--method", "ilp", "--seed", 1]
     assert switchq(*other_seed, "--output", output, "--overwrite").code == 0
@@ -268,7 +268,9 @@ BAD = [
     ("--output search.json", "ends in .csv"),
     ("--output file/below/s.csv", "cannot write"),
     ("--output taken.csv", "taken.csv exists, but no taken.journal.jsonl"),
-    ("--output done.csv", "done.json holds a finished search"),
+    ("--sensitivity done.json --output done.csv", "--output done.csv would be written over done.json", "--sensitivity"),
+    ("--sensitivity done.json --output done.csv --overwrite true", "would be written over done.json"),
+    ("--output done.csv", "done.json is there already, as after a finished search"),
     ("--device warp", "no device 'warp'"),
 ]
 

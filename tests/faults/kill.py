@@ -29,7 +29,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from verbs import VERBS, Verb, check_whole, first_difference  # noqa: E402  beside this file
 
-FINISHED = ("is there already", "holds a finished search", "runs of this sweep already")
+FINISHED = ("is there already", "runs of this sweep already")
 """What a command says that has nothing left to do."""
 
 COMMANDS = ("train", "gendata", "sensitivity", "search", "ptq", "transfer", "export", "eval", "mistakes")

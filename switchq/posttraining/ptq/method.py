@@ -26,6 +26,7 @@ from switchq.posttraining.ptq.setting import Setting
 from switchq.posttraining.ptq.statistics import Needs
 from switchq.posttraining.ptq.transform import Transform
 from switchq.quant import Grid
+from switchq.quant.grid import subclasses
 
 PACKAGE = "switchq.posttraining.ptq"
 
@@ -142,12 +143,7 @@ def _find(base: type[Any], path: str) -> type[Any] | None:
         except ModuleNotFoundError:
             return None
         return found if isinstance(found, type) and issubclass(found, base) else None
-    return next((kind for kind in _subclasses(base) if kind.__name__ == path), None)
-
-
-def _subclasses(base: type[Any]) -> list[type[Any]]:
-    direct = base.__subclasses__()
-    return direct + [kind for one in direct for kind in _subclasses(one)]
+    return next((kind for kind in subclasses(base) if kind.__name__ == path), None)
 
 
 def _as_dict(part: Rounder | Transform | Activations) -> dict[str, Any]:

@@ -48,6 +48,22 @@ class SearchFiles:
         """The evaluations."""
         return self.csv.with_suffix(".journal.jsonl")
 
+    def check_inputs(self, inputs: Mapping[str, str | None]) -> None:
+        """Refuse to write over what the search reads.
+
+        Args:
+            inputs: option -> the file that it was given.
+
+        Raises:
+            UserError: one of them is also written.
+        """
+        written = {path.resolve() for path in (self.csv, self.json, self.bitmap, self.journal)}
+        for option, given in inputs.items():
+            if given is not None and Path(given).resolve() in written:
+                raise UserError(
+                    f"--output {self.csv} would be written over {given}, which {option} reads: name another"
+                )
+
     def check(self, overwrite: bool) -> None:
         """Refuse early what `claim` would refuse whatever the settings.
 
@@ -57,7 +73,9 @@ class SearchFiles:
         if overwrite or not is_first():  # the first process may be writing already
             return
         if self.json.exists():
-            raise UserError(f"{self.json} holds a finished search: choose another --output, or give --overwrite")
+            raise UserError(
+                f"{self.json} is there already, as after a finished search: give another --output, or --overwrite"
+            )
         for path in (self.csv, self.bitmap):
             if path.exists() and not self.journal.exists():
                 raise UserError(

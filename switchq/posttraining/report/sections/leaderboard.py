@@ -58,7 +58,7 @@ def _figure(rows: Sequence[Entry], score: Score, made: Made, tag: str) -> list[F
     higher = score.better == "higher"
     title = f"{short(score.task)}: {score.metric} against effective bits"
     words = f"{'Up' if higher else 'Down'} and left is better. Each line is a method, each colour a width."
-    words += "" if full is None else " The dotted line is full precision."
+    words += "" if full is None else " The dotted line across is full precision."
     words += " Effective bits count codes, scales and zero points."
     chart = leaderboard_chart(points, f"{short(score.task)} {score.metric}", higher, full)
     return [Figure(slug(f"ptq-{score.task}-{score.metric}-{tag}"), title, words, chart, made)]

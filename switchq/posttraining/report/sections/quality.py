@@ -3,7 +3,7 @@
 from typing import Any
 
 from switchq.plots.front import pareto
-from switchq.plots.quality import KINDS, quality_chart
+from switchq.plots.quality import KINDS, files_with_lines, quality_chart
 from switchq.posttraining.report.compare import Group, Row, groups, kind, score
 from switchq.posttraining.report.content import Figure, Made, Section, made_from
 from switchq.posttraining.report.sources import Sources
@@ -64,6 +64,8 @@ def _figure(group: Group, metric: str) -> Figure:
     ]
     if sum(bool(row["front"]) for row in rows) > 1:
         words.append("The line joins the bitmaps that none of the others beats in both size and score.")
+    if files_with_lines(rows):
+        words.append("A thin line joins the uniform and striped bitmaps of each file.")
     if any(row["before"] is not None for row in rows):
         words.append("Hollow marks: before training, joined to the same bitmap after it.")
     if any(row["low"] is not None for row in rows):
