@@ -80,13 +80,15 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, option: str = "--output") -> None:
     """Write `text` as UTF-8, atomically; half a surrogate pair, which UTF-8 lacks, is written as its escape.
+
+    `option` is what the user gave `path` with.
 
     Raises:
         UserError: `path` cannot be written; a file that was there before is untouched.
     """
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), option)
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview, option: str = "--output") -> None:

@@ -17,9 +17,9 @@ def report_command(run: list[str] | None, output: str, figures: str | None, titl
     """
     from switchq.plots.render import png, svg
 
+    sources = read_sources(run or [])
     if Path(output).exists() and not overwrite:
         raise UserError(f"{output} exists already: give another --output, or --overwrite")
-    sources = read_sources(run or [])
     check_writable(output)
     report = build(sources, title)
     if figures is not None:
@@ -28,8 +28,8 @@ def report_command(run: list[str] | None, output: str, figures: str | None, titl
             raise UserError(f"{there[0]} exists already: give another --figures, or --overwrite")
         for one in report.figures:
             vector, raster = _files(figures, one.slug)
-            write_text(vector, svg(one.chart))
-            write_bytes(raster, png(one.chart))
+            write_text(vector, svg(one.chart), "--figures")
+            write_bytes(raster, png(one.chart), "--figures")
     write_text(output, render(report))
     size = Path(output).stat().st_size / 1e6
     counts = f"{_count(len(report.figures), 'figure')}, {_count(len(report.tables), 'table')}"

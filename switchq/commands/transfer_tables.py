@@ -130,7 +130,7 @@ def _ends(found: Outcome, form: str, name: str) -> tuple[str, str]:
             ratios.setdefault(one.layer, []).append(one.against_own)
     means = {layer: statistics.geometric_mean(found) for layer, found in ratios.items()}
     ends = (min(means, key=means.__getitem__), max(means, key=means.__getitem__))
-    low, high = (f"{_brief(layer)} {means[layer]:.2f}" for layer in ends)
+    low, high = (f"{means[layer]:.2f} {_brief(layer)}" for layer in ends)  # a narrow terminal cuts the name
     return low, high
 
 

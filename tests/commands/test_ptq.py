@@ -228,21 +228,22 @@ def test_a_packed_folder_that_lacks_a_tensor(workshop: Workshop, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("method", "says"),
+    ("method", "says", "before"),
     [
-        ("hqq", "fractional zero points"),
-        ("awq-l2", "a change of its input"),
-        ("praq", "channels at 16 bits"),
+        ("hqq", "fractional zero points", True),
+        ("awq-l2", "a change of its input", False),
+        ("praq", "channels at 16 bits", False),
     ],
 )
 def test_what_a_packed_format_cannot_hold_is_told_of_the_method(
-    method: str, says: str, workshop: Workshop, tmp_path: Path, switchq: Switchq
+    method: str, says: str, before: bool, workshop: Workshop, tmp_path: Path, switchq: Switchq
 ) -> None:
     config = write_config(workshop, tmp_path)
     command = ["ptq", "--config", config, "--methods", method, "--bits", 3, "--output", tmp_path / "out"]
     done = switchq(*command, "--save", tmp_path / "saved", "--save_format", "gptq")
     assert (done.code, says in done.err, "choose --save_format hf" in done.err) == (2, True, True), done.err
     assert not (tmp_path / "saved").exists()
+    assert (tmp_path / "out").exists() != before  # what the method's definition tells is told before any work
 
 
 @pytest.fixture

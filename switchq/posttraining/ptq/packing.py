@@ -62,6 +62,8 @@ class Packing:
                 f"{method.name} has zero points, and {OPTION} {self.format} is read without them only: give "
                 f"--symmetric true, or choose {OPTION} gptq or hf"
             )
+        if not method.rounder.whole_zeros and not isinstance(grid, Symmetric):
+            raise UserError(f"{method.name} has fractional zero points, which {self._holds_not}")
         names = setting.quantised(architecture.linear_names(model))
         views = {name: weight_view(model.get_submodule(name)) for name in names}
         shapes = {name: (view_OI.shape[0], view_OI.shape[1]) for name, view_OI in views.items()}

@@ -62,6 +62,9 @@ class Rounded:
 class Rounder:
     """Base class of all rounders: a frozen dataclass whose fields are its hyper-parameters."""
 
+    whole_zeros: ClassVar[bool] = True
+    """Whether zero points, where a grid has them, stay integers."""
+
     def needs(self) -> Needs:
         """The statistics of a linear's input that it reads."""
         return Needs()

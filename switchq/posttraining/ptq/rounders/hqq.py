@@ -18,6 +18,7 @@ small and loses little in 16 bits; the point itself would lose enough to shift w
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class Hqq(LinearRounder):
     Raises:
         UserError: a number out of range.
     """
+
+    whole_zeros: ClassVar[bool] = False
 
     norm: float = 0.7
     beta: float = 10.0
