@@ -16,7 +16,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Self
 
-from switchq.errors import UserError
+from switchq.errors import UserError, reason
 
 FULL = 16
 """The width that stands for "not quantised"."""
@@ -121,7 +121,7 @@ class Bitmap(tuple[int, ...]):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the bitmap file {path}: {error}") from None
+            raise UserError(f"cannot read the bitmap file {path}: {reason(error)}") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"the bitmap file {path} is not JSON: {error}") from None
         if isinstance(content, Mapping) and "bitmap" in content:

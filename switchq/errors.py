@@ -20,3 +20,8 @@ class MachineError(UserError):
     """
 
     exit_code = 3
+
+
+def reason(error: Exception) -> str:
+    """What an error of reading a file says, without the path, which the message that it goes into has already."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -69,10 +69,10 @@ class Generation:
     base_hash: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.count, self.max_new_tokens, self.batch_size) < 1:
-            raise UserError("count, max_new_tokens and batch_size must be at least 1.")
-        if min(self.greedy_tokens, self.top_k, self.teacher_top_k, self.seed) < 0:
-            raise UserError("greedy_tokens, top_k, teacher_top_k and seed must not be negative.")
+        least = {"count": 1, "max_new_tokens": 1, "batch_size": 1, "greedy_tokens": 0, "top_k": 0, "teacher_top_k": 0}
+        for name, value in {**least, "seed": 0}.items():
+            if getattr(self, name) < value:
+                raise UserError(f"{name} must be at least {value}, not {getattr(self, name)}.")
         if self.temperature <= 0:
             raise UserError(
                 f"temperature must be above 0, not {self.temperature}; for greedy text raise greedy_tokens."
@@ -119,10 +119,9 @@ def generate_dataset(
         if resume and (output / SETTINGS_FILE).is_file() and read_settings(output) == record:
             shutil.rmtree(output.with_name(output.name + ".partial"), ignore_errors=True)
             return output
-        raise UserError(
-            f"{output} already exists and was made with other settings or from another source: "
-            f"remove it or choose another --output."
-        )
+        made = (output / SETTINGS_FILE).is_file()
+        what = "was made with other settings or from another source" if made else "holds something else"
+        raise UserError(f"{output} already exists and {what}: remove it or choose another --output.")
     prompts = _prompts(model, tokenizer, settings)
     batches = LengthGroupedBatches([len(ids) for ids in prompts], settings.batch_size, settings.seed).batches(0)
     try:

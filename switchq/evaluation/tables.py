@@ -56,7 +56,7 @@ def before_after_table(before: Sequence[EvalResult], after: Sequence[EvalResult]
         *((f"{name}\nperplexity", _text(name)) for name in dict.fromkeys(n for r in after for n in r.text_perplexity)),
     ]
     costs: list[_Column] = [("weight\nMB", lambda r: _size(r.weight_mb)), ("tokens\n/s", _part("tokens_per_s", ",.0f"))]
-    shown = [column for column in scores if any(column[1](result) for result in after)]
+    shown, costs = ([one for one in some if any(one[1](result) for result in after)] for some in (scores, costs))
     table = _table(title)
     table.add_column("bitmap", overflow="fold", vertical="bottom")
     for name in ("avg\nbits", *(name for name, _ in shown), *(name for name, _ in costs)):

@@ -112,3 +112,12 @@ def test_before_and_after(width: int) -> None:
 def test_before_and_after_must_be_about_the_same_bitmaps() -> None:
     with pytest.raises(ValueError, match="same bitmaps"):
         before_after_table([result(bits=8)], [result(bits=4)])
+
+
+def test_text_alone_has_no_speed_of_answers() -> None:
+    silent = {"EM": None, "F1": None, "n_questions": 0, "answer_perplexity": None, "tokens_per_s": None}
+    one = result(**silent, text_perplexity={"houses": 30.5})
+    said = "\n".join(shown(before_after_table([one], [one]), 80))
+    assert "houses" in said
+    assert "30.50 → 30.50" in said
+    assert not any(word in said for word in ("tokens", "F1", "EM"))

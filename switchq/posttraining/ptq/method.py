@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from switchq.errors import UserError
+from switchq.errors import UserError, reason
 from switchq.posttraining.ptq.activations import Activations
 from switchq.posttraining.ptq.rounder import Rounder
 from switchq.posttraining.ptq.setting import Setting
@@ -109,7 +109,7 @@ def load_methods(path: str | Path = METHODS) -> dict[str, Method]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the methods in {path}: {error}") from None
+        raise UserError(f"cannot read the methods in {path}: {reason(error)}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, Mapping) or not all(isinstance(entry, Mapping) for entry in content.values()):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from switchq.errors import UserError
+from switchq.errors import UserError, reason
 
 
 def read_json(path: Path) -> Any:
@@ -22,7 +22,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"no file or folder {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged or not JSON: {error}") from None
 
@@ -68,7 +68,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"no file or folder {path}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
     if not rows or "bitmap" not in rows[0]:
         raise UserError(f"{path} is not the table of a search: it has no rows with a column 'bitmap'")
     return rows

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from switchq.errors import UserError
+from switchq.errors import UserError, reason
 from switchq.evaluation import EvalResult
 from switchq.posttraining.report.events import Curves, has_events, read_curves
 from switchq.posttraining.report.reading import clean, number, read_json, read_table
@@ -237,7 +237,7 @@ def _read_run(folder: Path, sources: Sources) -> None:
     try:
         text = "" if config is None else clean(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {config}: {error}") from None
+        raise UserError(f"cannot read {config}: {reason(error)}") from None
     record = (new or old)[0].result.run if new or old else {}
     sources.runs.append(TrainingRun(name, folder, read_curves(folder), text, record))
 

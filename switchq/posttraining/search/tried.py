@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from switchq.bitmap import FULL
-from switchq.errors import UserError
+from switchq.errors import UserError, reason
 from switchq.posttraining.search.front import Point
 from switchq.posttraining.search.metric import Array, Metric
 from switchq.posttraining.search.output import SearchFiles
@@ -94,7 +94,8 @@ def read_search(path: Path, content: Mapping[str, Any]) -> SearchRun:
     try:
         lines = journal.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {journal}, which holds the values by question of {path.name}: {error}") from None
+        why = f"which holds the values by question of {path.name}: {reason(error)}"
+        raise UserError(f"cannot read {journal}, {why}") from None
     try:
         settings, points = content["settings"], content["points"]
         metric, cost = Metric(settings["metric"]), settings["cost"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from switchq.errors import UserError
+from switchq.errors import UserError, reason
 from switchq.files import write_json
 
 KIND = "sensitivity"
@@ -98,7 +98,7 @@ class Sensitivity:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the sensitivities {path}: {error}") from None
+            raise UserError(f"cannot read the sensitivities {path}: {reason(error)}") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"the sensitivities {path} are damaged: not JSON ({error})") from None
         if not isinstance(content, dict) or content.get("kind") != KIND:
