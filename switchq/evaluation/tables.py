@@ -5,14 +5,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from switchq.evaluation.result import EvalResult
 
 _Column = tuple[str, Callable[[EvalResult], str]]
 
 
-def results_table(results: Sequence[EvalResult], title: str | None = None) -> Table:
+def show(console: Console, title: str, table: Table) -> None:
+    """Print a table below its title, which a terminal may wrap, but which can be copied as one line."""
+    console.print(Text(title, style="italic"), soft_wrap=True)
+    console.print(table)
+
+
+def results_table(results: Sequence[EvalResult]) -> Table:
     """One row per bitmap: scores, then sizes, then speed. Columns that hold nothing in any row are left out."""
     if not results:
         raise ValueError("no results to show")
@@ -28,7 +36,7 @@ def results_table(results: Sequence[EvalResult], title: str | None = None) -> Ta
         ("latency\nms", _part("latency_ms", ",.1f")),
         (f"peak\n{memory} MB", lambda r: f"{r.peak_memory_mb:,.0f}"),
     ]
-    table = _table(title)
+    table = _table()
     table.add_column("bitmap", overflow="fold", vertical="bottom")
     for name, cell in columns:
         if any(cell(result) for result in results):
@@ -39,7 +47,7 @@ def results_table(results: Sequence[EvalResult], title: str | None = None) -> Ta
     return table
 
 
-def before_after_table(before: Sequence[EvalResult], after: Sequence[EvalResult], title: str | None = None) -> Table:
+def before_after_table(before: Sequence[EvalResult], after: Sequence[EvalResult]) -> Table:
     """What training changed: one row per bitmap, scores as `before -> after`.
 
     The weights of a bitmap take the same room before and after, so that is one figure.
@@ -57,7 +65,7 @@ def before_after_table(before: Sequence[EvalResult], after: Sequence[EvalResult]
     ]
     costs: list[_Column] = [("weight\nMB", lambda r: _size(r.weight_mb)), ("tokens\n/s", _part("tokens_per_s", ",.0f"))]
     shown, costs = ([one for one in some if any(one[1](result) for result in after)] for some in (scores, costs))
-    table = _table(title)
+    table = _table()
     table.add_column("bitmap", overflow="fold", vertical="bottom")
     for name in ("avg\nbits", *(name for name, _ in shown), *(name for name, _ in costs)):
         table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
@@ -71,10 +79,8 @@ def before_after_table(before: Sequence[EvalResult], after: Sequence[EvalResult]
     return table
 
 
-def _table(title: str | None) -> Table:
-    return Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def _part(name: str, form: str = ".1f") -> Callable[[EvalResult], str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from switchq.evaluation.result import EvalResult, read_results, write_predictions, write_results
 from switchq.evaluation.squad_score import QuestionScore
-from switchq.evaluation.tables import before_after_table, results_table
+from switchq.evaluation.tables import before_after_table, results_table, show
 
 
 def result(label: str = "8", bits: int = 8, **changes: Any) -> EvalResult:
@@ -79,7 +79,7 @@ LADDER = [("8", 8), ("8/4", 6), ("4", 4), ("4/2", 3), ("2", 2), ("mixed 5.25", 5
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_table_fits_a_terminal(width: int) -> None:
-    lines = shown(results_table([result(label, bits) for label, bits in LADDER], title="dev"), width)
+    lines = shown(results_table([result(label, bits) for label, bits in LADDER]), width)
     rows = [line for line in lines if "71.2" in line]
     assert [row.split()[0] for row in rows] == ["8", "8/4", "4", "4/2", "2", "mixed"]
     for row in rows:
@@ -112,6 +112,15 @@ def test_before_and_after(width: int) -> None:
 def test_before_and_after_must_be_about_the_same_bitmaps() -> None:
     with pytest.raises(ValueError, match="same bitmaps"):
         before_after_table([result(bits=8)], [result(bits=4)])
+
+
+def test_a_title_stays_on_one_line() -> None:
+    """A terminal wraps it where it must; what is copied or piped is a path in one piece."""
+    console = Console(width=40, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    title = "lightning_logs/version_12/checkpoints/last.ckpt on [22] windows, CPU"
+    show(console, title, results_table([result()]))
+    console.file.close()
+    assert console.export_text().splitlines()[0] == title
 
 
 def test_text_alone_has_no_speed_of_answers() -> None:
