@@ -20,17 +20,9 @@ pytestmark = [
 ]
 
 
-def compiled(
-    kernel: Any,
-    bits: int,
-    pointers: dict[str, str],
-    constants: dict[str, Any],
-    warps: int = 1,
-    registers: int | None = None,
-    capability: int = HOPPER,
-) -> str:
-    """The PTX of a kernel over `bits` planes, pointers and rows aligned; what else is no constant is an integer."""
-    return str(stages(kernel, bits, pointers, constants, warps, registers, capability)["ptx"])
+def compiled(kernel: Any, *arguments: Any, **options: Any) -> str:
+    """The PTX of a kernel; see `stages`."""
+    return str(stages(kernel, *arguments, **options)["ptx"])
 
 
 def stages(
@@ -42,7 +34,10 @@ def stages(
     registers: int | None = None,
     capability: int = HOPPER,
 ) -> Any:
-    """All that Triton's compiler makes of it on the way, by name."""
+    """What Triton's compiler makes of a kernel over `bits` planes, by name.
+
+    Pointers and rows are aligned; what else is no constant is an integer.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
