@@ -22,18 +22,21 @@ def plain_model(model: PreTrainedModel, bitmap: Bitmap, merge: bool = True) -> P
     with no_init_weights():
         plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
     plain.tie_weights()
-    weights: dict[str, Tensor] = {}
+    running: dict[str, Tensor] = {}
     transposed = architecture_of(model.config).transposed
     names = set(architecture_of(model.config).linear_names(model))
     with at(model, bitmap):
         for layer in switch_layers(model):
             weight_OI = merged_weight(layer) if merge else layer.linear.effective_weight()
             turned = transposed and layer.name in names
-            weights[f"{layer.name}.weight"] = weight_OI.T if turned else weight_OI
-    for name, value in model.named_parameters():
-        weights.setdefault(name.replace(".base_layer.", "."), value)
-    for name, parameter in plain.named_parameters():
-        parameter.data = weights[name].detach().to(torch.float32).clone(memory_format=torch.contiguous_format)
+            running[f"{layer.name}.weight"] = weight_OI.T if turned else weight_OI
+    kept = {name.replace(".base_layer.", "."): value for name, value in model.named_parameters()}
+    called: dict[Tensor, list[str]] = {}
+    for name, parameter in plain.named_parameters(remove_duplicate=False):
+        called.setdefault(parameter, []).append(name)
+    for parameter, names_of in called.items():  # a tied head and embeddings are one, of which a bitmap names the head
+        value = next(weights[name] for weights in (running, kept) for name in names_of if name in weights)
+        parameter.data = value.detach().to(torch.float32).clone(memory_format=torch.contiguous_format)
     if model.generation_config is not None:
         plain.generation_config = model.generation_config
     return plain.eval()

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from switchq.errors import UserError
 from switchq.inference import Exported, SwitchableLM, export_fixed
 from switchq.inference.dense import plain_model
+from switchq.models import make_switchable
 from switchq.nn import at
+from switchq.quant import Symmetric
 
 Build = Callable[..., PreTrainedModel]
 
@@ -43,6 +45,21 @@ def test_loads_as_what_it_was(
         for name, adapters in (("merged", True), ("bare", False)):
             loaded = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
             same(loaded(tokens_BT).logits, logits(model, tokens_BT, bitmap, adapters))
+
+
+def test_head_and_embeddings_that_are_rounded(
+    architecture: str, tiny: Build, character_tokenizer: PreTrainedTokenizerFast, tokens_BT: Tensor, tmp_path: Path
+) -> None:
+    """Tied, they are one entry of the bitmap and one tensor, of which a plain model knows the embeddings' name."""
+    model = make_switchable(tiny(architecture), (8, 4, 2), Symmetric(), extra=("head", "embeddings"), adapters=False)
+    export_fixed(model, character_tokenizer, tmp_path / "out", "2")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        same(loaded(tokens_BT).logits, logits(model, tokens_BT, "2"))
+    with at(model, "2"):
+        rounded = model.get_input_embeddings()(tokens_BT)
+    torch.testing.assert_close(loaded.get_input_embeddings()(tokens_BT), rounded)
+    assert not torch.allclose(rounded, model.get_input_embeddings()(tokens_BT), atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

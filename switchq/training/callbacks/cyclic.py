@@ -61,7 +61,10 @@ class Cyclic(Schedule):
         if cycles < 1:
             raise UserError(f"cyclic needs at least one cycle, not {cycles}")
         if distill and mode != "turns":
-            raise UserError(f"cyclic distils in mode `turns` only, not in `{mode}`")
+            raise UserError(
+                f"cyclic distils in mode `turns` only, not in `{mode}`: set schedule.distill 0, which a configuration "
+                f"may set to {distill:g}"
+            )
         self.mode = mode
         self.bitmaps = bitmaps
         self.cycles = cycles
