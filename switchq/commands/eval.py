@@ -21,7 +21,7 @@ from switchq.evaluation import (
     evaluate,
     results_table,
     run_record,
-    show,
+    show_table,
     write_predictions,
     write_results,
 )
@@ -139,7 +139,7 @@ def _show(
 ) -> None:
     console = Console()
     device = "GPU" if torch.cuda.is_available() and results[0].peak_memory_of == "cuda" else "CPU"
-    show(console, f"{what} on {scoring_set.describe()}, {device}", results_table(results))
+    show_table(console, f"{what} on {scoring_set.describe()}, {device}", results_table(results))
     cut = results[0].n_cut
     if cut:
         console.print(

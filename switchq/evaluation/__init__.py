@@ -16,7 +16,7 @@ from switchq.evaluation.perplexity import (
 from switchq.evaluation.provenance import run_record, sha256
 from switchq.evaluation.result import EvalResult, read_results, write_predictions, write_results
 from switchq.evaluation.squad_score import QuestionScore, SquadMetric, question_scores, summarise, without_phrase
-from switchq.evaluation.tables import before_after_table, results_table, show
+from switchq.evaluation.tables import before_after_table, results_table, show_table
 from switchq.files import check_writable, write_bytes, write_json, write_text
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
     "results_table",
     "run_record",
     "sha256",
-    "show",
+    "show_table",
     "summarise",
     "text_perplexity",
     "token_nll",

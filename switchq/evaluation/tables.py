@@ -14,7 +14,7 @@ from switchq.evaluation.result import EvalResult
 _Column = tuple[str, Callable[[EvalResult], str]]
 
 
-def show(console: Console, title: str, table: Table) -> None:
+def show_table(console: Console, title: str, table: Table) -> None:
     """Print a table below its title, which a terminal may wrap, but which can be copied as one line."""
     console.print(Text(title, style="italic"), soft_wrap=True)
     console.print(table)

@@ -164,11 +164,12 @@ class QuantWeight(nn.Module):
         """The weight (O, I) at the current width."""
         bits = self.bits
         trainable = self._learns(bits)
-        if trainable and torch.is_grad_enabled():
+        training = trainable and torch.is_grad_enabled()
+        if training:
             self._versions = {}  # an optimiser step may follow, and fused optimisers do not raise the version
         if bits == FULL:
             return self.weight
-        if not self.keeps_rounded or (trainable and torch.is_grad_enabled()):
+        if training or not self.keeps_rounded:
             return self.round_weight(bits)
         if trainable or bits not in self._versions:
             return self.rounded(bits)

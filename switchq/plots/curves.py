@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from switchq.plots.palette import INK, width_colour
-from switchq.plots.quality import perplexity_axis
+from switchq.plots.quality import log_axis
 from switchq.plots.rows import AnyChart, data
 
 Curve = Sequence[tuple[int, float]]
@@ -52,7 +52,7 @@ def curve_chart(
         drawn = thin([(i, float(step)) for i, (step, _) in enumerate(curve)])
         rows += [{"bitmap": label, "step": step, "raw": curve[i][1], "smooth": smoothed[i]} for i, step in drawn]
     log = logarithmic and all(row["raw"] > 0 for row in rows)
-    scale, axis = perplexity_axis([row["raw"] for row in rows]) if log else (alt.Scale(zero=False), alt.Axis())
+    scale, axis = log_axis([row["raw"] for row in rows]) if log else (alt.Scale(zero=False), alt.Axis())
     named = len(labels) > 1 or bool(bits.keys() & labels)
     legend = alt.Legend(title="Bitmap", symbolType="stroke") if named else None
     base = alt.Chart(data(rows)).encode(

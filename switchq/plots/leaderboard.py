@@ -3,7 +3,7 @@
 import altair as alt
 
 from switchq.plots.palette import INK, MUTED
-from switchq.plots.quality import DASHES, bits_colour, perplexity_axis, size_axis
+from switchq.plots.quality import DASHES, bits_colour, log_axis, size_axis
 from switchq.plots.rows import AnyChart, Rows, data
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
@@ -24,7 +24,7 @@ def leaderboard_chart(
     """
     methods = list(dict.fromkeys(str(row["method"]) for row in rows))
     values = [float(row["value"]) for row in rows] + ([] if full is None else [full])
-    scale, axis = perplexity_axis(values) if not higher_is_better else (alt.Scale(zero=False, padding=16), alt.Axis())
+    scale, axis = log_axis(values) if not higher_is_better else (alt.Scale(zero=False, padding=16), alt.Axis())
     x = size_axis("effective_bits", "Effective bits")
     y = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
     legend = alt.Legend(

@@ -28,7 +28,7 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
         height: of the plot, pixels.
     """
     values = [row[name] for row in rows for name in ("value", "before", "low", "high") if row.get(name) is not None]
-    scale, axis = (percent_scale(values), alt.Axis()) if higher_is_better else perplexity_axis(values)
+    scale, axis = (percent_scale(values), alt.Axis()) if higher_is_better else log_axis(values)
     size = size_axis()
     colour = bits_colour(rows)
     shape = alt.Shape(
@@ -130,7 +130,7 @@ def percent_scale(values: Sequence[float]) -> alt.Scale:
     return alt.Scale(domain=[max(low - room, -2.0), min(high + room, 102.0)], nice=False, zero=False)
 
 
-def perplexity_axis(values: Sequence[float]) -> tuple[alt.Scale, alt.Axis]:
+def log_axis(values: Sequence[float]) -> tuple[alt.Scale, alt.Axis]:
     """A logarithmic scale round some positive values, with round numbers at its ticks."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     ticks = [value for value in _round_values(values) if low <= value <= high]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from switchq.errors import UserError
+from switchq.errors import UserError, reason
 from switchq.mishaps import out_of_memory
 from switchq.quant import Grid
 from switchq.training.module import SwitchableModule
@@ -27,15 +27,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # of bytes that are no pickle anything may be raised, from its opcodes' own code too
         if out_of_memory(error):
             raise
-        raise UserError(f"the checkpoint {file} is damaged or not a checkpoint{_reason(error)}") from None
+        why = f": {reason(error)}" if isinstance(error, OSError) else ""  # others tell of torch, or advise to run code
+        raise UserError(f"the checkpoint {file} is damaged or not a checkpoint{why}") from None
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters", "base"} <= content.keys():
         raise UserError(f"{file} is not a switchq checkpoint")
     return content
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong with a file, if it is the file system that says so."""
-    return f": {error.strerror or error}" if isinstance(error, OSError) else ""
 
 
 def load_checkpoint(path: str | Path, base: str | None = None) -> SwitchableModule:

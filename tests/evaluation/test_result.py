@@ -10,7 +10,7 @@ from rich.table import Table
 
 from switchq.evaluation.result import EvalResult, read_results, write_predictions, write_results
 from switchq.evaluation.squad_score import QuestionScore
-from switchq.evaluation.tables import before_after_table, results_table, show
+from switchq.evaluation.tables import before_after_table, results_table, show_table
 
 
 def result(label: str = "8", bits: int = 8, **changes: Any) -> EvalResult:
@@ -118,7 +118,7 @@ def test_a_title_stays_on_one_line() -> None:
     """A terminal wraps it where it must; what is copied or piped is a path in one piece."""
     console = Console(width=40, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     title = "lightning_logs/version_12/checkpoints/last.ckpt on [22] windows, CPU"
-    show(console, title, results_table([result()]))
+    show_table(console, title, results_table([result()]))
     console.file.close()
     assert console.export_text().splitlines()[0] == title
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from switchq.data.scoring_set import ScoringSet
-from switchq.evaluation import EvalResult, before_after_table, results_table, show, write_results
+from switchq.evaluation import EvalResult, before_after_table, results_table, show_table, write_results
 from switchq.training.callbacks.checkpoint import LastCheckpoint
 
 
@@ -58,9 +58,9 @@ class BeforeAfter(Callback):
         subject = f"{trainer.global_step:,} steps, {_set(trainer).describe()}"
         console.print()
         if self.before is not None:
-            show(console, f"Before → after {subject}", before_after_table(self.before, after))
+            show_table(console, f"Before → after {subject}", before_after_table(self.before, after))
         else:
-            show(console, f"After {subject}", results_table(after))
+            show_table(console, f"After {subject}", results_table(after))
         checkpoint = _last_checkpoint(trainer)
         if checkpoint is not None:
             shown = escape(str(checkpoint))
