@@ -1,13 +1,16 @@
-# The levers of the ablations, for the recipes beside it: `lever NAME` puts a lever's options of fit into the array `with`.
+# The levers of the ablations, for the recipes beside it: `lever NAME` puts a lever's options of fit into the array `with`,
+# `lever NAME+NAME` those of both, one after the other.
 slow=(--model.width_lr '{4: 0.7, 3: 0.5, 2: 0.5}') # what starts at large factors moves more at a rate
 lever() {
   case $1 in
+    *+*) lever "${1%%+*}" && local first=("${with[@]}") && lever "${1#*+}" && with=("${first[@]}" "${with[@]}") ;;
     ternary) with=(--model.grid Symmetric --model.grid.group_size 64 --model.grid.scale mse) ;;
     stretched) with=(--model.grid Stretched --model.grid.group_size 64 --model.grid.scale mse) ;;
     nested) with=(--model.grid Nested --model.grid.group_size 64 --model.grid.scale absmax) ;;
     nested-mse) with=(--model.grid Nested --model.grid.group_size 64 --model.grid.scale mse) ;;
     nested-double) with=(--model.grid Nested --model.grid.group_size 64 --model.grid.scale absmax --model.grid.double true) ;;
     g128) with=(--model.grid.group_size 128) ;;
+    g32) with=(--model.grid.group_size 32) ;;
     scales) with=(--model.learn_scales true) ;;
     scales-fast) with=(--model.learn_scales true --model.scale_lr 1e-2) ;;
     base) with=(--model.train_base true --model.base_lr 1e-4) ;;
@@ -15,7 +18,6 @@ lever() {
     lr-2bit) with=(--model.width_lr '{2: 2.0}') ;;
     lr-double) with=(--model.lr 1e-3) ;;
     switch-dropout) with=(--model.switch_dropout 0.1) ;;
-    *-switched) lever "${1%-switched}" && with+=(--model.switch_dropout 0.1) ;;
     mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
     nested-slow) lever nested && with+=("${slow[@]}") ;;
     shared-start-fours) lever shared-start && with+=(--schedule.bitmaps '["8", "4", "2", "4", "3", "2"]') ;; # the recipe
@@ -31,6 +33,7 @@ lever() {
     hard) with=(--schedule.distill 0) ;;
     kd) with=(--schedule.distill 1) ;;
     kd-all) with=(--schedule.distill 1 --model.kd_tokens all) ;;
+    all-tokens) with=(--model.kd_tokens all) ;; # where others teach anyway
     kd-top8) with=(--schedule.distill 1 --model.kd_top_k 8) ;;
     kd-hidden) with=(--schedule.distill 1 --model.kd_hidden 1.0) ;;
     sandwich) with=(--schedule.sampler sandwich --schedule.mixed 2) ;;

@@ -45,9 +45,14 @@ def test_a_lever_changes_the_run(lever: str, switchq: Callable[..., Outcome], mo
     assert before.out != after.out
 
 
-def test_an_unknown_lever_is_said() -> None:
+def test_levers_are_pulled_together() -> None:
+    assert options("nested+kd-all+g32") == [*options("nested"), *options("kd-all"), *options("g32")]
+
+
+@pytest.mark.parametrize("lever", ["levitate", "nested+levitate", "levitate+nested"])
+def test_an_unknown_lever_is_said(lever: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as error:
-        options("levitate")
+        options(lever)
     assert error.value.stderr == "no row levitate\n"
 
 
