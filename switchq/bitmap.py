@@ -143,6 +143,11 @@ class Bitmap(tuple[int, ...]):
         missing = set(self) - set(widths)
         if missing:
             held = ", ".join(map(str, sorted(widths, reverse=True)))
+            if FULL in missing:
+                raise UserError(
+                    f"there is nothing stored for {FULL} bits, only for {held}; layers that a bitmap does not name are "
+                    f"at {FULL}"
+                )
             raise UserError(f"there is nothing stored for {max(missing)} bits, only for {held}: export with that width")
         return self
 

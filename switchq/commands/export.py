@@ -108,7 +108,7 @@ def _windows(subject: Subject, text: str | None) -> list[list[int]]:
 
 
 def _show(console: Console, subject: Subject, done: Exported) -> None:
-    console.print(f"{subject.name} → {done.folder}", soft_wrap=True, highlight=False)
+    console.print(f"{subject.name} → {done.folder}", soft_wrap=True, highlight=False, markup=False)
     table = Table("part", "MB", box=box.SIMPLE)
     table.columns[1].justify = "right"
     for part, size in done.bytes.items():
@@ -119,17 +119,16 @@ def _show(console: Console, subject: Subject, done: Exported) -> None:
         trained = subject.settings["grid"]
         grid = Grid.from_dict(trained) if isinstance(trained, dict) else trained
         name = "Nested, double" if isinstance(grid, Nested) else type(grid).__name__
-        why = "Its base was trained" if grid.nests else f"It was trained on the grid {name}, whose codes do not nest"
         console.print(
-            f"{why}: the weights were rounded again. Relative squared error of the weights, as trained → in the "
-            f"artifact:",
+            f"It was trained on the grid {name}, whose codes do not nest: the weights were rounded again. Relative "
+            f"squared error of the weights, as trained → in the artifact:",
             soft_wrap=True,
             highlight=False,
         )
         for bits, loss in done.losses.items():
             console.print(f"  {bits} bits   {loss.before:.2e} → {loss.after:.2e}", highlight=False)
         console.print(
-            "Adapters were not trained for that. A frozen base on --model.grid Nested, not double, loses nothing."
+            "Adapters were not trained for that. --model.grid Nested, not double, loses nothing.", soft_wrap=True
         )
     widths = " ".join(f"--bitmap {bits}" for bits in done.manifest.widths)
     for line in (

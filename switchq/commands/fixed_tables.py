@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from switchq.evaluation.memory import MB
-from switchq.inference.formats import Fixed
+from switchq.inference.formats import NONE, Fixed
 
 LOADERS = {
     "hf": "AutoModelForCausalLM.from_pretrained",
@@ -20,9 +20,8 @@ def show_fixed(console: Console, name: str, fixed: Fixed) -> None:
 
     say(f"{name} at {fixed.bitmap} → {fixed.folder} ({fixed.format}, {fixed.bytes / MB:.1f} MB)")
     if fixed.loss is None:
-        kept = "" if fixed.adapters == "merged" else ", without adapters"
-        beside = f"; its adapters lie in {fixed.folder}/adapters for peft" if fixed.adapters == "peft" else ""
-        say(f"The weights are those that the model runs with{kept}{beside}")
+        kept = "" if fixed.adapters in ("merged", NONE) else ", without adapters"
+        say(f"The weights are those that the model runs with{kept}")
     else:
         layers = fixed.loss.layers
         worst = max(layers, key=lambda layer: layers[layer])
@@ -42,4 +41,6 @@ def show_fixed(console: Console, name: str, fixed: Fixed) -> None:
         ways += ["--format hf rounds nothing again"] if fixed.format != "hf" else []
         if ways:
             say(", ".join(ways))
+    for place in (fixed.folder / "adapters").glob("*"):
+        say(f"Its adapter for peft, which it needs, lies in {place}")
     say(f"Load it with {LOADERS[fixed.format]}")

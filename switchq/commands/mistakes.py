@@ -79,6 +79,10 @@ def explain(error: Exception, args: Sequence[str], choices: Mapping[str, Sequenc
     if found := re.search(r"Expected a dot import path string: (\S+)", text):
         known = choices.get(option.removeprefix("--"), ())
         return UserError(f"{option}: there is no {found[1]!r}" + (f"; there are {', '.join(known)}" if known else ""))
+    value = next((after for before, after in zip(args, args[1:]) if before == option), "")
+    if re.fullmatch(r"\{.*\d:\S.*\}", value):
+        blank = re.sub(r":(?=\S)", ": ", value)
+        return UserError(f"{option}: YAML wants a blank after each colon: {blank}")
     wanted = [kind for kind in re.findall(r"Expected an? (.+?)(?:\. Got value|\n|$)", text) if "NoneType" not in kind]
     given = re.search(r"(?:Got|Given) value: (.*)", text)
     if wanted and given and option:

@@ -27,6 +27,7 @@ from switchq.training.callbacks import BeforeAfter, LastCheckpoint, Schedule, SP
 from switchq.training.checkpoint import newest_checkpoint, read_checkpoint
 from switchq.training.logger import WholeLogger
 from switchq.training.module import SwitchableModule
+from switchq.training.passes import check_accumulation
 
 __all__ = ["SquadData", "SwitchqCLI", "TextData", "run"]
 
@@ -127,6 +128,7 @@ class SwitchqCLI(LightningCLI):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Schedule):
                 callback.bind(get_switch(self.model.model).names, self.model.hparams["bits"])
+                check_accumulation(callback.passes(0), self.model.hparams["accumulate"])
         self._check("fit")
 
     def before_validate(self) -> None:
@@ -141,7 +143,8 @@ class SwitchqCLI(LightningCLI):
         """The checkpoint to start from, the place to write to, and the data, whose counts are shown."""
         checkpoint = self.config[self.config["subcommand"]].get("ckpt_path")
         if checkpoint:
-            self.model.on_load_checkpoint(read_checkpoint(checkpoint))
+            content = read_checkpoint(checkpoint)
+            self.model.on_load_checkpoint(content)
         _check_folder(Path(self.trainer.log_dir or self.trainer.default_root_dir))
         for name in ("batch_size", "eval_batch_size", "max_answer_tokens", "pad_multiple"):
             if self.datamodule.hparams.get(name, 1) < 1:
@@ -150,8 +153,31 @@ class SwitchqCLI(LightningCLI):
             if (value := self.datamodule.hparams.get(name, 0)) < 0:
                 raise UserError(f"data.{name} must be at least 0, not {value}")
         self.datamodule.setup(stage)
+        if stage == "fit":
+            self._check_batches()
+        if checkpoint and stage == "fit":
+            self.datamodule.load_state_dict(content.get(type(self.datamodule).__qualname__, {}))
+            self._say_if_finished(content["global_step"])
         for name, counts in self.datamodule.counts.items() if self.trainer.is_global_zero else ():
             Console(stderr=True).print(f"{name} data: {counts}", soft_wrap=True, highlight=False, markup=False)
+
+    def _check_batches(self) -> None:
+        """Make sure that there are enough for an optimiser step."""
+        accumulate = self.model.hparams["accumulate"]
+        batches = len(self.datamodule.train_dataloader()) * (self.trainer.max_epochs or -1)
+        if 0 < batches < accumulate:
+            raise UserError(
+                f"there are {batches} batches in all, fewer than model.accumulate {accumulate}: no step would be taken"
+            )
+
+    def _say_if_finished(self, step: int) -> None:
+        """Tell that a run that goes on at `step` has no steps left, which a run that was cut off in its scoring has."""
+        if 0 < self.trainer.max_steps <= step and self.trainer.is_global_zero:
+            Console(stderr=True).print(
+                f"the checkpoint is at step {step:,}, and --trainer.max_steps is {self.trainer.max_steps:,}: there is "
+                f"nothing left to train, only to score",
+                soft_wrap=True, highlight=False,
+            )  # fmt: skip
 
 
 def run(args: list[str]) -> None:

@@ -1,6 +1,9 @@
 """What is to be scored, as one object: questions, running text, and how they are put to the model."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 from switchq.data.prompt import Prompt
@@ -57,6 +60,13 @@ class ScoringSet:
         parts = [f"{len(self.questions):,} questions"] if self.questions else []
         parts += [f"{len(windows):,} windows of {name}" for name, windows in self.texts.items()]
         return f"{' and '.join(parts) or 'nothing'} ({self.name})"
+
+    def sha256(self) -> str:
+        """SHA-256 of what is asked and how, but for what of it is answered together."""
+        how = {name: value for name, value in self.settings().items() if name != "batch_size"}
+        texts = {name: [list(map(int, row)) for row in rows] for name, rows in self.texts.items()}
+        content = [[asdict(question) for question in self.questions], texts, how]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def settings(self) -> dict[str, Any]:
         """How the model is asked, as plain values."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+DRAWN = ("batch_size", "seed")
+"""Options that say which examples a batch has; a run that goes on counts batches."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -97,16 +100,23 @@ class TrainingData(LightningDataModule):
                 digest.update(np.ascontiguousarray(example[name]).tobytes())
         return digest.hexdigest()
 
-    def state_dict(self) -> dict[str, str]:
-        """What a checkpoint says of the training data."""
-        return {"train_sha256": self.train_sha256} if len(self.examples) else {}
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of the training data, and of how batches are drawn from them."""
+        drawn = {name: self.hparams[name] for name in DRAWN}
+        return {"train_sha256": self.train_sha256} | drawn if len(self.examples) else {}
 
-    def load_state_dict(self, state_dict: dict[str, str]) -> None:
-        """Check that training goes on with the data that it began with.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that training goes on with the data that it began with, and with the batches that come next.
 
         Raises:
             UserError: they are others.
         """
+        for name in DRAWN:
+            if name in state_dict and state_dict[name] != self.hparams[name]:
+                raise UserError(
+                    f"the checkpoint was trained with data.{name} {state_dict[name]}, not {self.hparams[name]}: use "
+                    f"the same, or start anew without --ckpt_path"
+                )
         before = state_dict.get("train_sha256")
         if before is not None and len(self.examples) and before != self.train_sha256:
             raise UserError(

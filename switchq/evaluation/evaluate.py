@@ -158,7 +158,8 @@ def _label(written: Bitmap | str | int, bitmap: Bitmap, model: nn.Module, adapte
     sizes = [layer.size for layer in switch_layers(model)]
     candidates = (str(bitmap), str(written), f"mixed {bitmap.average_bits(sizes):.2f}")
     label = next((text for text in candidates[:2] if len(text) <= LONGEST_LABEL), candidates[2])
-    bare = not adapters and any(layer.lora is not None for layer in switch_layers(model))
+    layers = zip(switch_layers(model), bitmap)
+    bare = not adapters and any(layer.low_rank(bits) is not None for layer, bits in layers)
     return f"{label} bare" if bare else label
 
 

@@ -26,7 +26,7 @@ from switchq.nn import SwitchLayer, switch_layers
 from switchq.nn.adapters import is_adapter
 from switchq.nn.norm import check_common_norms
 from switchq.nn.weight import QuantWeight, is_scale
-from switchq.quant import Grid, Nested
+from switchq.quant import Grid, Nested, Params
 from switchq.quant.nested import PARENT_BITS
 from switchq.quant.planes import pack_planes
 
@@ -98,14 +98,15 @@ def export_artifact(
     check_common_norms(model)
     layers = _linears(model)
     trained = layers[0].linear.grid
-    same = trained.nests and not any(layer.linear.is_fixed for layer in layers)
     grid = trained if trained.nests else Nested(trained.group_size)
     tensors: dict[str, Tensor] = {}
-    losses = None if same else _Losses(held)
+    losses = None if trained.nests else _Losses(held)
     for layer in layers:
-        tensors |= _packed(layer, grid, held)
+        linear = layer.linear
+        fitted = {bits: linear.params(bits) if trained.nests else grid.fit(linear.weight, bits) for bits in held}
+        tensors |= _packed(layer, grid, fitted)
         if losses is not None:
-            losses.add(layer.linear, grid)
+            losses.add(linear, grid, fitted)
     adapters = _adapters(layers, held, tensors)
     tensors |= _rest(model, layers, embedding_bits)
     found = losses.relative() if losses is not None else {}
@@ -144,11 +145,9 @@ def _linears(model: PreTrainedModel) -> tuple[SwitchLayer, ...]:
     return layers
 
 
-def _packed(layer: SwitchLayer, grid: Grid, widths: Sequence[int]) -> dict[str, Tensor]:
-    """The planes of a layer, and its levels at each width."""
-    weight_OI = layer.linear.weight.detach()
-    fitted = {bits: grid.fit(weight_OI, bits) for bits in widths}
-    codes_OI = grid.encode(weight_OI, fitted[widths[0]], PARENT_BITS)
+def _packed(layer: SwitchLayer, grid: Grid, fitted: Mapping[int, Params]) -> dict[str, Tensor]:
+    """The planes of a layer, and its levels at each width; the grid as fitted at all of them has the same cells."""
+    codes_OI = grid.encode(layer.linear.weight.detach(), fitted[max(fitted)], PARENT_BITS)
     planes = {f"plane{k}.{layer.name}": plane for k, plane in enumerate(pack_planes(codes_OI))}
     levels = {
         f"levels{bits}.{name}.{layer.name}": params[name].half()
@@ -165,11 +164,11 @@ class _Losses:
         self.total = 0.0
         self.errors = {bits: [0.0, 0.0] for bits in widths}
 
-    def add(self, linear: QuantWeight, grid: Grid) -> None:
+    def add(self, linear: QuantWeight, grid: Grid, fitted: Mapping[int, Params]) -> None:
         weight_OI = linear.weight.detach().float()
         self.total += float(weight_OI.double().square().sum())
         for bits, errors in self.errors.items():
-            stored_OI = grid.fake_quantize(weight_OI, grid.fit(weight_OI, bits), bits)
+            stored_OI = grid.fake_quantize(weight_OI, fitted[bits], bits)
             for at, rounded_OI in enumerate((linear.rounded(bits).float(), stored_OI)):
                 errors[at] += float((rounded_OI - weight_OI).square().sum())
 

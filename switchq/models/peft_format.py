@@ -18,13 +18,20 @@ from transformers import PreTrainedModel
 
 from switchq.files import new_folder
 from switchq.models.load import architecture_of
+from switchq.nn import switch_layers
 from switchq.nn.adapters import SHARED, TAKEN
 
 PREFIX = "base_model.model."
 """What peft puts before the name of every parameter."""
 
 
-def save_adapters(model: PreTrainedModel, folder: str | Path, write: bool = True, over_base: bool = True) -> list[Path]:
+def save_adapters(
+    model: PreTrainedModel,
+    folder: str | Path,
+    write: bool = True,
+    over_base: bool = True,
+    bits: int | None = None,
+) -> list[Path]:
     """Write what runs at each width to `folder`/bits_N, for `peft.PeftModel.from_pretrained(base, ...)`.
 
     A shared adapter is also written by itself, to `folder`/shared: widths without an adapter of their own run with it.
@@ -34,6 +41,7 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, write: bool = True
         folder: where to put the folders; made if it is missing, folders of these names are replaced.
         write: whether to; where the model is spread over several processes all have to call this, and one writes.
         over_base: whether they are for the base model, or for the weights of this one, rounded or not.
+        bits: only what runs at this width; the shared adapter where that has none of its own.
 
     Returns:
         The folders, one per adapter.
@@ -42,10 +50,12 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, write: bool = True
         UserError: if `folder` cannot be written.
     """
     configs: dict[str, LoraConfig] = getattr(model, "peft_config", {})
+    wanted = [name for name in configs if name != TAKEN]
+    if bits is not None:
+        wanted = switch_layers(model)[0].adapters_for(bits)[-1:]  # its own comes last
     written = []
-    for name, config in configs.items():
-        if name == TAKEN:
-            continue
+    for name in wanted:
+        config = configs[name]
         place = Path(folder) / name
         plain, weights = copy(config), _weights(model, name)
         sign = {one: 1.0 for one in (SHARED, name) if one in configs}

@@ -64,11 +64,6 @@ class QuantWeight(nn.Module):
         if learn_scales:
             self.register_parameter(_buffer(LOG_SCALE, bits), nn.Parameter(torch.zeros_like(params["scale"])))
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether a grid was fitted once, for good, to the weight as it was then."""
-        return bool(self._fitted)
-
     @torch.no_grad()
     def take_out(self, low_OI: Tensor) -> None:
         """Round the weight less `low_OI` from now on, at every width; grids are fitted to what is left.

@@ -31,7 +31,7 @@ from switchq.training.identity import BaseIdentity
 from switchq.training.losses import LossFunctions
 from switchq.training.optimisation import OptimisationMixin
 from switchq.training.pass_gradients import PassGradients
-from switchq.training.passes import Pass, Plan, shares, targets
+from switchq.training.passes import Pass, Plan, check_accumulation, shares, targets
 from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
 from switchq.training.switch_dropout import switch_some
@@ -198,7 +198,9 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             fit_on=own_gpu(),
         )
         if gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": True})
+            enable = getattr(self.model, "activation_checkpointing_enable", None)  # its name in newer transformers
+            enable = enable or self.model.gradient_checkpointing_enable
+            enable({"use_reentrant": False, "preserve_rng_state": True})
         self.model.train()  # `load_model` gives it in evaluation mode, where its own dropout would stay off
         scored = bitmaps or ("16", *(rung for rung in ladder(bits) if rung != "16"))
         self.bitmaps = tuple(map(str, scored))
@@ -248,8 +250,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         if not plan:
             raise UserError("no schedule has set a plan: add one (--schedule SPNet)")
         accumulate = self.hparams["accumulate"]
-        if accumulate > 1 and any(one.step for one in plan[:-1]):
-            raise UserError("a schedule that steps after every pass cannot accumulate: use --model.accumulate 1")
+        check_accumulation(plan, accumulate)
         self.waiting += 1
         steps_now = self.waiting == accumulate
         taught = {teacher for one in plan for teacher in one.teachers}

@@ -67,6 +67,16 @@ def check_plan(plan: Plan) -> Plan:
     return plan
 
 
+def check_accumulation(plan: Plan, accumulate: int) -> None:
+    """Make sure that a plan can be carried out for several batches before a step.
+
+    Raises:
+        UserError: it steps in between.
+    """
+    if accumulate > 1 and any(one.step for one in plan[:-1]):
+        raise UserError("a schedule that steps after every pass cannot accumulate: use --model.accumulate 1")
+
+
 def shares(plan: Plan) -> list[float]:
     """The weight of each pass's loss: 1 / (number of learning passes that share its optimiser step).
 

@@ -3,7 +3,7 @@
 What was taken out of the weights before they were rounded is in it, too, and is taken out again when it is loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,15 +18,25 @@ from switchq.nn.starts import take_out
 from switchq.training.devices import DevicesMixin
 from switchq.training.identity import BaseIdentity
 
+MODEL = (
+    "bits", "rank", "alpha", "shared_rank", "shared_start", "grid", "extra", "train_base", "learn_scales", "own_norms",
+)  # fmt: skip
+"""Options without which a checkpoint's parameters mean something else."""
+
+RATES = ("lr", "base_lr", "scale_lr", "shared_lr", "width_lr", "weight_decay")
+"""Options that the state of the optimiser holds: what a run that goes on is told instead would not count."""
+
 
 class SavingMixin(DevicesMixin):
     """Lightning's checkpoint hooks.
 
     Attributes:
         identity: which base model this is.
+        resumes: whether training goes on from the checkpoint.
     """
 
     identity: BaseIdentity
+    resumes: bool
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the frozen base from the checkpoint, and say which base it was."""
@@ -91,8 +101,13 @@ class SavingMixin(DevicesMixin):
             state["state"] = {numbers[number]: value for number, value in state["state"].items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint belongs to this base and these adapters; all that is not in it is there already."""
+        """Check that the checkpoint belongs to this base and these options; all that is not in it is there already.
+
+        Raises:
+            UserError: it does not.
+        """
         self.identity.check(checkpoint.get("base", {}))
+        self._check_options(checkpoint.get("hyper_parameters", {}))
         if "state_dict" not in checkpoint:
             self._check_taken_out()  # a strategy for sharded models has loaded it
             return
@@ -101,6 +116,34 @@ class SavingMixin(DevicesMixin):
         if wrong:
             raise UserError(
                 f"the checkpoint's adapters do not fit this model (first difference: {wrong[0]}); "
-                f"use the same bits, rank, train_base and shared_start as in training"
+                f"use the same options as in training"
             )
         self._take_out(saved)
+
+    def _check_options(self, saved: Mapping[str, Any]) -> None:
+        """Compare a checkpoint's options, as far as it has them, with this module's.
+
+        Raises:
+            UserError: one is another that has to be the same.
+        """
+        names = MODEL + (RATES if self.resumes else ())
+        before, now = (_options(settings, names) for settings in (saved, self.hparams))
+        for name in now:
+            if name in before and (before[name] or None) != (now[name] or None):
+                raise UserError(
+                    f"the checkpoint was trained with model.{name} {before[name]}, not {now[name]}: use the same, or "
+                    f"start anew without --ckpt_path"
+                )
+
+
+def _options(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those of `names` that there are, each argument of a grid by itself."""
+    found: dict[str, Any] = {}
+    for name in names:
+        value = settings.get(name)
+        if name == "grid" and value is not None:
+            found[name] = value["class_path"]
+            found |= {f"{name}.{key}": one for key, one in value["init_args"].items()}
+        elif name in settings:
+            found[name] = value
+    return found

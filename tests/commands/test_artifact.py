@@ -56,7 +56,7 @@ def test_codes_rounded_from_the_wide_one_do_not_nest(workshop: Workshop, switchq
     assert done.code == 0, done.err
     said = " ".join(done.out.split())
     assert "trained on the grid Nested, double, whose codes do not nest" in said
-    assert "on --model.grid Nested, not double, loses nothing" in said
+    assert "--model.grid Nested, not double, loses nothing" in said
 
 
 def test_a_plain_model_is_exported_without_loss(workshop: Workshop, switchq: Command, tmp_path: Path) -> None:
@@ -163,11 +163,31 @@ def test_one_bitmap_is_packed_verified_and_its_loss_told(run: Run, switchq: Comm
     assert json.loads((folder / "switchq.json").read_text())["source"]["checkpoint"] == str(run.checkpoint)
     assert switchq("verify", folder).out.endswith("files have the hashes that were saved\n")
     done = switchq("export", *options, "--adapters", "peft", "--overwrite")
-    assert "its adapters lie in" in done.out
+    assert f"Its adapter for peft, which it needs, lies in {folder}/adapters/bits_4" in done.out.replace("\n", "")
     assert switchq("verify", folder).code == 0
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert "model.safetensors has changed since it was written" in switchq("verify", folder).err
+
+
+def test_a_plain_model_is_not_told_of_adapters(workshop: Workshop, switchq: Command, tmp_path: Path) -> None:
+    options = ("--model", workshop.base, "--format", "gptq", "--bitmap", 4)
+    done = switchq("export", *options, "--grid", "symmetric", "--adapters", "peft", "--output", tmp_path / "one")
+    assert "adapter" not in done.out, done.err
+    done = switchq("export", *options, "--grid", "nested", "--output", tmp_path / "two")
+    assert "layers were rounded again (their levels are no integers times a scale)" in done.out
+    assert "adapter" not in done.out
+
+
+def test_rows_without_adapters_are_named_so(
+    run: Run, artifact: Path, workshop: Workshop, switchq: Command, tmp_path: Path
+) -> None:
+    """An artifact's as a checkpoint's."""
+    for subject in (("--artifact", artifact), ("--ckpt", run.checkpoint)):
+        options = ("--bitmap", 8, "--data", workshop.dev, "--limit", 2, "--adapters", "both")
+        done = switchq("eval", *subject, *options, "--output", tmp_path / "scores.json")
+        assert done.code == 0, done.err
+        assert [one["label"] for one in json.loads((tmp_path / "scores.json").read_text())] == ["8", "8 bare"]
 
 
 TABLE = [

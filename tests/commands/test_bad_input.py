@@ -80,7 +80,12 @@ TABLE = [
     (FIT + "--ckpt_path last", "no checkpoint to resume from"),
     (FIT + "--ckpt_path none.ckpt", "no checkpoint none.ckpt"),
     (FIT + "--ckpt_path {B}/other.ckpt", "other weights"),
-    (FIT + "--ckpt_path {ckpt} --model.bits [8,2]", "do not fit this model"),
+    (FIT + "--ckpt_path {ckpt} --model.bits [8,2]", "trained with model.bits [8, 4, 2], not [8, 2]: use the same"),
+    (FIT + "--ckpt_path {ckpt} --model.grid.scale mse", "trained with model.grid.scale absmax, not mse"),
+    (FIT + "--ckpt_path {ckpt} --data.batch_size 3", "trained with data.batch_size 4, not 3: use the same"),
+    (FIT + "--model.accumulate 100 --trainer.max_steps -1 --trainer.max_epochs 1", "10 batches in all, fewer than"),
+    (FIT + "--schedule Cyclic --schedule.mode each --model.accumulate 2", "cannot accumulate"),
+    (FIT + "--model.rank {{{{8:4,2:4}}}}", "a blank after each colon: {8: 4,2: 4}"),
     ("test --config config.yaml --ckpt_path {B}/half.ckpt", "half.ckpt is damaged"),
     # data
     (EVAL + "--data {B}/text.json", "text.json"),

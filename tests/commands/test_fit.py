@@ -52,7 +52,7 @@ def test_what_is_printed(workshop: Workshop, tmp_path: Path, switchq: Switchq) -
     ]
     known = (" data: ", "eval ", "step 2  16: F1")
     assert [line for line in lines if line.strip() and not any(part in line for part in known)] == []
-    for part in ("→", "Try next", "Checkpoint", "switchq eval --ckpt"):
+    for part in ("→", "Try next", "Checkpoint", "switchq eval --ckpt", "--bitmap 8 --bitmap 8/4 --bitmap 2 --output"):
         assert part in done.out
 
 
@@ -74,6 +74,36 @@ def test_ckpt_path_last_goes_on(workshop: Workshop, tmp_path: Path, switchq: Swi
     again = load_checkpoint(tmp_path / "lightning_logs/version_2/checkpoints/last.ckpt")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [["--model.bitmaps", "[4,2]"], ["--data.limit_dev", "3"], ["--summary.questions", "2"]],
+    ids=lambda one: one[0],
+)
+def test_scores_of_other_questions_or_bitmaps_are_not_compared(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, other: list[str]
+) -> None:
+    config = write_config(workshop, tmp_path)
+    quick = ("--trainer.limit_val_batches", 0, "--trainer.max_steps")
+    assert "Before → after 1 steps" in switchq("fit", "--config", config, *quick, 1).out
+    same = switchq("fit", "--config", config, *quick, 2, "--ckpt_path", "last")
+    assert "Before → after 2 steps" in same.out
+    done = switchq("fit", "--config", config, *quick, 3, *other, "--ckpt_path", "last")
+    assert done.code == 0, done.err
+    assert "\nAfter 3 steps" in done.out
+    assert "Other questions or bitmaps were scored before training" in done.out
+    assert not (tmp_path / "lightning_logs/version_2/before.json").exists()
+
+
+def test_a_finished_run_says_that_nothing_is_left(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
+    config = write_config(workshop, tmp_path)
+    quick = ("--trainer.limit_val_batches", 0, "--trainer.max_steps", 2)
+    assert "nothing left to train" not in switchq("fit", "--config", config, *quick).err
+    done = switchq("fit", "--config", config, *quick, "--ckpt_path", "last")
+    assert done.code == 0, done.err
+    assert "the checkpoint is at step 2, and --trainer.max_steps is 2: there is nothing left to train" in done.err
+    assert "Before → after 2 steps" in done.out
 
 
 @pytest.mark.parametrize("start", ["qera", "apiq"])

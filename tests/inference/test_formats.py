@@ -21,7 +21,7 @@ from switchq.errors import UserError
 from switchq.evaluation.sealed import check_files
 from switchq.inference import export_fixed
 from switchq.inference.dense import plain_model
-from switchq.inference.formats import KIND, PACKERS, read_fixed, read_folder
+from switchq.inference.formats import KIND, NONE, PACKERS, read_fixed, read_folder
 from switchq.models import make_switchable, weight_view
 from switchq.nn import at, get_switch, switch_layers
 from switchq.quant import Apot, Asymmetric, Grid, Nested, Pot, Symmetric
@@ -208,10 +208,29 @@ def test_peft_beside_packed_weights_loses_nothing(
     model = trained("llama", Symmetric(16))
     done = export_fixed(model, character_tokenizer, tmp_path / "out", "4", "compressed-tensors", adapters="peft")
     assert done.loss is None
+    assert [place.name for place in (tmp_path / "out/adapters").iterdir()] == ["bits_4"]  # the others' are of no use
     assert (tmp_path / "out" / "adapters" / "bits_4" / "adapter_model.safetensors").is_file()
     content = json.loads((tmp_path / "out" / "switchq.json").read_text())
     assert content["kind"] == KIND
     assert "adapters/bits_4/adapter_model.safetensors" in content["files"]
+
+
+def test_a_width_with_the_shared_adapter_alone_has_that_beside_it(
+    trained: Build, character_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = trained("llama", Symmetric(16), shared_rank=2, rank={8: 3, 4: 0, 2: 3})
+    export_fixed(model, character_tokenizer, tmp_path / "out", "4", "compressed-tensors", adapters="peft")
+    assert [place.name for place in (tmp_path / "out/adapters").iterdir()] == ["shared"]
+
+
+@pytest.mark.parametrize("adapters", ["merged", "peft", "off"])
+def test_a_model_without_adapters_has_none_to_tell_of(
+    bare: Build, character_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, adapters: Any
+) -> None:
+    done = export_fixed(bare("llama", Symmetric(16)), character_tokenizer, tmp_path / "out", "4", adapters=adapters)
+    assert done.adapters == NONE
+    assert read_fixed(tmp_path / "out")[0].adapters == NONE
+    assert not (tmp_path / "out/adapters").exists()
 
 
 def test_half_floats(bare: Build, character_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from workshop import Workshop, assert_same, trained
 from switchq.errors import UserError
 from switchq.models import make_switchable, save_adapters
 from switchq.nn import at, set_bitmap, switch_layers
-from switchq.quant import Asymmetric
+from switchq.quant import Asymmetric, Nested, Symmetric
 from switchq.training import checkpoint_io
 from switchq.training.callbacks import Cyclic, LastCheckpoint, SPNet
 from switchq.training.checkpoint import load_checkpoint, newest_checkpoint, read_checkpoint
@@ -118,8 +118,35 @@ def test_another_base_is_refused(run: tuple[SwitchableModule, Path], workshop: W
 def test_other_adapters_are_refused(
     run: tuple[SwitchableModule, Path], workshop: Workshop, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    with pytest.raises(UserError, match="do not fit this model"):
+    with pytest.raises(UserError, match=f"was trained with model.{next(iter(options))} .*, not .*: use the same"):
         workshop.fit(SPNet(), tmp_path, 5, workshop.module(**options), resume=last(run[1]))
+    older = read_checkpoint(last(run[1]))
+    del older["hyper_parameters"][next(iter(options))]  # whatever it says of itself
+    torch.save(older, tmp_path / "older.ckpt")
+    with pytest.raises(UserError, match="do not fit this model"):
+        workshop.fit(SPNet(), tmp_path, 5, workshop.module(**options), resume=tmp_path / "older.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"grid": Nested(16)}, "model.grid Symmetric, not Nested"),
+        ({"grid": Symmetric(16)}, "model.grid.group_size None, not 16"),
+        ({"alpha": {8: 1}}, "model.alpha None, not {8: 1}"),
+        ({"lr": 1e-5}, "model.lr 0.01, not 1e-05"),
+        ({"width_lr": {2: 0.5}}, "model.width_lr None, not {2: 0.5}"),
+        ({"weight_decay": 0.1}, "model.weight_decay 0.0, not 0.1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_run_cannot_go_on_with_is_refused(
+    run: tuple[SwitchableModule, Path], workshop: Workshop, tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    """Codes and adapters are of their grid, and an optimiser keeps its rates: other options would count for nothing."""
+    with pytest.raises(UserError) as caught:
+        workshop.fit(SPNet(), tmp_path, 5, workshop.module(**options), resume=last(run[1]))
+    assert told in str(caught.value)
+    assert str(caught.value).endswith("use the same, or start anew without --ckpt_path")
 
 
 def truncated(good: bytes) -> bytes:

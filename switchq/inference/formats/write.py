@@ -33,6 +33,10 @@ from switchq.nn import at, get_switch, switch_layers
 from switchq.nn.norm import check_common_norms
 
 Adapters = Literal["merged", "peft", "off"]
+"""What to do with them."""
+
+NONE = "none"
+"""In their place where the model has none at the bitmap."""
 FloatBits = Literal[16, 32]
 
 KIND = "fixed-model"
@@ -61,7 +65,7 @@ class Fixed:
         folder: where it lies.
         format: one of `FORMATS`.
         bitmap: what it is frozen at.
-        adapters: `merged`, `peft` or `off`.
+        adapters: `merged`, `peft`, `off` or `NONE`.
         loss: None where every weight is the model's own.
         bytes: size on disk.
     """
@@ -118,6 +122,8 @@ def export_fixed(
             "the weights were rounded without what the shared adapter started with (shared_start), so it cannot be "
             "left off: give --adapters merged or peft"
         )
+    layers = zip(switch_layers(model), parsed)
+    done = adapters if any(layer.low_rank(bits) is not None for layer, bits in layers) else NONE
     packer, merge = PACKERS.get(format), adapters == "merged"
     packed = {} if packer is None else _packed(model, parsed, packer, merge)
     plain = plain_model(model, parsed, merge)
@@ -126,21 +132,21 @@ def export_fixed(
             weight_view(plain.get_submodule(name)).copy_(layer.weight())
     loss = _loss(model, plain, parsed, adapters, packed, windows)
     with new_folder(folder, overwrite) as place:
-        if adapters == "peft":
-            save_adapters(model, place / "adapters", over_base=False)
+        if done == "peft":
+            save_adapters(model, place / "adapters", over_base=False, bits=parsed[0])
         write_folder(place, plain, tokenizer, packer, packed, torch.float16 if float_bits == 16 else torch.float32)
         content = {
             "format": format,
             "bitmap": str(bitmap),
             "widths": dict(zip(get_switch(model).names, parsed)),
-            "adapters": adapters,
+            "adapters": done,
             "loss": None if loss is None else asdict(loss),
             "source": dict(source),
             "versions": versions(),
         }
         seal(place, KIND, content)
         size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-    return Fixed(Path(folder), format, str(bitmap), adapters, loss, size)
+    return Fixed(Path(folder), format, str(bitmap), done, loss, size)
 
 
 def read_fixed(folder: Path) -> tuple[Fixed, Mapping[str, str]]:

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
 
+from switchq.bitmap import ladder
 from switchq.data.scoring_set import ScoringSet
 from switchq.evaluation import EvalResult, before_after_table, results_table, show_table, write_results
 from switchq.training.callbacks.checkpoint import LastCheckpoint
@@ -26,6 +27,7 @@ class BeforeAfter(Callback):
 
     Attributes:
         before: the figures before training, once they are known.
+        asked: what they are of: the bitmaps as written, and a hash of the scoring set.
     """
 
     def __init__(self, enabled: bool = True, compare: bool = True, questions: int | None = None) -> None:
@@ -33,23 +35,26 @@ class BeforeAfter(Callback):
         self.compare = compare
         self.questions = questions
         self.before: list[EvalResult] | None = None
+        self.asked: list[str] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the untrained model, unless the run was resumed."""
-        if self.enabled and self.compare and self.before is None:
+        if self.enabled and self.compare and self.before is None and not pl_module.resumes:
             self.before = self._score(trainer, pl_module)
+            self.asked = self._what(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score again, print the table, write `results.json`, log the final figures beside the hyper-parameters."""
         if not self.enabled or _was_stopped(trainer):
             return
         after = self._score(trainer, pl_module)
+        before = self.before if self.asked == self._what(trainer, pl_module) else None
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes ask the first one for it
         if not trainer.is_global_zero:
             return
         write_results(folder / "results.json", after)
-        if self.before is not None:
-            write_results(folder / "before.json", self.before)
+        if before is not None:
+            write_results(folder / "before.json", before)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 figures = {f"final/{name}": value for result in after for name, value in result.figures().items()}
@@ -57,18 +62,22 @@ class BeforeAfter(Callback):
         console = Console()
         subject = f"{trainer.global_step:,} steps, {_set(trainer).describe()}"
         console.print()
-        if self.before is not None:
-            show_table(console, f"Before → after {subject}", before_after_table(self.before, after))
+        if before is not None:
+            show_table(console, f"Before → after {subject}", before_after_table(before, after))
         else:
             show_table(console, f"After {subject}", results_table(after))
+        if before is None and self.before is not None:
+            console.print("Other questions or bitmaps were scored before training: there is nothing to compare with.")
         checkpoint = _last_checkpoint(trainer)
         if checkpoint is not None:
             shown = escape(str(checkpoint))
             console.print(f"Results    {escape(str(_short(folder / 'results.json')))}", soft_wrap=True, highlight=False)
             console.print(f"Checkpoint {shown}", soft_wrap=True, highlight=False)
             console.print("\n[bold]Try next[/]")
+            rungs = ladder(pl_module.hparams["bits"])
+            tried = " ".join(f"--bitmap {one}" for one in dict.fromkeys((*rungs[:2], rungs[-1])))
             for command in (
-                f"switchq eval --ckpt {shown} --bitmap 8 --bitmap attn=8,mlp=4 --bitmap 2 --output results.json",
+                f"switchq eval --ckpt {shown} {tried} --output results.json",
                 f"switchq eval --ckpt {shown} --bitmap 16 --adapters both",
                 f"tensorboard --logdir {escape(str(_short(Path(trainer.default_root_dir) / 'lightning_logs')))}",
             ):
@@ -78,14 +87,19 @@ class BeforeAfter(Callback):
         pl_module.to(trainer.strategy.root_device)  # Lightning moves a trained module to the CPU before `on_fit_end`
         return pl_module.score(_set(trainer).first(self.questions))  # type: ignore[operator]
 
+    def _what(self, trainer: Trainer, pl_module: LightningModule) -> list[str]:
+        return [*pl_module.bitmaps, _set(trainer).first(self.questions).sha256()]  # type: ignore[misc]
+
     def state_dict(self) -> dict[str, Any]:
-        """The figures before training."""
-        return {"before": None if self.before is None else [result.record() for result in self.before]}
+        """The figures before training, and what they are of."""
+        before = None if self.before is None else [result.record() for result in self.before]
+        return {"before": before, "asked": self.asked}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         before = state_dict["before"]
         self.before = None if before is None else [EvalResult.from_record(record) for record in before]
+        self.asked = state_dict.get("asked")
 
 
 def _set(trainer: Trainer) -> ScoringSet:
