@@ -70,7 +70,7 @@ def ptq_command(**arguments: Any) -> None:
         "tasks": sweep.tasks,
         "setting": options.shared_setting(setting),
     }
-    folder.claim(header, options.overwrite)
+    folder.claim(header, options.overwrite, {run.place: sweep.key(run) for run in runs})
     try:
         missing = sweep.missing(runs, lambda run: places.get(run))
         if not missing:

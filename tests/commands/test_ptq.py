@@ -131,6 +131,38 @@ def test_a_sweep_may_be_widened_but_not_repeated(workshop: Workshop, tmp_path: P
     assert len(list((output / "runs").glob("*.json"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--group_size", 32], "group_size 16 and not 32"),
+        (["--symmetric", "true", "--samples", 3], "symmetric false and not true, samples 4 and not 3"),
+        (["--skip", "mlp.c_fc"], 'skip [] and not ["mlp.c_fc"]'),
+        (["--length", 16, "--one_shot", "true"], "length 32 and not 16, one_shot false and not true"),
+        (["--documents", 99], "documents null and not 99"),
+        (["--define", '{"fed": {"rounder": {"class_path": "rounders.gptq.Gptq", "init_args": {"damp": 0.1}}}}'],
+         "fed at 4 bits of another definition"),
+        (["--batch_size", 3], "fed at 4 bits of another definition, checkpoint, batch size"),
+    ],
+    ids=lambda one: one[0] if isinstance(one, list) else "",
+)  # fmt: skip
+def test_a_sweep_is_not_widened_by_another_setting(
+    change: list[object], says: str, workshop: Workshop, tmp_path: Path, switchq: Switchq
+) -> None:
+    """Tables would average both as if they were seeds."""
+    define = {"fed": {"rounder": "rounders.gptq.Gptq"}}
+    config, output = write_config(workshop, tmp_path, define=define, methods=["fed"], bits=[4]), tmp_path / "out"
+    command = ("ptq", "--config", config, "--output", output, "--limit", 4)
+    assert switchq(*command).code == 0
+    before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
+    done = switchq(*command, "--seeds", 1, "--seeds", 0, *change)
+    assert (done.code, done.err.count("\n"), says in done.err) == (2, 1, True), done.err
+    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
+    assert switchq(*command, "--seeds", 1, "--seeds", 0, "--methods", "rtn", "--methods", "fed").code == 0
+    assert switchq(*command, "--overwrite", *change).code == 0
+    (run,) = json.loads((output / "sweep.json").read_text())["runs"][1:]
+    assert run["seed"] == 0
+
+
 def test_calibration_sets_that_are_called_alike(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
     """Each has a folder of its own, and the same command finds both there."""
     config, texts = write_config(workshop, tmp_path), []

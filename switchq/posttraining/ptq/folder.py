@@ -5,7 +5,8 @@ runs/NAME.json     one run, written as soon as it is scored; NAME.npz holds its 
 
 A run has a key, the hash of everything that decides its figures. A run whose file is there with that key is not
 repeated, whichever command asks for it, so a sweep may be narrowed, widened and gone on with; a failed one is tried
-again. A lock keeps a second process out.
+again. All runs share one setting: what a table would take for seeds of one method are seeds of one method. A lock keeps
+a second process out.
 """
 
 import fcntl
@@ -20,9 +21,12 @@ from switchq import parallel
 from switchq.errors import UserError
 from switchq.evaluation import write_json
 from switchq.files import is_left_over
-from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, RunRecord, read_run, write_run
+from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, Place, RunRecord, read_run, write_run
 
 KIND = "ptq"
+
+APART = ("bits", "calibration", "seeds")
+"""Lists in the setting of a sweep that it may be widened by: each run says what it has of them."""
 
 
 class SweepFolder:
@@ -56,15 +60,18 @@ class SweepFolder:
         if not overwrite and _listed(self.path / "runs") and not (self.path / "sweep.json").is_file():
             raise UserError(f"{self.path} holds runs but no sweep.json: give another --output, or --overwrite")
 
-    def claim(self, header: Mapping[str, Any], overwrite: bool) -> None:
-        """Go on with the sweep of the same key, or begin one.
+    def claim(self, header: Mapping[str, Any], overwrite: bool, keys: Mapping[Place, str] | None = None) -> None:
+        """Go on with the sweep of the same key and setting, or begin one.
 
         Args:
-            header: what all runs share; `key` says whether a sweep that is there is of the same model and tasks.
+            header: what all runs share; `key` says whether a sweep that is there is of the same model and tasks,
+                `setting` what else must be the same, but for `APART`.
             overwrite: remove what is there.
+            keys: of the runs that are wanted, by their place in a table.
 
         Raises:
-            UserError: another sweep is there, another process is at it, or the folder cannot be written.
+            UserError: another sweep is there, or runs that are not those wanted in their place; another process is at
+                it, or the folder cannot be written.
         """
         if not parallel.is_first():  # the first process holds the folder for all
             self.header = dict(header)
@@ -84,14 +91,14 @@ class SweepFolder:
             shutil.rmtree(self.path / "runs", ignore_errors=True)
             (self.path / "sweep.json").unlink(missing_ok=True)
         self.header = dict(header)
-        if (self.path / "sweep.json").is_file():
-            found = read_sweep(self.path / "sweep.json")
-            if found.get("key") != header["key"]:
-                self.close()
-                raise UserError(
-                    f"{self.path} holds a sweep of another model or with other tasks: give another --output, or "
-                    f"--overwrite"
-                )
+        try:
+            if (self.path / "sweep.json").is_file():
+                self._check_shared(read_sweep(self.path / "sweep.json"))
+            self._read_runs()
+            self._check_places(keys or {})
+        except UserError:
+            self.close()
+            raise
         self.write()
         parallel.from_first(self.records)
 
@@ -119,11 +126,7 @@ class SweepFolder:
         """Write the leaderboard, which is up to the first of several processes; it has what the others kept so far."""
         if not parallel.is_first():
             return
-        for file in sorted((self.path / "runs").glob("*.json")):
-            if file not in self._read:
-                record = read_run(file)
-                self.records.setdefault(record.key, record)
-                self._read.add(file)
+        self._read_runs()
         ordered = sorted(self.records.values(), key=order)
         write_json(self.path / "sweep.json", {"kind": KIND, **self.header, "runs": [one.record() for one in ordered]})
 
@@ -132,6 +135,36 @@ class SweepFolder:
         if self._lock is not None:
             (self.path / ".lock").unlink(missing_ok=True)
             self._let_go()
+
+    def _read_runs(self) -> None:
+        for file in sorted((self.path / "runs").glob("*.json")):
+            if file not in self._read:
+                record = read_run(file)
+                self.records.setdefault(record.key, record)
+                self._read.add(file)
+
+    def _check_shared(self, found: Mapping[str, Any]) -> None:
+        """Refuse a sweep that shares something else."""
+        if found.get("key") != self.header["key"]:
+            raise UserError(
+                f"{self.path} holds a sweep of another model or with other tasks: give another --output, or --overwrite"
+            )
+        kept, wanted = found.get("setting", {}), json.loads(json.dumps(self.header["setting"]))
+        names = [name for name in wanted if name in kept and name not in APART and kept[name] != wanted[name]]
+        if names:
+            differ = ", ".join(f"{name} {_written(kept[name])} and not {_written(wanted[name])}" for name in names)
+            raise UserError(
+                f"{self.path} holds runs with {differ}: give the same to widen it, another --output, or --overwrite"
+            )
+
+    def _check_places(self, keys: Mapping[Place, str]) -> None:
+        """Refuse to put a run beside one that tables would take for the same."""
+        for record in self.records.values():
+            if record.error is None and keys.get(record.place, record.key) != record.key:
+                raise UserError(
+                    f"{self.path} holds {record.name} at {record.bits} bits of another definition, checkpoint, batch "
+                    f"size or calibration text of the same name: give another --output, or --overwrite"
+                )
 
     def _let_go(self) -> None:
         if self._lock is not None:
@@ -170,7 +203,14 @@ def read_sweep(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: {error}; begin the sweep anew with --overwrite") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(f"{path} is not a sweep of `switchq ptq`")
+    if not isinstance(content.get("setting", {}), dict):
+        raise UserError(f"{path} is damaged: 'setting' is not an object; begin the sweep anew with --overwrite")
     return content
+
+
+def _written(value: object) -> str:
+    """As one writes it on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 from switchq.bitmap import FULL
 from switchq.errors import UserError
 from switchq.posttraining.ptq.method import Method
-from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ
+from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, Place
 from switchq.posttraining.ptq.setting import Setting
 
 
@@ -37,6 +37,11 @@ class Run:
     def seed(self) -> int:
         """Of the draw of the samples, and of the method."""
         return 0 if self.setting is None else self.setting.seed
+
+    @property
+    def place(self) -> Place:
+        """In a table."""
+        return self.name, self.bits, self.calibration, self.seed
 
     @property
     def title(self) -> str:

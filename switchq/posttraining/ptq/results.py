@@ -25,6 +25,9 @@ FULL_PRECISION = "full precision"
 
 SWITCHQ = "switchq"
 
+Place = tuple[str, int, str | None, int]
+"""What tables tell runs apart by: name, width, calibration text and seed."""
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -74,6 +77,11 @@ class RunRecord:
     size_mb: float | None = None
     items_sha256: str | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> Place:
+        """In a table."""
+        return self.name, self.bits, self.calibration, self.seed
 
     @property
     def compression(self) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from switchq.errors import UserError
+from switchq.posttraining.ptq.folder import APART
 from switchq.posttraining.ptq.results import RunRecord
 from switchq.posttraining.report.reading import clean
 
@@ -56,10 +57,6 @@ class Sweep:
 
     def _listed(self, name: str) -> list[str | int]:
         return self.setting.get(name) or []
-
-
-APART = ("bits", "calibration", "seeds")
-"""Lists in which sweeps of one board may differ: each run says what it has of them."""
 
 
 def joined(sweeps: Iterable[Sweep]) -> list[Sweep]:
