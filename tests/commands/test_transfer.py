@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from switchq.cli import main
 from switchq.commands.transfer_options import TransferOptions
+from switchq.models import load_model
 
 from .conftest import Outcome
 
@@ -106,6 +107,8 @@ def test_rows_and_gaps_of_every_strategy_width_and_form(pair: Pair) -> None:
         for task, worse in row["worse"].items():
             assert worse == pytest.approx(row["scores"][task] / full["scores"][task] - 1)
         assert row["size_mb"] < full["size_mb"] or row is full
+    tied_once = sum(parameter.numel() for parameter in load_model(str(pair.target)).parameters())
+    assert rows["target", "full precision", 16]["size_mb"] == pytest.approx(2 * tied_once / 1e6)
 
 
 def scores(pair: Pair, name: str, bits: int, task: str) -> list[float]:

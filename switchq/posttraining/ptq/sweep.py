@@ -71,6 +71,8 @@ class Sweep:
         save_format: what models are saved in: `hf`, or a packed format.
         reload: makes the model anew for each run, the weights of `base` being let go of: never two in memory. By
             default each run starts from a copy of `base`.
+        base_hash: of the weights of `base`.
+        full_mb: weights of `base` at 16 bits, MB, tied ones counted once.
     """
 
     base: PreTrainedModel
@@ -89,8 +91,9 @@ class Sweep:
 
     def __post_init__(self) -> None:
         self.base_hash = content_hash(self.base)
+        self.full_mb = 2.0 * sum(parameter.numel() for parameter in self.base.parameters()) / MB
         if self.reload is not None:
-            self.base = _on(self.base, torch.device("meta"))  # names, shapes and dtypes are all that is needed now
+            self.base = _on(self.base, torch.device("meta"))  # names, shapes and dtypes are needed; nothing stays tied
         elif not self.offload:
             self.base = _on(self.base, self.device)
         self.tasks = self.suite.describe()
@@ -191,8 +194,7 @@ class Sweep:
     def _built(self, run: Run, packing: Packing | None) -> Iterator[tuple[PreTrainedModel, dict[str, Any]]]:
         """The model of a run on the device, and what its record says of it beside scores; `packing` gets its codes."""
         if run.name == FULL_PRECISION:
-            size = _full_bytes(self.base) / MB
-            facts = {"effective_bits": 16.0, "size_before_mb": size, "size_mb": size}
+            facts = {"effective_bits": 16.0, "size_before_mb": self.full_mb, "size_mb": self.full_mb}
             yield _on(self._fresh(), self.device), facts
         elif run.method is not None and run.setting is not None:
             batches = self.calibration(run.setting) if run.calibration is not None else []
@@ -218,7 +220,7 @@ class Sweep:
                     model,
                     {
                         "effective_bits": 8 * (parts.codes + parts.scales + parts.adapters) / weights,
-                        "size_before_mb": _full_bytes(self.base) / MB,
+                        "size_before_mb": self.full_mb,
                         "size_mb": parts.total / MB,
                     },
                 )
@@ -266,10 +268,6 @@ def _facts(made: Quantised) -> dict[str, Any]:
 def _on(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
     return moved
-
-
-def _full_bytes(model: PreTrainedModel) -> float:
-    return 2.0 * sum(parameter.numel() for parameter in model.parameters())
 
 
 def _check_finite(model: PreTrainedModel, name: str) -> None:
