@@ -73,13 +73,9 @@ def ptq_command(**arguments: Any) -> None:
     folder.claim(header, options.overwrite, {run.place: sweep.key(run) for run in runs})
     try:
         missing = sweep.missing(runs, lambda run: places.get(run))
-        if not missing:
-            raise UserError(
-                f"{options.output} holds all {len(runs)} runs of this sweep already: give another --output, or "
-                f"--overwrite"
-            )
         if len(missing) < len(runs):
-            print(f"{len(runs) - len(missing)} of {len(runs)} runs are there already", file=sys.stderr)
+            rest = "" if missing else ": there is nothing left to do"
+            print(f"{len(runs) - len(missing)} of {len(runs)} runs are there already{rest}", file=sys.stderr)
         with sweep_bar("ptq", len(missing) * len(suite) // parallel.size()) as start:
             records = sweep.run(runs, start, lambda run: places.get(run))
     except KeyboardInterrupt:
