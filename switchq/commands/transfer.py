@@ -21,7 +21,7 @@ from switchq.posttraining.ptq.setting import Setting
 from switchq.posttraining.transfer.channels import Portrait
 from switchq.posttraining.transfer.folder import TransferFolder
 from switchq.posttraining.transfer.matching import match, unmatched
-from switchq.posttraining.transfer.plan import served
+from switchq.posttraining.transfer.plan import left_out
 from switchq.posttraining.transfer.results import Outcome, outcome
 from switchq.posttraining.transfer.statistics import SourceStatistics, read_statistics
 from switchq.posttraining.transfer.strategies import CONTROLS
@@ -105,9 +105,9 @@ def _prepare(options: TransferOptions, study: Study, suites: Mapping[str, Suite]
     warnings = warnings_of(statistics.source, chain, setting, statistics.setting)
     for line in warnings:
         print(f"switchq: warning: {line}", file=sys.stderr)
-    left_out = served(study.comparison.strategies, statistics.source, chain)
-    for name, why in left_out.items():
-        if not set(study.comparison.strategies) - set(left_out) - set(CONTROLS):
+    idle = left_out(study.comparison, statistics.source, chain)
+    for name, why in idle.items():
+        if not set(study.comparison.strategies) - set(idle) - set(CONTROLS):
             raise UserError(f"{name} {why}: name another strategy, such as adaptive")
         print(f"switchq: warning: {name} is left out: it {why}", file=sys.stderr)
     for name in suites:
@@ -122,7 +122,7 @@ def _prepare(options: TransferOptions, study: Study, suites: Mapping[str, Suite]
         with progress_bar(missing > 0) as bar:
             task = bar.add_task("transfer extract", total=missing)
             statistics = study.extract(str(options.source), statistics, lambda: bar.advance(task))
-    return _Models(statistics, chain, left_out, warnings)
+    return _Models(statistics, chain, idle, warnings)
 
 
 def _sweep(

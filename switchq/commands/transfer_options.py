@@ -8,6 +8,7 @@ from switchq.errors import UserError
 from switchq.evaluation.tasks import Perplexity, Task
 from switchq.posttraining.ptq.transforms.protect import Protect
 from switchq.posttraining.transfer.plan import Comparison, pick_strategies
+from switchq.posttraining.transfer.strategies import CONTROLS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +69,11 @@ class TransferOptions(ComparisonOptions):
     def _picked(self) -> Comparison:
         strategies = pick_strategies(self.strategies, self.controls)
         forms = tuple(self.forms) if self.forms else ("scale", "protect")
-        idle = [name for name, one in strategies.items() if not set(one.forms) & set(forms)]
-        strategies = {name: one for name, one in strategies.items() if name not in idle}
         if not strategies:
-            raise UserError(f"nothing to carry: {', '.join(idle) or 'no strategy'} has no form {', '.join(forms)}")
+            raise UserError("nothing to carry: name a strategy, such as adaptive")
+        idle = [name for name, one in strategies.items() if not set(one.forms) & set(forms)]
+        if idle and not set(strategies) - set(idle) - set(CONTROLS):
+            raise UserError(f"nothing to carry: {', '.join(idle)} has no form {', '.join(forms)}")
         return Comparison(
             self.setting(2**62),
             tuple(self.widths),

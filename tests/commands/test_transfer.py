@@ -221,6 +221,20 @@ def test_direct_between_equal_dimensions_and_a_chain(save_tiny: SaveTiny, tmp_pa
     assert chain["left_out"].keys() == {"direct"}
 
 
+def test_a_strategy_without_the_form_is_left_out_and_said_to_be(
+    save_tiny: SaveTiny, tmp_path: Path, switchq: Switchq
+) -> None:
+    config = write_config(tmp_path, save_tiny("gpt2"), save_tiny("gpt2", seed=1), bits=[3], seeds=[0], limit=1)
+    given = ("--forms", "scale", "--strategies", "ratio", "--strategies", "alpha", "--controls", "random")
+    done = switchq("transfer", "--config", config, *given, "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "switchq: warning: ratio is left out: it has no form scale" in done.err
+    assert "Left out: ratio has no form scale" in done.out
+    content = json.loads((tmp_path / "out/transfer.json").read_text())
+    assert content["left_out"] == {"ratio": "has no form scale"}
+    assert {gap["name"] for gap in content["gaps"]} == {"rtn", "alpha", "random"}
+
+
 def test_another_architecture_is_allowed_with_a_warning(save_tiny: SaveTiny, tmp_path: Path, switchq: Switchq) -> None:
     target = save_tiny("llama")
     tokenizer = json.loads((target / "tokenizer.json").read_text())
@@ -267,6 +281,8 @@ MISTAKES = [
     ("--controls nothing", "no control 'nothing'; there are permuted, random"),
     ("--forms scales", "--forms", "'scale' or 'protect'"),
     ("--config idle.yaml", "ratio has no form scale"),
+    ("--config idle.yaml --controls random", "ratio has no form scale"),
+    ("--strategies=[] --controls=[]", "name a strategy"),
     ("--strategies direct", "direct needs inputs of equal dimensions", "32 against 48"),
     ("--bits 16", "--bits 16 is full precision"),
     ("--bits 4 --bits 4", "--bits names something twice"),

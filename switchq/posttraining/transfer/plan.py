@@ -76,10 +76,13 @@ def title_of(name: str, form: Form) -> str:
     return f"{name} ({form})"
 
 
-def served(strategies: Mapping[str, Strategy], source: Portrait, chain: Sequence[Portrait]) -> dict[str, str]:
-    """The strategies that cannot carry anything along a chain of models, and why."""
+def left_out(comparison: Comparison, source: Portrait, chain: Sequence[Portrait]) -> dict[str, str]:
+    """The strategies that have none of the forms or cannot carry anything along a chain of models, and why."""
     models, found = [source, *chain], {}
-    for name, strategy in strategies.items():
+    for name, strategy in comparison.strategies.items():
+        if not set(strategy.forms) & set(comparison.forms):
+            found[name] = f"has no form {', '.join(comparison.forms)}"
+            continue
         for one, other in zip(models, models[1:]):
             pairs = {
                 (site.place.inputs, to.place.inputs)
