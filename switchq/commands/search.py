@@ -83,6 +83,7 @@ def search_command(**arguments: Any) -> None:
     )
     if sensitivity is not None:
         sensitivity.check(record["base_hash"], record["checkpoint_sha256"], space.names, subject.settings.get("grid"))
+        _warn_of_stand_ins(sensitivity, space)
     measure = ModelMeasure(subject.model, subject.tokenizer, questions, Metric(options.metric))
     settings = {
         **{name: value for name, value in asdict(options).items() if name not in ("output", "overwrite", "device")},
@@ -140,6 +141,18 @@ def _claim(files: SearchFiles, header: Mapping[str, Any], overwrite: bool) -> tu
         trials = Trials(None, journal)
     journal.share()
     return journal, trials
+
+
+def _warn_of_stand_ins(sensitivity: Sensitivity, space: Space) -> None:
+    """Say which searched widths were not measured.
+
+    Raises:
+        UserError: nothing stands in for one.
+    """
+    found = [(bits, sensitivity.stand_in(bits)) for bits in space.widths]
+    words = ", ".join(f"{bits} bits (those of {other} stand in)" for bits, other in found if bits != other)
+    if words and parallel.is_first():
+        print(f"switchq: warning: the sensitivities were not measured at {words}", file=sys.stderr)
 
 
 def _limits(space: Space, options: Options) -> dict[Cost, float]:

@@ -29,13 +29,15 @@ ROOT = Path(__file__).parents[2]
 TINY, READING = ROOT / "data" / "tiny-gpt2", ROOT / "data" / "reading"
 
 
-def write_sensitivity(path: Path, ckpt: Path | None, model: Path | None, **changes: Any) -> Path:
+def write_sensitivity(
+    path: Path, ckpt: Path | None, model: Path | None, widths: tuple[int, ...] = (8, 4, 2), **changes: Any
+) -> Path:
     """The mean squared error of each rounded weight."""
     subject = load_subject(*(None if one is None else str(one) for one in (ckpt, model)))
     layers = switch_layers(subject.model)
     mse = {
         bits: tuple(float((one.linear.round_weight(bits) - one.linear.weight).square().mean()) for one in layers)
-        for bits in (8, 4, 2)
+        for bits in widths
     }
     run = {
         "base_hash": subject.identity.sha256,
@@ -43,7 +45,7 @@ def write_sensitivity(path: Path, ckpt: Path | None, model: Path | None, **chang
         "settings": {"grid": Symmetric().to_dict()},
     }
     names, sizes = zip(*((one.name, one.linear.weight.numel()) for one in layers))
-    Sensitivity(names, sizes, (8, 4, 2), {"mse": mse}, run={**run, **changes}).write(path)
+    Sensitivity(names, sizes, widths, {"mse": mse}, run={**run, **changes}).write(path)
     return path
 
 
@@ -250,6 +252,7 @@ BAD = [
     ("--sensitivity {B}/results.json", "holds no sensitivities"),
     ("--sensitivity missing.json", "missing.json"),
     ("--score kl", "no score 'kl'; they hold mse"),
+    ("--sensitivity {B}/wide.json", "say nothing of 2 bits, the narrowest measured are 4", "--bits 2"),
     ("--data {B}/empty.json", "no questions"),
     ("--data missing.json", "missing.json"),
     ("--data {dev}", "is the dev set"),
@@ -290,6 +293,7 @@ def test_one_line_exit_code_2_nothing_written(
     broken.mkdir()
     write_sensitivity(broken / "other.json", run.checkpoint, None, base_hash="0" * 64)
     write_sensitivity(broken / "other_checkpoint.json", run.checkpoint, None, checkpoint_sha256=None)
+    write_sensitivity(broken / "wide.json", run.checkpoint, None, widths=(8, 4))
     (broken / "text.json").write_text("Dear diary")
     (broken / "results.json").write_text("[]")
     write_questions(broken / "empty.json", [])
@@ -304,6 +308,17 @@ def test_one_line_exit_code_2_nothing_written(
     assert done.err.count("\n") == 1, done.err
     assert [part for part in says if part not in done.err] == [], done.err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_it_says_which_widths_stand_in_for_others(
+    of_run: list[object], run: Run, tmp_path: Path, switchq: Switchq
+) -> None:
+    path = write_sensitivity(tmp_path / "sensitivity.json", run.checkpoint, None, widths=(8, 2))
+    done = switchq(*of_run, "--sensitivity", path, "--method", "ilp", "--dev", "none", "--output", tmp_path / "s.csv")
+    assert done.code == 0, done.err
+    assert "warning: the sensitivities were not measured at 4 bits (those of 2 stand in)\n" in done.err
+    measured = switchq(*of_run, "--method", "ilp", "--dev", "none", "--output", tmp_path / "t.csv")
+    assert (measured.code, "warning" in measured.err) == (0, False), measured.err
 
 
 def test_without_sensitivities_only_evolution(

@@ -37,16 +37,27 @@ class Sensitivity:
     cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def score(self, name: str, bits: int) -> tuple[float, ...]:
-        """One value per layer at `bits`; at a width that was not measured, that of the next narrower one, or of the
-        narrowest.
+        """One value per layer at `bits`, or at the width that stands in for it.
 
         Raises:
-            UserError: no such score.
+            UserError: no such score, or a width that nothing stands in for.
         """
         if name not in self.scores:
             raise UserError(f"the sensitivities hold no score {name!r}; they hold {', '.join(self.scores)}")
-        width = max((own for own in self.bits if own <= bits), default=min(self.bits))
-        return self.scores[name][width]
+        return self.scores[name][self.stand_in(bits)]
+
+    def stand_in(self, bits: int) -> int:
+        """The measured width whose scores are taken at `bits`: itself, or the next narrower one.
+
+        Raises:
+            UserError: all that were measured are wider.
+        """
+        if bits < min(self.bits):
+            raise UserError(
+                f"the sensitivities say nothing of {bits} bits, the narrowest measured are {min(self.bits)}: run "
+                f"`switchq sensitivity` with --bits {bits}, or leave {bits} out of --widths"
+            )
+        return max(own for own in self.bits if own <= bits)
 
     def check(
         self, base_hash: str, checkpoint_sha256: str | None, layers: tuple[str, ...], grid: Mapping[str, Any] | None

@@ -28,9 +28,14 @@ def test_reads_back_with_infinite_scores(tmp_path: Path) -> None:
     assert Sensitivity.read(tmp_path / "s.json") == RESULT
 
 
-@pytest.mark.parametrize(("bits", "row"), [(8, 8), (4, 4), (6, 4), (3, 4), (16, 8), (2, 4)])
+@pytest.mark.parametrize(("bits", "row"), [(8, 8), (4, 4), (6, 4), (7, 4), (16, 8)])
 def test_a_width_that_was_not_measured_has_the_score_of_the_next_narrower(bits: int, row: int) -> None:
     assert RESULT.score("kl", bits) == RESULT.scores["kl"][row]
+
+
+def test_nothing_stands_in_for_a_width_narrower_than_all() -> None:
+    with pytest.raises(UserError, match="nothing of 3 bits, the narrowest measured are 4"):
+        RESULT.score("kl", 3)
 
 
 def test_an_unknown_score_names_the_known_ones() -> None:
