@@ -81,7 +81,7 @@ class Method:
         """From an entry of a YAML file.
 
         Raises:
-            UserError: an unknown class, key or argument.
+            UserError: an unknown class, key or argument, or a value that is none.
         """
         unknown = set(content) - ({one.name for one in fields(cls)} - {"name"})
         if unknown or "rounder" not in content:
@@ -89,14 +89,17 @@ class Method:
                 f"method {name}: {min(unknown)!r} is no part of a method" if unknown else f"method {name}: no rounder"
             )
         activations = content.get("activations")
-        method = cls(
-            name,
-            _part(Rounder, content["rounder"], name),
-            tuple(_part(Transform, one, name) for one in content.get("transforms") or ()),
-            dict(content.get("grid") or {}),
-            None if activations is None else _part(Activations, activations, name),
-        )
-        method.grid_for(Setting())
+        try:
+            method = cls(
+                name,
+                _part(Rounder, content["rounder"], name),
+                tuple(_part(Transform, one, name) for one in content.get("transforms") or ()),
+                dict(content.get("grid") or {}),
+                None if activations is None else _part(Activations, activations, name),
+            )
+            method.grid_for(Setting())
+        except TypeError as error:
+            raise UserError(f"method {name}: a value of {dict(content)} is of the wrong type ({error})") from None
         return method
 
 

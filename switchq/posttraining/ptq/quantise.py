@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from switchq.errors import UserError
 from switchq.evaluation import peak_memory, reset_peak_memory
-from switchq.models import architecture_of, blocks_of, weight_view
+from switchq.models import architecture_of, blocks_of, context_window, weight_view
 from switchq.models.inference import eval_mode
 from switchq.posttraining.calibration import Batch
 from switchq.posttraining.ptq.activations import install
@@ -65,12 +65,15 @@ def quantise(
         The record. Weights of the model are `transformers`' own modules with rounded values.
 
     Raises:
-        UserError: no batches for a method that needs them, weights or inputs that are not finite, a group size that
-            does not divide a row, a glob that matches nothing.
+        UserError: no batches for a method that needs them, or longer ones than the model reads; weights or inputs that
+            are not finite, a group size that does not divide a row, a glob that matches nothing.
     """
     needs = method.needs()
     if needs and not batches:
         raise UserError(f"{method.name} needs calibration text")
+    window, longest = context_window(model), max((batch.inputs["input_ids"].shape[1] for batch in batches), default=0)
+    if longest > window:
+        raise UserError(f"the model reads {window} tokens and a calibration batch has {longest}: use shorter samples")
     sites = _sites(model, setting)
     grid = method.grid_for(setting)
     for linear in (linear for block in sites for site in block for linear in site.quantised):

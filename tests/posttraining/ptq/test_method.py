@@ -71,6 +71,10 @@ def test_a_rounder_of_ones_own_goes_by_its_name() -> None:
             "damping; it takes damp",
         ),
         ({"rounder": {"class_path": "rounders.gptq.Gptq", "init_args": {"damp": -1}}}, "above zero"),
+        ({"rounder": {"class_path": "rounders.gptq.Gptq", "init_args": {"damp": "a"}}}, "'damp': 'a'.*wrong type"),
+        ({"rounder": {"class_path": "rounders.gptq.Gptq", "init_args": 3}}, "wrong type"),
+        ({"rounder": "rounders.nearest.Nearest", "transforms": 3}, "wrong type"),
+        ({"rounder": "rounders.nearest.Nearest", "grid": {"init_args": 3}}, "wrong type"),
         ({"rounder": "rounders.nearest.Nearest", "grid": {"class_path": "Hexagonal"}}, "no such grid"),
     ],
 )

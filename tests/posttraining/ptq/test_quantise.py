@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from switchq.data.batches import TrainingCollator
+from switchq.data.text import window_example
 from switchq.errors import UserError
 from switchq.models import weight_view
 from switchq.posttraining.calibration import Batch
@@ -215,6 +217,15 @@ def test_activations_are_rounded_where_the_weight_was() -> None:
 def test_needs_calibration(tiny: Callable[..., PreTrainedModel]) -> None:
     with pytest.raises(UserError, match="gptq needs calibration text"):
         quantise(tiny("gpt2"), METHODS["gptq"], SMALL, progress=False)
+
+
+def test_calibration_batches_longer_than_the_model_reads(tiny: Callable[..., PreTrainedModel]) -> None:
+    model = tiny("gpt2")
+    before = [parameter.clone() for parameter in model.parameters()]
+    long = Batch.of(TrainingCollator(pad_id=5)([window_example([7] * 65)]))
+    with pytest.raises(UserError, match="reads 64 tokens and a calibration batch has 65: use shorter samples"):
+        quantise(model, METHODS["gptq"], SMALL, [long], progress=False)
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters()))
 
 
 def test_a_group_size_that_fits_no_row(tiny: Callable[..., PreTrainedModel]) -> None:
