@@ -25,18 +25,23 @@ WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 """The widths that a layer can be quantised to."""
 
 
-def check_width(bits: object) -> int:
+def check_width(bits: object, full: bool = True) -> int:
     """Return `bits` as an int.
+
+    Args:
+        bits: a width, perhaps as text.
+        full: whether `FULL` is one.
 
     Raises:
         UserError: if it is neither one of `WIDTHS` nor `FULL`.
     """
+    takes = "2 to 8, or 16 for not quantised" if full else "2 to 8"
     try:
         width = int(str(bits))
     except ValueError:
-        raise UserError(f"{bits!r} is not a bit-width: use 2 to 8, or 16 for not quantised") from None
-    if width != FULL and width not in WIDTHS:
-        raise UserError(f"no bit-width {width}: use 2 to 8, or 16 for not quantised")
+        raise UserError(f"{bits!r} is not a bit-width: use {takes}") from None
+    if width not in (WIDTHS + (FULL,) if full else WIDTHS):
+        raise UserError(f"no bit-width {width}: use {takes}")
     return width
 
 

@@ -67,8 +67,10 @@ class ComparisonOptions:
                 raise UserError(f"--{name} must be at least 1, not {value}")
         if any(seed < 0 for seed in self.seed_list):
             raise UserError(f"--seeds must not be negative, not {min(self.seed_list)}")
-        if any(check_width(width) == FULL for width in self.widths):
+        if FULL in self.widths:
             raise UserError("--bits 16 is full precision, which is scored in any case: give widths from 2 to 8")
+        for width in self.widths:
+            check_width(width, full=False)
 
     def setting(self, window: int) -> Setting:
         """What all methods share; bits, calibration set and seed are filled in run by run.

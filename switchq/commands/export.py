@@ -56,8 +56,10 @@ def export_command(
         raise UserError(f"an artifact holds all bitmaps: leave out --bitmap {bitmap}, or give another --format for one")
     if not packs_all and bitmap is None:
         raise UserError(f"--format {format} holds one bitmap: give --bitmap")
-    if any(check_width(width) == FULL for width in bits or ()):
+    if FULL in (bits or ()):
         raise UserError("an artifact holds widths from 2 to 8: leave out --bits 16")
+    for width in bits or ():
+        check_width(width, full=False)
     if packs_all and grid not in (None, "nested"):
         raise UserError(f"only nested codes hold all widths in one: leave out --grid {grid}, or give another --format")
     if not packs_all and embeddings == 8:

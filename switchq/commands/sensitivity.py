@@ -66,8 +66,10 @@ def sensitivity_command(
     for name, value, least in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"--{name} must be at least {least}, not {value}")
-    if any(check_width(width) == FULL for width in bits or ()):
+    if FULL in (bits or ()):
         raise UserError("--bits 16 is what the other widths are compared with: give widths from 2 to 8")
+    for width in bits or ():
+        check_width(width, full=False)
     if data is not None and text is not None:
         raise UserError("calibrate on questions (--data) or on text (--text), not on both")
     if window is not None and text is None:

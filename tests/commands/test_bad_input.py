@@ -168,7 +168,7 @@ TABLE = [
     (SENSITIVITY + "--output {B} --overwrite true", "it is a folder"),
     (SENSITIVITY + "--logdir file/below", "cannot write file/below"),
     (SENSITIVITY + "--scores rank", "--scores must be 'mse', 'mae', 'kl' or 'fisher', not 'rank'"),
-    (SENSITIVITY + "--bits 9", "no bit-width 9"),
+    (SENSITIVITY + "--bits 9", "no bit-width 9: use 2 to 8\n"),
     (SENSITIVITY + "--bits 16", "--bits 16"),
     (SENSITIVITY + "--bits two", "--bits must be a whole number, not 'two'"),
     (SENSITIVITY + "--limit 0", "--limit must be at least 1"),

@@ -348,7 +348,7 @@ PTQ = "ptq --config ptq.yaml --output new "
 
 MISTAKES = [
     (PTQ + "--methods gtpq", "no method 'gtpq'; there are rtn"),
-    (PTQ + "--bits 9", "no bit-width 9"),
+    (PTQ + "--bits 9", "no bit-width 9: use 2 to 8\n"),
     (PTQ + "--bits 16", "--bits 16 is full precision"),
     (PTQ + "--group_size 7", "group size 7 does not divide a row of 32 inputs", "c_attn"),
     (PTQ + "--group_size 0", "group size 0"),
