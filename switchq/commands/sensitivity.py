@@ -140,7 +140,8 @@ def _show(result: Sensitivity, subject: Subject, output: str, events: Path, data
     calibration = result.run["settings"]["calibration"]
     on = f"{calibration['samples']:,} samples, {calibration['tokens']:,} tokens"
     console.print(f"{subject.name} on {on}", highlight=False, markup=False)
-    for table in [*sensitivity_tables(result), correlation_table(result), cost_table(result)]:
+    correlations = [correlation_table(result)] if len(result.scores) > 1 else []
+    for table in [*sensitivity_tables(result), *correlations, cost_table(result)]:
         console.print()
         console.print(table)
     console.print()

@@ -100,6 +100,7 @@ def test_a_plain_model_on_text(workshop: Workshop, tmp_path: Path, switchq: Swit
     assert done.code == 0, done.err
     result = Sensitivity.read(tmp_path / "s.json")
     assert (result.bits, list(result.scores)) == ((5, 3), ["mse"])
+    assert "Rank" not in done.out, "one score correlates with nothing"
     assert result.run["settings"]["grid"]["init_args"] == {"group_size": 16, "scale": "mse"}
     assert result.run["settings"]["calibration"]["tokens"] == 3 * 32
     assert result.run["data"] == str(text)

@@ -84,5 +84,11 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 def _table(title: str | None) -> Table:
     return Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+        title=title,
+        title_justify="left",
+        min_width=len(title or ""),  # a title wraps at the width of its table
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )

@@ -46,6 +46,13 @@ def test_a_correlation_that_is_not_defined_stays_empty(smol: Sensitivity) -> Non
     assert printed(correlation_table(smol)).split()[-1] == "kl"
 
 
+def test_the_title_of_a_narrow_table_stays_on_one_line() -> None:
+    row = {"mse": 1.0, "mae": 0.5}
+    few = Sensitivity(("h.0.a",), (1,), (4,), {"mse": {4: (0.1,)}, "mae": {4: (0.2,)}}, {"mse": row, "mae": row})
+    titles = [printed(table).splitlines()[0].rstrip() for table in (*sensitivity_tables(few), correlation_table(few))]
+    assert titles == ["Most sensitive layers by mse", "Rank correlations"]
+
+
 def test_the_cost(smol: Sensitivity) -> None:
     assert printed(cost_table(smol)).split()[-5:] == ["kl", "1,234.5", "180.5", "481.0", "1,234.0"]
 
