@@ -29,7 +29,7 @@ from switchq.posttraining.search.measure import ModelMeasure
 from switchq.posttraining.search.metric import Metric
 from switchq.posttraining.search.objective import Objective, Scored
 from switchq.posttraining.search.output import SearchFiles
-from switchq.posttraining.search.report import labels, result_record, results_table
+from switchq.posttraining.search.report import labels, result_record, results_table, unsigned_zero
 from switchq.posttraining.search.run import check_reference, run_methods, spread
 from switchq.posttraining.search.scores import pick_score, unit_scores
 from switchq.posttraining.search.space import Cost, Space, search_space
@@ -292,11 +292,11 @@ def _show(
             f"{method}: {counts['bitmaps']:,} bitmaps, {counts['question_evaluations']:,} question evaluations, "
             f"{counts['cache_hits']:,} cache hits, {counts['seconds']:,.0f} s"
         )
-    drop = objective.metric.drop(chosen.figures[objective.metric.name], objective.full_figure)
+    drop = unsigned_zero(100 * objective.metric.drop(chosen.figures[objective.metric.name], objective.full_figure), 1)
     verdict = "within" if study.verdicts[chosen.bitmap] else "NOT within; no bitmap tried keeps the limits and"
     say(
         f"Chosen: {study.space.average_bits(chosen.bitmap):.2f} bits, {study.space.weight_mb(chosen.bitmap):,.2f} MB, "
-        f"drop {100 * drop:.1f} % on the search questions ({verdict} the budget of {100 * objective.budget:g} %)"
+        f"drop {drop:.1f} % on the search questions ({verdict} the budget of {100 * objective.budget:g} %)"
     )
     if dev is None:
         say("No dev set was scored: give --dev FILE")

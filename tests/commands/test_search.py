@@ -19,6 +19,7 @@ from switchq.commands.subject import load_subject
 from switchq.evaluation.provenance import sha256
 from switchq.nn import switch_layers
 from switchq.posttraining.search.measure import ModelMeasure
+from switchq.posttraining.search.report import number
 from switchq.posttraining.sensitivity import Sensitivity
 from switchq.quant import Symmetric
 
@@ -319,6 +320,14 @@ def test_it_says_which_widths_stand_in_for_others(
     assert "warning: the sensitivities were not measured at 4 bits (those of 2 stand in)\n" in done.err
     measured = switchq(*of_run, "--method", "ilp", "--dev", "none", "--output", tmp_path / "t.csv")
     assert (measured.code, "warning" in measured.err) == (0, False), measured.err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-0.0, "0.0"), (-4e-4, "0.000"), (-0.04, "-0.040"), (0.0, "0.0"), (-1.0, "-1.0"), (1234.56, "1,234.6")],
+)
+def test_a_figure_that_is_zero_has_no_sign(value: float, text: str) -> None:
+    assert number(value) == text
 
 
 def test_without_sensitivities_only_evolution(

@@ -123,4 +123,10 @@ def number(value: float) -> str:
         return "inf"
     if abs(value) >= 1e4:
         return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
-    return f"{value:.3f}" if abs(value) < 1 and value != 0 else f"{value:,.1f}"
+    digits = 3 if abs(value) < 1 and value != 0 else 1
+    return f"{unsigned_zero(value, digits):,.{digits}f}"
+
+
+def unsigned_zero(value: float, digits: int) -> float:
+    """A figure with so many digits after the point, of which -0.0 is 0.0."""
+    return round(value, digits) + 0.0
