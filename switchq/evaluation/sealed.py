@@ -8,8 +8,7 @@ from typing import Any
 from switchq.errors import UserError
 from switchq.evaluation.provenance import sha256
 from switchq.files import write_json
-
-METADATA = "switchq.json"
+from switchq.models.made import METADATA
 
 
 def seal(folder: Path, kind: str, content: Mapping[str, Any]) -> None:

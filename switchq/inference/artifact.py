@@ -31,13 +31,13 @@ from torch import Tensor
 from switchq.bitmap import check_width
 from switchq.errors import UserError
 from switchq.inference.unmapped import UnmappedFile
+from switchq.models.made import MANIFEST
 from switchq.quant.planes import plane_bytes
 
 FORMAT = "switchq artifact"
 VERSION = 2
 """The newest that is read. What holds nothing that was taken out of weights is written as 1, which came before that."""
 
-MANIFEST = "artifact.json"
 WEIGHTS = "weights.safetensors"
 
 

@@ -26,6 +26,7 @@ from switchq.hub import only_cached_if_unreachable
 from switchq.models.architecture import Architecture
 from switchq.models.gpt2 import GPT2
 from switchq.models.llama import LLAMA
+from switchq.models.made import check_unpacked
 from switchq.models.opt import OPT
 
 ARCHITECTURES = (GPT2, LLAMA, OPT)
@@ -61,9 +62,11 @@ def load_model(base: str, dtype: Dtype = "float32") -> PreTrainedModel:
     """A causal language model in evaluation mode, by Hub name or local folder.
 
     Raises:
-        UserError: unknown architecture, missing or damaged files, weights that are not finite, no connection.
+        UserError: unknown architecture, packed codes, missing or damaged files, weights that are not finite, no
+            connection.
     """
     architecture_of(load_config(base))
+    check_unpacked(base)
     _check_index(Path(base).expanduser())
     with _explained(base, "model") as source:
         loaded: Any = AutoModelForCausalLM.from_pretrained(

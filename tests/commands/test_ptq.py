@@ -216,6 +216,20 @@ def test_the_row_switchq_is_the_checkpoint_at_that_width(
         assert row["size_mb"] == pytest.approx(expected.weight_mb)
 
 
+@pytest.mark.parametrize("command", ["eval --text {text} --bitmap 16", "ptq --config {config} --bits 8 --output {out}"])
+def test_a_saved_model_that_is_scored_as_if_it_were_whole(
+    command: str, bench: Bench, workshop: Workshop, tmp_path: Path, switchq: Switchq
+) -> None:
+    config, text = write_config(workshop, tmp_path, methods=["rtn"]), tmp_path / "text.txt"
+    text.write_text("House 1 is in Rome. It has a red door.\n" * 40)
+    line = command.format(config=config, text=text, out=tmp_path / "out").split()
+    done = switchq(*line, "--model", bench.saved / "rtn-4")
+    assert done.code == 0, done.err
+    assert done.err.count(f"warning: the weights in {bench.saved / 'rtn-4'} are rounded already") == 1
+    done = switchq(*line, "--model", workshop.base, *(["--overwrite"] if line[0] == "ptq" else []))
+    assert (done.code, "warning" in done.err) == (0, False), done.err
+
+
 def test_verify_scores_again_and_writes(bench: Bench, switchq: Switchq) -> None:
     done = switchq("verify", bench.saved / "rtn-mse-4", "--prompt", "House 1 is in")
     assert done.code == 0, done.err

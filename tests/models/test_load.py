@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from switchq.errors import UserError
 from switchq.models import content_hash, context_window, load_config, load_model, load_tokenizer, make_switchable
+from switchq.models.made import is_rounded
 
 BuildModel = Callable[..., PreTrainedModel]
 SaveModel = Callable[..., Path]
@@ -43,6 +45,37 @@ def test_a_folder_below_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HOME", str(folder.parent))
     assert content_hash(load_model(f"~/{folder.name}")) == content_hash(load_model(str(folder)))
     assert load_tokenizer(f"~/{folder.name}").eos_token == "<eos>"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("artifact.json", {}, "is an artifact of `switchq export`: switchq eval --artifact"),
+        ("switchq.json", {"kind": "ptq-model", "files": {}, "format": "gptq"}, "packed as gptq: switchq verify"),
+    ],
+)
+def test_packed_codes_are_told_what_takes_them(folder: Path, name: str, content: dict[str, Any], says: str) -> None:
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=says):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("said", "rounded"),
+    [
+        ('{"kind": "ptq-model", "files": {}}', True),
+        ('{"kind": "fixed-model", "files": {}, "format": "hf", "widths": {"a": 16, "b": 4}}', True),
+        ('{"kind": "fixed-model", "files": {}, "format": "hf", "widths": {"a": 16, "b": 16}}', False),
+        ('{"name": "mine"}', False),
+        ("Dear diary", False),
+        (None, False),
+    ],
+)
+def test_whether_weights_are_rounded_already(folder: Path, said: str | None, rounded: bool) -> None:
+    if said is not None:
+        (folder / "switchq.json").write_text(said)
+    assert is_rounded(str(folder)) == rounded
+    load_model(str(folder))
 
 
 def test_an_unknown_architecture_is_told_the_supported_ones(folder: Path) -> None:
