@@ -94,7 +94,7 @@ def write_search(folder: Path) -> Path:
         "settings": {"metric": "F1", "budget": 0.3, "dev": "data/dev.json"},
         "methods": {"greedy": {"evaluations": 4}},
         "points": TRIED,
-        "front": [TRIED[0], TRIED[3], TRIED[5]],
+        "front": [TRIED[0], TRIED[1], TRIED[3], TRIED[5]],
         "baselines": [{"label": "8", **TRIED[0]}],
         "chosen": TRIED[3],
         "dev": [{**{k: v for k, v in RECORDS[1].items() if k != "run"}, "f1_interval": [76.0, 83.0]}],

@@ -13,7 +13,7 @@ from switchq.posttraining.report import build, read_sources, render
 from switchq.posttraining.report.content import Figure, Table
 from switchq.posttraining.report.page import SECTIONS
 
-from .conftest import LAYERS, RECORDS, RUN, TRIED, Files, Page, record
+from .conftest import LAYERS, RECORDS, RUN, TRIED, Files, Page, record, write_search
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -94,7 +94,13 @@ def test_the_chosen_bitmap_layer_by_layer(page: Page) -> None:
 
 def test_bitmaps_that_are_written_out_are_told_by_their_counts(page: Page) -> None:
     rows = table_named(page, "The front and the baselines").rows
-    assert [row[0].text for row in rows] == ["6 layers at 8", "4 layers at 8, 2 at 4", "5 layers at 4, 1 at 8", "8"]
+    assert [row[0].text for row in rows] == [
+        "6 layers at 8",
+        "5 layers at 8, 1 at 4",
+        "4 layers at 8, 2 at 4",
+        "5 layers at 4, 1 at 8",
+        "8",
+    ]
 
 
 def test_sensitivities(page: Page, files: Files) -> None:
@@ -202,9 +208,31 @@ def test_scores_from_fewer_questions_are_not_on_the_front(files: Files, tmp_path
     (tmp_path / "search.json").write_text(json.dumps(content))
     report = build(read_sources([tmp_path / "search.json"]))
     chart = next(one for one in report.figures if one.slug.startswith("search-"))
-    assert chart.title == f"The search tried 7 bitmaps; {sum(front_of_tried())} are on the front"
+    assert chart.title == f"The search tried 6 bitmaps; {sum(front_of_tried())} are on the front"
+    assert "a mark each time, 7 in all" in chart.caption
     assert "given up after fewer questions" in chart.caption
     assert all(row["value"] < 100 for row in rows_of(chart.chart) if row["front"])
+
+
+def test_the_front_is_that_of_the_search_where_its_table_is_cut_to_six_digits(tmp_path: Path) -> None:
+    """To six digits 16 bits and 8 bits score alike, and 16 bits would fall from the front."""
+    path = write_search(tmp_path)
+    content = json.loads(path.with_suffix(".json").read_text())
+    content["front"] = [{**TRIED[0], "bitmap": "16", "weight_mb": 180.0, "F1": 78.0000001}, *content["front"]]
+    path.with_suffix(".json").write_text(json.dumps(content))
+    for method in ("references", "greedy"):
+        path.write_text(path.read_text() + f'"16","78.0","16.0","180.0","true","{method}","64"\n')
+    chart = next(one for one in build(read_sources([path])).figures if one.slug.startswith("search-"))
+    assert chart.title == "The search tried 7 bitmaps; 5 are on the front"
+    assert {row["value"] for row in rows_of(chart.chart) if row["front"] and row["shown"] == "16"} == {78.0}
+
+
+def test_without_a_front_of_its_own_a_searchs_front_is_worked_out(tmp_path: Path) -> None:
+    path = write_search(tmp_path)
+    content = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**content, "front": []}))
+    chart = next(one for one in build(read_sources([path])).figures if one.slug.startswith("search-"))
+    assert chart.title == f"The search tried 6 bitmaps; {sum(front_of_tried())} are on the front"
 
 
 def test_a_search_over_average_bits_is_drawn_over_them(files: Files, tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ def search(sources: Sources) -> Section | None:
 def tried_rows(one: Search) -> tuple[str, list[Row]]:
     """The name of the score, and all tried bitmaps in order as `search_chart` takes them.
 
-    Only scores from as many questions as any are compared for the front: a search may reject a bitmap after a few.
+    A bitmap that was tried again has a row each time, all with its `number`. The front is the one that the search
+    itself wrote down, whose figures are whole; only where it wrote none is it worked out. Only scores from as many
+    questions as any are on it: a search may reject a bitmap after a few.
     """
     listed = list(one.tried) or [*one.part("baselines"), *one.part("front")]
     settings = one.content.get("settings")
@@ -41,6 +43,7 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
     order = [str(wanted)] if str(wanted) in SCORES else list(SCORES)
     metric = next((name for name in order if any(number(row.get(name)) is not None for row in listed)), order[0])
     greedy = {str(row.get("method")) for row in listed if "greedy" in str(row.get("method", "")).lower()}
+    numbers: dict[str, int] = {}
     rows: list[Row] = []
     for step, row in enumerate(listed, 1):
         value, size, bits = (number(row.get(name)) for name in (metric, "weight_mb", "average_bits"))
@@ -51,6 +54,7 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
         rows.append(
             {
                 "step": step,
+                "number": numbers.setdefault(str(row.get("bitmap")), len(numbers) + 1),
                 "method": short(method),
                 "shown": short(str(row.get("label") or row.get("bitmap", ""))),
                 "average_bits": bits if bits is not None else 16.0,
@@ -62,7 +66,11 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
             }
         )
     full = asked_most(rows)
-    fronts = pareto([(row[cost(one)], row["value"]) for row in full], metric in ("F1", "EM"))
+    written = {numbers.get(str(point.get("bitmap"))) for point in one.part("front")} - {None}
+    if written:
+        fronts = [row["number"] in written for row in full]
+    else:
+        fronts = pareto([(row[cost(one)], row["value"]) for row in full], metric in ("F1", "EM"))
     on_front = {row["step"] for row, front in zip(full, fronts) if front}
     return metric, [{**row, "front": row["step"] in on_front} for row in rows]
 
@@ -91,7 +99,11 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
     tag = slug(one.name)
     name = f"The search {one.name}" if len(sources.searches) > 1 else "The search"
     if rows:
-        words = f"{len(rows):,} bitmaps in {one.name}; {'up' if higher else 'up (a lower score)'} and left is better."
+        tried = {row["number"] for row in rows}
+        on_front = {row["number"] for row in rows if row["front"]}
+        words = f"{len(tried):,} bitmaps in {one.name}; {'up' if higher else 'up (a lower score)'} and left is better."
+        if len(tried) < len(rows):
+            words += f" Those that were tried again have a mark each time, {len(rows):,} in all."
         if any(row["verdict"] != "tried" for row in rows):
             words += " Filled marks were accepted, crosses rejected."
         words += " Colour is the mean width. The solid line is the front."
@@ -100,8 +112,7 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
         words += " These are the search's own scores, on its own questions."
         if len({row["questions"] for row in rows}) > 1:
             words += " Some were given up after fewer questions than the others; they are not on the front."
-        on_front = {(row["shown"], row["weight_mb"], row["value"]) for row in rows if row["front"]}
-        title = f"{name} tried {len(rows):,} bitmaps; {len(on_front)} are on the front"
+        title = f"{name} tried {len(tried):,} bitmaps; {len(on_front)} are on the front"
         blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher, cost(one)), made))
     narrowing = sorted(asked_most(rows), key=lambda row: -row["average_bits"])  # of equals the first tried comes first
     path = [row for row in narrowing if row["path"] and row["verdict"] != "tried"]
