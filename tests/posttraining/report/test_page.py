@@ -81,6 +81,16 @@ def test_the_search_and_greedys_path(page: Page) -> None:
     assert [(row["step"], row["value"]) for row in line] == [(1, 78.0), (2, 77.5), (3, 77.0)]
 
 
+def test_only_greedy_has_a_path(tmp_path: Path) -> None:
+    path = write_search(tmp_path)
+    path.write_text(path.read_text().replace("greedy", "ilp"))
+    report = build(read_sources([path]))
+    assert [one.slug for one in report.figures if one.slug.startswith("path-")] == []
+    chart = next(one for one in report.figures if one.slug.startswith("search-"))
+    assert not any(row["path"] for row in rows_of(chart.chart))
+    assert "greedy" not in chart.caption
+
+
 def front_of_tried() -> list[bool]:
     return pareto([(row["weight_mb"], row["F1"]) for row in TRIED])
 

@@ -42,7 +42,6 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
     wanted = settings.get("metric") if isinstance(settings, Mapping) else None
     order = [str(wanted)] if str(wanted) in SCORES else list(SCORES)
     metric = next((name for name in order if any(number(row.get(name)) is not None for row in listed)), order[0])
-    greedy = {str(row.get("method")) for row in listed if "greedy" in str(row.get("method", "")).lower()}
     numbers: dict[str, int] = {}
     rows: list[Row] = []
     for step, row in enumerate(listed, 1):
@@ -62,7 +61,7 @@ def tried_rows(one: Search) -> tuple[str, list[Row]]:
                 "value": value,
                 "questions": number(row.get("questions")),
                 "verdict": "tried" if accepted is None else "accepted" if accepted else "rejected",
-                "path": method in greedy if greedy else accepted is not None,
+                "path": method.lower().startswith("greedy"),
             }
         )
     full = asked_most(rows)
