@@ -130,23 +130,34 @@ def percent_scale(values: Sequence[float]) -> alt.Scale:
     return alt.Scale(domain=[max(low - room, -2.0), min(high + room, 102.0)], nice=False, zero=False)
 
 
-def log_axis(values: Sequence[float]) -> tuple[alt.Scale, alt.Axis]:
-    """A logarithmic scale round some positive values, with round numbers at its ticks."""
+def log_axis(values: Sequence[float], reverse: bool = False) -> tuple[alt.Scale, alt.Axis]:
+    """A logarithmic scale round some positive values, with round numbers at its ticks, the lowest above if `reverse`.
+
+    Where some are zero, the scale is linear below the lowest that is not, or below a millionth of the highest.
+    """
     low, high = min(values, default=0.0), max(values, default=0.0)
+    if low <= 0:
+        return _log_axis_from_zero(values, reverse)
     ticks = [value for value in _round_values(values) if low <= value <= high]
     form = "~s" if low >= 1 and len(ticks) > 1 else "~g"  # 10k, but not 1m for a thousandth
     axis = alt.Axis(values=_round_values(values), format=form) if len(ticks) > 1 else alt.Axis(tickCount=5, format=form)
-    if low > 0:
-        margin = max((high / low) ** 0.08, 1.005)
-        return alt.Scale(type="log", nice=False, domain=[low / margin, high * margin]), axis
-    return alt.Scale(zero=False, padding=16), axis
+    margin = max((high / low) ** 0.08, 1.005)
+    return alt.Scale(type="log", nice=False, domain=[low / margin, high * margin], reverse=reverse), axis
+
+
+def _log_axis_from_zero(values: Sequence[float], reverse: bool) -> tuple[alt.Scale, alt.Axis]:
+    high = max(values, default=0.0)
+    if high <= 0:
+        return alt.Scale(zero=False, padding=16, reverse=reverse), alt.Axis()
+    least = max(min(value for value in values if value > 0), high / 1e6)
+    powers = range(math.ceil(math.log10(least)), math.floor(math.log10(high)) + 1)
+    ticks = alt.Axis(values=[0.0, *(10.0**power for power in powers)], format="~g")
+    return alt.Scale(type="symlog", constant=least, nice=False, padding=16, reverse=reverse), ticks
 
 
 def _round_values(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times powers of ten within the range of the values, or of a wide range the powers alone."""
-    low, high = min(values, default=1.0), max(values, default=1.0)
-    if low <= 0:
-        return []
+    """1, 2 and 5 times powers of ten within the range of positive values, or of a wide range the powers alone."""
+    low, high = min(values), max(values)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 1000 else (1,)
     return [step * 10.0**power for power in powers for step in steps]

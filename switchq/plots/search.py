@@ -3,7 +3,7 @@
 import altair as alt
 
 from switchq.plots.palette import MUTED
-from switchq.plots.quality import bits_colour, front_line, percent_scale, size_axis
+from switchq.plots.quality import bits_colour, front_line, log_axis, percent_scale, size_axis
 from switchq.plots.rows import AnyChart, Rows, data
 
 VERDICTS = ("accepted", "rejected", "tried")
@@ -21,7 +21,7 @@ def search_chart(
             `value`, `verdict` (one of `VERDICTS`), `front` (whether nothing beats it), `path` (whether it belongs to a
             greedy path), `questions` (how many the score is from, or None; the path runs through those with most).
         metric: what the score is, with its unit.
-        higher_is_better: false for a perplexity or a divergence, whose axis points down.
+        higher_is_better: false for a perplexity or a divergence, whose axis is logarithmic and points down.
         cost: what lies across, `weight_mb` or `average_bits`.
         height: of the plot, pixels.
     """
@@ -66,8 +66,8 @@ def asked_most(rows: Rows) -> Rows:
 
 def _score(rows: Rows, metric: str, higher_is_better: bool) -> alt.Y:
     values = [row["value"] for row in rows]
-    scale = percent_scale(values) if higher_is_better else alt.Scale(zero=False, padding=14, reverse=True)
-    return alt.Y("value:Q", title=metric, scale=scale)
+    scale, axis = (percent_scale(values), alt.Axis()) if higher_is_better else log_axis(values, reverse=True)
+    return alt.Y("value:Q", title=metric, scale=scale, axis=axis)
 
 
 def _marks(rows: Rows, across: alt.X, score: alt.Y, metric: str) -> list[alt.Chart]:

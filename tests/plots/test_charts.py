@@ -77,6 +77,31 @@ def test_the_key_of_colours_names_the_widths_where_they_are_few(averages: list[f
     assert colour.to_dict()["legend"]["values"] == shown
 
 
+def score_axis(values: list[float]) -> tuple[dict[str, Any], list[float]]:
+    """Scale and ticks of the scores of a search by perplexity or divergence."""
+    rows = [{**row, "value": value} for row, value in zip(TRIALS, values, strict=True)]
+    charts = search_chart(rows, "Score", higher_is_better=False), path_chart(rows, "Score", higher_is_better=False)
+    found = [layer["encoding"]["y"] for chart in charts for layer in chart.to_dict()["layer"]]
+    assert all(one == found[0] for one in found)
+    return found[0]["scale"], found[0]["axis"]["values"]
+
+
+def test_one_bad_bitmap_does_not_press_the_others_of_a_search_together() -> None:
+    scale, ticks = score_axis([1.1, 1.2, 1.5, 2.0, 4.0, 816.0])
+    assert (scale["type"], scale["reverse"]) == ("log", True)
+    assert {1, 10, 100} < set(ticks)
+
+
+def test_a_divergence_of_zero_has_a_place_on_a_logarithmic_axis() -> None:
+    scale, ticks = score_axis([0.0, 2e-5, 1e-4, 0.003, 0.7, 6.7])
+    assert (scale["type"], scale["reverse"], scale["constant"]) == ("symlog", True, 2e-5)
+    assert ticks == pytest.approx([0, 1e-4, 1e-3, 0.01, 0.1, 1])
+    scale, _ = score_axis([0.0, 1e-30, 1e-4, 0.003, 0.7, 6.0])
+    assert scale["constant"] == 6e-6
+    rows = [{**row, "value": 0.0} for row in TRIALS]
+    assert marks(svg(search_chart(rows, "KL", higher_is_better=False)), "mark-symbol") == 6
+
+
 def test_png_is_as_large_as_asked() -> None:
     image = png(bit_strip([8, 4, 8, 4, 2, 2], NAMES))
     assert image.startswith(b"\x89PNG")

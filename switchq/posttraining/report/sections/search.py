@@ -108,6 +108,7 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
         words += " Colour is the mean width. The solid line is the front."
         if any(row["path"] and row["verdict"] == "accepted" for row in rows):
             words += " The dashed line follows the accepted steps of greedy from wide to narrow."
+        words += "" if higher else " Logarithmic axis."
         words += " These are the search's own scores, on its own questions."
         if len({row["questions"] for row in rows}) > 1:
             words += " Some were given up after fewer questions than the others; they are not on the front."
