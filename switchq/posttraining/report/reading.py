@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +9,19 @@ from typing import Any
 
 from switchq.errors import UserError, reason
 
+LARGEST = 1e100
+"""A number beyond this counts as not finite: no measurement comes near it, and a chart's arithmetic would overflow."""
+
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file; numbers that are not finite are None.
+    """The contents of a JSON file; numbers that are not finite, or as good as not, are None.
 
     Raises:
         UserError: missing, not readable, or not whole.
     """
     try:
-        return clean(json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None))
+        text = path.read_text(encoding="utf-8")
+        return clean(json.loads(text, parse_constant=number, parse_float=number, parse_int=_whole))
     except FileNotFoundError:
         raise UserError(f"no file or folder {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -46,14 +49,18 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None; texts as a CSV file holds them are read."""
+    """A number up to `LARGEST`, or None; texts as a CSV file holds them are read."""
     if isinstance(value, bool):
         return None
     try:
         read = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return read if math.isfinite(read) else None
+    return read if abs(read) <= LARGEST else None
+
+
+def _whole(text: str) -> int | None:
+    return None if number(text) is None else int(text)
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:

@@ -177,6 +177,8 @@ def _one(record: Any, path: Path, index: int) -> Scored:
         value = record.get(name)
         if not isinstance(value, kind) or (kind not in (str, list) and number(value) is None):
             raise UserError(f"{where} is not a result of `switchq eval`: {name!r} is missing or of the wrong type")
+    if record["weight_mb"] <= 0:
+        raise UserError(f"{where} is not a result of `switchq eval`: 'weight_mb' is not more than 0")
     kept = {item.name for item in fields(EvalResult) if item.compare}
     values = {**_DEFAULTS, **{name: value for name, value in record.items() if name in kept}}
     values |= {name: number(values.get(name)) for name in _NUMBERS}

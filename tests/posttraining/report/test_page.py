@@ -274,6 +274,24 @@ def test_odd_values_are_no_obstacle(files: Files, tmp_path: Path) -> None:
     assert "adapters" not in [name.lower() for one in report.tables for name in one.columns]
 
 
+@pytest.mark.parametrize("odd", [10**400, 10**101, 1e300, -1e308], ids=["digits", "whole", "large", "negative"])
+def test_numbers_past_all_measure_are_no_obstacle(odd: float, files: Files, tmp_path: Path) -> None:
+    """They count as missing, wherever they stand."""
+    texts = [{"text_perplexity": {"wiki": value}} for value in (20.0, odd)]
+    records = [RECORDS[0] | texts[0], RECORDS[1] | texts[1] | {"F1": odd, "n_questions": 50, "latency_ms": odd}]
+    (tmp_path / "results.json").write_text(json.dumps(records))
+    search = json.loads(files.search.with_suffix(".json").read_text())
+    search["points"][0]["F1"] = search["points"][1]["weight_mb"] = search["chosen"]["average_bits"] = odd
+    (tmp_path / "search.json").write_text(json.dumps(search))
+    scores = json.loads(files.sensitivity.read_text())
+    scores["layers"][0]["weights"] = int(odd)
+    (tmp_path / "s.json").write_text(json.dumps(scores))
+    report = build(read_sources([tmp_path / name for name in ("results.json", "search.json", "s.json")]))
+    figures = data_of(render(report))["figures"]
+    assert [len(rows_of(one.chart)) for one in report.figures if one.slug.startswith("wiki")] == [2], "point and label"
+    assert not re.search(r"\d{60}|e\+?[123]\d\d", json.dumps(figures))
+
+
 def test_correlations_over_everything_and_at_each_width(files: Files, tmp_path: Path) -> None:
     """A width whose correlations are not known has no figure."""
     content = json.loads(files.sensitivity.read_text())

@@ -67,6 +67,8 @@ BROKEN = {
     "no kind": ("{}", "says no kind", "run folder"),
     "a number": ("3", "says no kind"),
     "endless": (json.dumps([RECORDS[0]]).replace("200.0", "1e999"), "record 1", "'weight_mb'"),
+    "endless in digits": (json.dumps([{**RECORDS[0], "weight_mb": 10**400}]), "record 1", "'weight_mb'"),
+    "weightless": (json.dumps([{**RECORDS[0], "weight_mb": 0}]), "record 1", "'weight_mb' is not more than 0"),
     "sensitivity": ('{"kind": "sensitivity", "layers": 3}', "damaged"),
     "sensitivity bits": ('{"kind": "sensitivity", "layers": [], "bits": [1e999]}', "damaged"),
     "search": ('{"kind": "search"}', "holds no bitmaps"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from switchq.plots.heatmap import TITLES, correlation_map, heat_map
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
+from switchq.posttraining.report.reading import number
 from switchq.posttraining.report.sources import Sources
 from switchq.posttraining.report.text import slug
 from switchq.posttraining.sensitivity import Sensitivity
@@ -80,7 +81,7 @@ def _table(one: Sensitivity, path: Path, tag: str) -> Table:
     order = sorted(range(len(one.layers)), key=lambda i: -one.scores[name][narrowest][i])[:SHOWN]
     columns = [
         Column("Layer", [one.layers[i] for i in order]),
-        Column("Weights", [float(one.weights[i]) for i in order], ",.0f"),
+        Column("Weights", [number(one.weights[i]) for i in order], ",.0f"),
         *(
             Column(f"{score}, {bits} bits", [v if math.isfinite(v := of[bits][i]) else None for i in order], ".3g")
             for score, of in one.scores.items()
