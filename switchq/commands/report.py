@@ -6,7 +6,7 @@ from rich.console import Console
 
 from switchq.errors import UserError
 from switchq.evaluation import check_writable, write_bytes, write_text
-from switchq.posttraining.report import build, read_sources, render
+from switchq.posttraining.report import UNDERSTOOD, build, read_sources, render
 
 
 def report_command(run: list[str] | None, output: str, figures: str | None, title: str | None, overwrite: bool) -> None:
@@ -22,6 +22,8 @@ def report_command(run: list[str] | None, output: str, figures: str | None, titl
         raise UserError(f"{output} exists already: give another --output, or --overwrite")
     check_writable(output)
     report = build(sources, title)
+    if not report.sections:
+        raise UserError(f"nothing to show in {', '.join(run or [])}: name one or more of {UNDERSTOOD}")
     if figures is not None:
         there = [name for one in report.figures for name in _files(figures, one.slug) if name.exists()]
         if there and not overwrite:

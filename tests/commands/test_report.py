@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 from switchq.posttraining import report as switchq_report
 
@@ -88,6 +89,7 @@ MISTAKES = [
     ("report unknown.json", "'recipe'", "understood are"),
     ("report results.json unknown.json", "'recipe'"),
     ("report .", "is not a run folder"),
+    ("report curveless", "nothing to show in curveless: name one or more of results of `switchq eval`"),
     ("report results.json --output file/below/r.html", "cannot write file/below/r.html"),
     ("report results.json --output folder --overwrite", "it is a folder"),
     ("report results.json --figures file/below", "cannot write file/below"),
@@ -105,6 +107,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     (tmp_path / "unknown.json").write_text('{"kind": "recipe"}')
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
+    SummaryWriter("curveless").close()
     if command == "report .":
         results.unlink()
     before = sorted(tmp_path.rglob("*"))

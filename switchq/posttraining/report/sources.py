@@ -17,6 +17,7 @@ UNDERSTOOD = (
     "results of `switchq eval` (a JSON list of records), a sensitivity or search file (JSON with `kind`), "
     "the CSV of a search, the folder of `switchq ptq` or `transfer`, or a run folder (lightning_logs/version_N)"
 )
+"""What a report takes, for messages."""
 
 Interval = tuple[float, float]
 
@@ -226,8 +227,9 @@ def _dev_data(content: Mapping[str, Any]) -> dict[str, Any]:
 def _read_run(folder: Path, sources: Sources) -> None:
     after, before = folder / "results.json", folder / "before.json"
     if not (after.is_file() or before.is_file() or has_events(folder)):
-        inner = sorted(folder.glob("**/version_*"))[:1]
-        hint = f"; did you mean {inner[0]}?" if inner else ""
+        scores = (found for name in (after.name, before.name) for found in folder.glob(f"**/version_*/{name}"))
+        newest = max(scores, key=lambda found: found.stat().st_mtime, default=None)
+        hint = "" if newest is None else f"; did you mean {newest.parent}?"
         raise UserError(f"{folder} is not a run folder: no scores and no TensorBoard events in it{hint}")
     name = clean(folder.resolve().name)
     old = _records(before) if before.is_file() else ()

@@ -1,6 +1,7 @@
 """Files are told apart by their contents, and what cannot be reported is refused in one clear line."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,6 @@ def test_missing_paths_and_folders(files: Files, tmp_path: Path) -> None:
         read_sources([tmp_path / "none.json"])
     with pytest.raises(UserError, match="is not a run folder"):
         read_sources([lone])
-    with pytest.raises(UserError, match=r"did you mean .*version_0"):
-        read_sources([lone.parent])
     (tmp_path / "alone.csv").write_text("bitmap,F1\n8,90\n")
     with pytest.raises(UserError, match=r"alone\.json beside alone\.csv: the search is not finished"):
         read_sources([tmp_path / "alone.csv"])
@@ -112,6 +111,20 @@ def test_missing_paths_and_folders(files: Files, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"kind": "search", "points": [{"bitmap": "8"}]}')
     with pytest.raises(UserError, match="no rows with a column 'bitmap'"):
         read_sources([tmp_path / "other.csv"])
+
+
+def test_a_folder_above_runs_names_the_newest_with_scores(tmp_path: Path) -> None:
+    written = {"version_0/results.json": 1000, "version_2/before.json": 3000, "version_1/results.json": 2000}
+    for name, time in written.items():
+        scores = tmp_path / "logs" / name
+        scores.parent.mkdir(parents=True)
+        scores.write_text(json.dumps(RECORDS))
+        os.utime(scores, (time, time))
+    (tmp_path / "logs" / "sensitivity" / "version_0").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"did you mean .*version_2\?$"):
+        read_sources([tmp_path / "logs"])
+    with pytest.raises(UserError, match=r"no TensorBoard events in it$"):
+        read_sources([tmp_path / "logs" / "sensitivity"])
 
 
 def test_a_run_that_was_stopped_has_curves_only(files: Files, tmp_path: Path) -> None:
