@@ -25,7 +25,7 @@ def leaderboard_chart(
     methods = list(dict.fromkeys(str(row["method"]) for row in rows))
     values = [float(row["value"]) for row in rows] + ([] if full is None else [full])
     scale, axis = log_axis(values) if not higher_is_better else (alt.Scale(zero=False, padding=16), alt.Axis())
-    x = size_axis("effective_bits", "Effective bits")
+    x = size_axis(rows, "effective_bits", "Effective bits")
     y = alt.Y("value:Q", title=metric, scale=scale, axis=axis)
     legend = alt.Legend(
         title="Method",

@@ -29,7 +29,7 @@ def quality_chart(rows: Rows, metric: str, higher_is_better: bool = True, height
     """
     values = [row[name] for row in rows for name in ("value", "before", "low", "high") if row.get(name) is not None]
     scale, axis = (percent_scale(values), alt.Axis()) if higher_is_better else log_axis(values)
-    size = size_axis()
+    size = size_axis(rows)
     colour = bits_colour(rows)
     shape = alt.Shape(
         "kind:N",
@@ -97,10 +97,15 @@ COSTS = {"weight_mb": "Size of the weights (MB)", "average_bits": "Average bits"
 """Fields that can lie across, and what each is."""
 
 
-def size_axis(field: str = "weight_mb", title: str = "") -> alt.X:
-    """Weight MB, or another field (of `COSTS`, or with a title), across: not from zero, a number every 80 pixels."""
+def size_axis(rows: Rows, field: str = "weight_mb", title: str = "") -> alt.X:
+    """Weight MB, or another field (of `COSTS`, or with a title), across: not from zero, a number every 80 pixels.
+
+    Where all rows have one value, the axis reaches a tenth to either side of it, so that its numbers are true.
+    """
     ticks = alt.Axis(tickCount=alt.ExprRef("ceil(width / 80)"))
-    scale = alt.Scale(zero=False, nice=False, padding=22)
+    values = {row[field] for row in rows}
+    around = [factor * value for value in values for factor in (0.9, 1.1)] if len(values) == 1 else alt.Undefined
+    scale = alt.Scale(zero=False, nice=False, padding=22, domain=around)
     return alt.X(f"{field}:Q", title=title or COSTS[field], scale=scale, axis=ticks)
 
 

@@ -25,7 +25,7 @@ def search_chart(
         cost: what lies across, `weight_mb` or `average_bits`.
         height: of the plot, pixels.
     """
-    size, score = size_axis(cost), _score(rows, metric, higher_is_better)
+    size, score = size_axis(rows, cost), _score(rows, metric, higher_is_better)
     layers = front_line(rows, size, score, cost)
     path = [row for row in asked_most(rows) if row["path"] and row["verdict"] == "accepted"]
     if len(path) > 1:

@@ -102,6 +102,14 @@ def test_a_divergence_of_zero_has_a_place_on_a_logarithmic_axis() -> None:
     assert marks(svg(search_chart(rows, "KL", higher_is_better=False)), "mark-symbol") == 6
 
 
+@pytest.mark.parametrize("size", [0.78, 163.4])
+def test_the_numbers_below_a_single_size_are_true(size: float) -> None:
+    drawn = svg(quality_chart([{**POINTS[0], "weight_mb": size}], "F1 (%)"))
+    across = re.search(r'aria-label="X-axis[^"]*with values from ([\d.]+) to ([\d.]+)"', drawn)
+    assert across is not None
+    assert [float(end) / size for end in across.groups()] == pytest.approx([0.9, 1.1], abs=0.02)
+
+
 def test_png_is_as_large_as_asked() -> None:
     image = png(bit_strip([8, 4, 8, 4, 2, 2], NAMES))
     assert image.startswith(b"\x89PNG")

@@ -22,7 +22,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Tile:
-    """A uniform bit-width at a glance; percentages are of 16 bits."""
+    """A uniform bit-width at a glance; percentages are of 16 bits, which are the reference."""
 
     bits: int
     score: str
@@ -143,7 +143,7 @@ def _tiles(group: Group, file: str) -> tuple[Tile, ...]:
             bits,
             f"{value:.1f}" if metric == "F1" else f"{value:,.1f}",
             "F1" if metric == "F1" else metric,
-            "" if kept is None else f"{kept:.1f} % of 16 bits",
+            "reference" if bits == FULL else "" if kept is None else f"{kept:.1f} % of 16 bits",
             f"{row.result.weight_mb:,.2f} MB" + ("" if row.size is None or bits == FULL else f", {row.size:.0f} %"),
         )
     return tuple(tiles[bits] for bits in sorted(tiles, reverse=True))

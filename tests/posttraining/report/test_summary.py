@@ -1,13 +1,14 @@
 """The sentence at the top, against the arithmetic done by hand."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from switchq.posttraining.report import Sources, read_sources
+from switchq.posttraining.report import Sources, build, read_sources, render
 from switchq.posttraining.report.summary import summary
 
 from .conftest import RECORDS, record
@@ -60,7 +61,7 @@ def test_different_questions_are_not_compared(sources: Callable[..., Sources]) -
 def test_tiles_and_facts(sources: Callable[..., Sources]) -> None:
     top = summary(sources(RECORDS))
     assert [(tile.bits, tile.score, tile.kept, tile.size) for tile in top.tiles] == [
-        (16, "80.0", "", "200.00 MB"),
+        (16, "80.0", "reference", "200.00 MB"),
         (8, "79.6", "99.5 % of 16 bits", "101.00 MB, 50 %"),
         (4, "72.0", "90.0 % of 16 bits", "60.00 MB, 30 %"),
         (2, "10.5", "13.1 % of 16 bits", "43.00 MB, 22 %"),
@@ -71,6 +72,19 @@ def test_tiles_and_facts(sources: Callable[..., Sources]) -> None:
         "Data": "data/dev.json",
         "Device": "cpu (x86_64, 1 threads)",
     }
+
+
+@pytest.mark.parametrize(
+    ("records", "kept"),
+    [(RECORDS[5:], [""]), ([record("16", [16] * 6, 0.0, 9.0), *RECORDS[4:]], ["reference", "", ""])],
+    ids=["2 bits alone", "16 bits without a score"],
+)
+def test_only_16_bits_are_the_reference(
+    records: list[dict[str, Any]], kept: list[str], sources: Callable[..., Sources]
+) -> None:
+    report = build(sources(records))
+    assert [tile.kept for tile in report.summary.tiles] == kept
+    assert re.findall(r'<span class="kept">(.*?)</span>', render(report)) == kept
 
 
 def test_the_tiles_are_those_of_the_file_that_the_sentence_names(tmp_path: Path) -> None:
