@@ -1,6 +1,8 @@
 """Words and names for the page."""
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 LONGEST = 40
 """Characters of a label on a chart."""
@@ -28,3 +30,17 @@ def bits_text(average: float) -> str:
     ('4', '6.33')
     """
     return f"{average:.2f}".rstrip("0").rstrip(".")
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """The names of some files, each after as many of its folders as it takes to tell them apart.
+
+    >>> told_apart([Path("runs/a/search.json"), Path("runs/b/search.json")])
+    ['a/search.json', 'b/search.json']
+    """
+    longest = max((len(path.parts) for path in paths), default=0)
+    for count in range(1, longest + 1):
+        names = [str(Path(*path.parts[-count:])) for path in paths]
+        if len(set(names)) == len(paths):
+            return names
+    return [str(path) for path in paths]

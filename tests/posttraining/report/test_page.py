@@ -262,6 +262,18 @@ def test_files_of_one_name_do_not_get_in_each_others_way(files: Files, tmp_path:
     slugs = [block.slug for section in report.sections for block in section.blocks]
     assert len(slugs) == len(set(slugs)) == 8
     assert len(data_of(render(report))["figures"]) == 6
+    titles = [block.title for section in report.sections for block in section.blocks]
+    assert len(set(titles)) == 8
+    for folder, own in ((files.sensitivity.parent, titles[:4]), (tmp_path, titles[4:])):
+        assert all(title.endswith(f" ({folder.name}/sensitivity.json)") for title in own)
+
+
+def test_searches_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    report = build(read_sources([write_search(tmp_path / name) for name in ("a", "b")]))
+    titles = [one.title for one in report.figures if one.slug.startswith("search-")]
+    assert [title.partition(" tried ")[0] for title in titles] == [f"The search {name}/search.csv" for name in "ab"]
 
 
 def test_odd_values_are_no_obstacle(files: Files, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from switchq.plots.quality import COSTS
 from switchq.plots.search import asked_most, path_chart, search_chart
 from switchq.plots.strip import bit_strip
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
-from switchq.posttraining.report.reading import number
+from switchq.posttraining.report.reading import clean, number
 from switchq.posttraining.report.sources import Search, Sources
-from switchq.posttraining.report.text import bits_text, short, slug
+from switchq.posttraining.report.text import bits_text, short, slug, told_apart
 
 SCORES = {
     "F1": "F1 (%)",
@@ -26,7 +26,8 @@ Row = dict[str, Any]
 
 def search(sources: Sources) -> Section | None:
     """Figures and tables of all searches."""
-    blocks = [block for one in sources.searches for block in _blocks(one, sources)]
+    names = told_apart([one.path for one in sources.searches])
+    blocks = [block for name, one in zip(names, sources.searches) for block in _blocks(one, clean(name), sources)]
     return Section("search", "Search", tuple(blocks)) if blocks else None
 
 
@@ -87,7 +88,7 @@ def _yes(value: Any) -> bool | None:
     return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
 
 
-def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
+def _blocks(one: Search, called: str, sources: Sources) -> list[Figure | Table]:
     metric, rows = tried_rows(one)
     run = one.content.get("run")
     record = run if isinstance(run, Mapping) else {}
@@ -96,11 +97,11 @@ def _blocks(one: Search, sources: Sources) -> list[Figure | Table]:
     higher, what = metric in ("F1", "EM"), SCORES[metric]
     blocks: list[Figure | Table] = []
     tag = slug(one.name)
-    name = f"The search {one.name}" if len(sources.searches) > 1 else "The search"
+    name = f"The search {called}" if len(sources.searches) > 1 else "The search"
     if rows:
         tried = {row["number"] for row in rows}
         on_front = {row["number"] for row in rows if row["front"]}
-        words = f"{len(tried):,} bitmaps in {one.name}; {'up' if higher else 'up (a lower score)'} and left is better."
+        words = f"{len(tried):,} bitmaps in {called}; {'up' if higher else 'up (a lower score)'} and left is better."
         if len(tried) < len(rows):
             words += f" Those that were tried again have a mark each time, {len(rows):,} in all."
         if any(row["verdict"] != "tried" for row in rows):

@@ -6,9 +6,9 @@ from typing import Any
 
 from switchq.plots.heatmap import TITLES, correlation_map, heat_map
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
-from switchq.posttraining.report.reading import number
+from switchq.posttraining.report.reading import clean, number
 from switchq.posttraining.report.sources import Sources
-from switchq.posttraining.report.text import slug
+from switchq.posttraining.report.text import slug, told_apart
 from switchq.posttraining.sensitivity import Sensitivity
 
 SHOWN = 20
@@ -17,11 +17,18 @@ SHOWN = 20
 
 def sensitivity(sources: Sources) -> Section | None:
     """A heat map per score, the correlations between scores, and a table of the most sensitive layers."""
-    blocks = [block for path, one in sources.sensitivities for block in _blocks(path, one)]
+    names = told_apart([path for path, _ in sources.sensitivities])
+    several = len(names) > 1
+    blocks = [
+        block
+        for name, (path, one) in zip(names, sources.sensitivities)
+        for block in _blocks(path, one, f" ({clean(name)})" if several else "")
+    ]
     return Section("sensitivity", "Sensitivity of the layers", tuple(blocks)) if blocks else None
 
 
-def _blocks(path: Path, one: Sensitivity) -> list[Figure | Table]:
+def _blocks(path: Path, one: Sensitivity, where: str) -> list[Figure | Table]:
+    """The figures and the table of a file; `where` goes into their titles, to tell it from others."""
     cost: dict[str, Any] = {
         f"cost of {name}.{what}": value for name, of in one.cost.items() for what, value in of.items()
     }
@@ -45,16 +52,16 @@ def _blocks(path: Path, one: Sensitivity) -> list[Figure | Table]:
             default=None,
         )
         called = TITLES.get(name, name)
-        title = f"{called}" + ("" if worst is None else f": {worst[0]} at {worst[1]} bits suffers most")
+        title = f"{called}" + ("" if worst is None else f": {worst[0]} at {worst[1]} bits suffers most") + where
         words = "Each cell is one layer at one width; the more it stands out from the page, the more the model suffers."
         words += " Empty cells: not finite." if any(row["score"] is None for row in rows) else ""
         blocks.append(Figure(slug(f"sensitivity-{name}-{tag}"), title, words, heat_map(rows, called), made))
     if len(one.scores) > 1:
-        blocks += _correlations(one, made, tag)
-    return [*blocks, _table(one, path, tag)]
+        blocks += _correlations(one, made, tag, where)
+    return [*blocks, _table(one, path, tag, where)]
 
 
-def _correlations(one: Sensitivity, made: Made, tag: str) -> list[Figure]:
+def _correlations(one: Sensitivity, made: Made, tag: str, where: str) -> list[Figure]:
     """A matrix over all layers and widths, and one for each width: ranks over several widths agree more easily."""
     found = []
     for bits in (None, *one.bits):
@@ -72,11 +79,12 @@ def _correlations(one: Sensitivity, made: Made, tag: str) -> list[Figure]:
         over = "over all layers and widths" if bits is None else f"over the layers at {bits} bits"
         words = f"Spearman's rank correlation {over}: 1 means that both scores order the layers alike."
         name = f"sensitivity-correlations-{'all' if bits is None else bits}-{tag}"
-        found.append(Figure(name, f"How far the scores agree, {over}", words, correlation_map(rows), made, wide=False))
+        title = f"How far the scores agree, {over}{where}"
+        found.append(Figure(name, title, words, correlation_map(rows), made, wide=False))
     return found
 
 
-def _table(one: Sensitivity, path: Path, tag: str) -> Table:
+def _table(one: Sensitivity, path: Path, tag: str, where: str) -> Table:
     name, narrowest = next(iter(one.scores)), min(one.bits)
     order = sorted(range(len(one.layers)), key=lambda i: -one.scores[name][narrowest][i])[:SHOWN]
     columns = [
@@ -90,4 +98,4 @@ def _table(one: Sensitivity, path: Path, tag: str) -> Table:
     ]
     title = f"The {len(order)} most sensitive layers" if len(order) < len(one.layers) else "All layers"
     words = f"Ordered by {name} at {narrowest} bits."
-    return table(f"sensitive-layers-{tag}", title, words, columns, made_from([path], [one.run]))
+    return table(f"sensitive-layers-{tag}", title + where, words, columns, made_from([path], [one.run]))
