@@ -14,6 +14,7 @@ from switchq.errors import UserError
 from switchq.evaluation import check_writable, write_json
 from switchq.posttraining.ptq.difference import Difference, Scored, compare, read_scored
 from switchq.posttraining.report.reading import read_json
+from switchq.posttraining.report.text import told_apart
 from switchq.posttraining.search.fronts import Estimate, FrontDifference, compare_fronts
 from switchq.posttraining.search.report import KIND as SEARCH
 from switchq.posttraining.search.tried import SearchRun, read_search
@@ -64,7 +65,13 @@ def compare_command(run: list[str] | None, confidence: float, seed: int, output:
 
 
 def _search_content(path: Path) -> Mapping[str, Any] | None:
-    """What the file of a search holds; None if it is no such file."""
+    """What the file of a search holds; None if it is no such file.
+
+    Raises:
+        UserError: the table of a search, or a file that is damaged.
+    """
+    if path.suffix.lower() == ".csv" and path.is_file():
+        raise UserError(f"{path} is a table: give the JSON file beside it, {path.with_suffix('.json')}")
     content = read_json(path) if path.is_file() else None
     return content if isinstance(content, Mapping) and content.get("kind") == SEARCH else None
 
@@ -98,7 +105,8 @@ def _compare_searches(
 
 def _fronts_table(first: SearchRun, second: SearchRun, found: FrontDifference, confidence: float) -> Table:
     unit = "points" if first.tried.metric.generates else "nats" if first.tried.metric.name == "KL" else ""
-    table = _new_table(f"Front of {second.path.name} against {first.path.name}, {first.tried.metric.name}")
+    one, other = told_apart([first.path, second.path])
+    table = _new_table(f"Front of {other} against {one}, {first.tried.metric.name}")
     table.add_column("", overflow="fold")
     table.add_column(f"value ({100 * confidence:g} %)", justify="right", no_wrap=True)
 

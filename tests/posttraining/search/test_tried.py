@@ -51,6 +51,22 @@ def test_the_command_tells_how_much_better_the_second_is(tmp_path: Path, capsys:
     assert "40 questions were resampled" in capsys.readouterr().out
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        paths.append(str(searched(tmp_path / name / "search.json", fast)[0]))
+    compare_command(paths, 0.95, 0, None, False)
+    assert "Front of b/search.json against a/search.json, F1" in capsys.readouterr().out
+
+
+def test_the_table_of_a_search_is_refused_with_the_file_to_give(tmp_path: Path) -> None:
+    path, _ = searched(tmp_path / "one.json", fast)
+    table = path.with_suffix(".csv")
+    with pytest.raises(UserError, match=r"one\.csv is a table: give the JSON file beside it, .*one\.json$"):
+        compare_command([str(table), str(table)], 0.95, 0, None, False)
+
+
 def test_searches_that_asked_something_else_are_refused(tmp_path: Path) -> None:
     one, _ = searched(tmp_path / "one.json", fast)
     other, _ = searched(tmp_path / "other.json", fast, seed=1, budget=0.2)
