@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from switchq.commands.prompt import check_prompt
 from switchq.commands.quiet import quiet
 from switchq.errors import UserError
 from switchq.evaluation.memory import MB
@@ -30,6 +31,7 @@ def generate_command(
         UserError: anything the user can mend, before the work starts where that is possible.
     """
     quiet()
+    check_prompt(prompt)
     for name, value in (("max_new_tokens", max_new_tokens), ("top_k", top_k)):
         if value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from switchq.commands.fixed_tables import show_fixed
+from switchq.commands.prompt import check_prompt
 from switchq.commands.ptq_tables import figure_text
 from switchq.commands.quiet import quiet
 from switchq.errors import UserError
@@ -64,6 +65,8 @@ def verify_command(
         )
     if max_new_tokens < 1:
         raise UserError(f"--max_new_tokens must be at least 1, not {max_new_tokens}")
+    text = prompt if prompt is not None else PROMPT
+    check_prompt(text)
     console, place = Console(), pick_device(device)
 
     def say(text: str) -> None:
@@ -94,7 +97,6 @@ def verify_command(
             where = "" if before == now else f" (saved on {before}, now on {now})"
             raise UserError(f"{saved.folder} scores otherwise than when it was saved: {names}{where}")
         say("The scores are those that were saved")
-    text = prompt if prompt is not None else PROMPT
     ids = tokenizer(text)["input_ids"][-(context_window(model) - max_new_tokens) :]
     if not ids:
         raise UserError("--prompt has no tokens")

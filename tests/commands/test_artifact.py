@@ -212,6 +212,7 @@ TABLE = [
     ("bench --artifact {artifact} --prompt_tokens 5000", "do not fit the model's window of"),
     ("generate --artifact {artifact} --prompt hi --bitmap 16", "nothing stored for 16 bits, only for 8, 4, 2"),
     ("generate --artifact {artifact} --prompt hi --bitmap 3", "nothing stored for 3 bits, only for 8, 4, 2"),
+    ("generate --artifact {artifact} --prompt hi\udcff", "--prompt is not valid UTF-8"),
     ("generate --artifact {artifact} --prompt hi --schedule 5:8", "does not say where to start"),
     ("generate --artifact {artifact} --prompt hi --schedule 0:8,4:16", "nothing stored for 16 bits, only for 8, 4, 2"),
     ("generate --artifact {artifact} --prompt hi --bitmap 8 --schedule 0:8", "not both"),

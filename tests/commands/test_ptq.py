@@ -397,6 +397,7 @@ MISTAKES = [
     ("ptq --config ptq.yaml --methods fed --output new", "no method 'fed'"),
     ("verify", "switchq verify DIR"),
     ("verify nan", "there is no switchq.json"),
+    ("verify {saved} --prompt hi\udcff", "--prompt is not valid UTF-8"),
     ("verify {saved} --max_new_tokens 0", "--max_new_tokens must be at least 1"),
     ("compare {run}", "name two runs"),
     ("compare {run} missing.json", "cannot read missing.json"),
