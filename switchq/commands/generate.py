@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from switchq.bitmap import Bitmap
 from switchq.commands.prompt import check_prompt
 from switchq.commands.quiet import quiet
 from switchq.errors import UserError
@@ -9,7 +10,7 @@ from switchq.evaluation.memory import MB
 from switchq.inference import SwitchableLM
 from switchq.inference.bench import SLOWER
 from switchq.inference.source import Prefer
-from switchq.inference.stream import read_schedule, stream
+from switchq.inference.stream import Spoken, read_schedule, split_schedule, stream
 from switchq.models import pick_device
 
 
@@ -41,24 +42,20 @@ def generate_command(
         raise UserError(f"--seed must be 0 to 2^64 - 1, not {seed}")
     if bitmap is not None and schedule is not None:
         raise UserError("give --bitmap, or a --schedule of bitmaps, not both")
-    first = first_bitmap(bitmap, schedule)
+    first = split_schedule(schedule)[0] if schedule is not None else bitmap
     lm = SwitchableLM.from_pretrained(artifact, first, device=pick_device(device), prefer=prefer)
     plan = read_schedule(schedule, tuple(lm.artifact.manifest.layers)) if schedule is not None else {0: lm.bitmap}
     spoken = stream(lm, prompt, plan, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed)
     said = Console(stderr=True)
     said.print(
-        f"{spoken.tokens} tokens at {schedule or lm.bitmap}: first after {spoken.first_seconds * 1e3:.0f} ms, then "
-        f"{spoken.tokens_per_s:.1f} a second; {lm.bytes_read / MB:.1f} MB read",
-        soft_wrap=True,
-        highlight=False,
+        f"{_pace(spoken, schedule or lm.bitmap)}; {lm.bytes_read / MB:.1f} MB read", soft_wrap=True, highlight=False
     )
     for bits, factor in lm.slower_than_float32().items():
         said.print(SLOWER.format(bits=bits, factor=factor))
 
 
-def first_bitmap(bitmap: str | None, schedule: str | None) -> str | None:
-    """What to load at: the bitmap, or the one that the schedule gives token 0."""
-    if schedule is None:
-        return bitmap
-    pairs = [item.strip().partition(":") for item in schedule.split(",")]
-    return next((written for start, _, written in pairs if start == "0" and written), None)
+def _pace(spoken: Spoken, at: Bitmap | str) -> str:
+    """How fast it came: the time to the first token, and the rate of those after it where there are any."""
+    tokens = f"{spoken.tokens} token" + ("" if spoken.tokens == 1 else "s")
+    rate = f", then {spoken.tokens_per_s:.1f} a second" if spoken.tokens > 1 else ""
+    return f"{tokens} at {at}: first after {spoken.first_seconds * 1e3:.0f} ms{rate}"

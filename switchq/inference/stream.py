@@ -17,23 +17,35 @@ from switchq.models.inference import own_generation_config
 from switchq.nn import get_switch
 
 
-def read_schedule(text: str, names: tuple[str, ...]) -> dict[int, Bitmap]:
-    """`0:8,32:4` as {token: bitmap}: which bitmap the model runs at from which generated token on.
+def split_schedule(text: str) -> dict[int, str]:
+    """`0:8,32:4` as {token: bitmap as text}, which says nothing yet of whether a model has these bitmaps.
 
     A bitmap with commas of its own does not fit in here: write it to a file and give `@file.json`.
 
     Raises:
         UserError: not of this form, a token number below 0 or twice, no bitmap for token 0.
     """
-    schedule: dict[int, Bitmap] = {}
+    schedule: dict[int, str] = {}
     for item in text.split(","):
         start, colon, bitmap = item.strip().partition(":")
-        if not colon or not start.isdecimal() or int(start) in schedule:
-            raise UserError(f"--schedule {text}: give token:bitmap pairs, each token once, like 0:8,32:4")
-        schedule[int(start)] = Bitmap.parse(bitmap, names)
+        if not colon or not bitmap or not start.isdecimal() or int(start) in schedule:
+            raise UserError(
+                f"--schedule {text}: give token:bitmap pairs, each token once, like 0:8,32:4; write a bitmap with "
+                f"commas to a file and give @file.json"
+            )
+        schedule[int(start)] = bitmap
     if 0 not in schedule:
         raise UserError(f"--schedule {text} does not say where to start: give a bitmap for token 0, like 0:8,32:4")
     return schedule
+
+
+def read_schedule(text: str, names: tuple[str, ...]) -> dict[int, Bitmap]:
+    """`0:8,32:4` as {token: bitmap}: which bitmap the model runs at from which generated token on.
+
+    Raises:
+        UserError: not of this form (see `split_schedule`), or a bitmap that layers of these names cannot have.
+    """
+    return {start: Bitmap.parse(bitmap, names) for start, bitmap in split_schedule(text).items()}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """export, generate, bench, and eval of an artifact: from a checkpoint to an answer, and every mistake on one line."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,13 @@ def test_generate_streams_and_switches(artifact: Path, switchq: Command) -> None
     once, again = (switchq("generate", *options, "--bitmap", 4) for _ in range(2))
     assert once.code == 0, once.err
     assert once.out == again.out != ""
+
+
+def test_one_token_has_no_rate(artifact: Path, switchq: Command) -> None:
+    options = ("--artifact", artifact, "--prompt", "House 1 is in", "--bitmap", 8)
+    one, two = (switchq("generate", *options, "--max_new_tokens", count) for count in (1, 2))
+    assert re.fullmatch(r"1 token at 8: first after \d+ ms; [\d.]+ MB read", one.err.splitlines()[0])
+    assert re.fullmatch(r"2 tokens at 8: first after \d+ ms, then [\d.]+ a second; .*", two.err.splitlines()[0])
 
 
 def test_packed_for_memory(artifact: Path, run: Run, switchq: Command, tmp_path: Path) -> None:
@@ -214,6 +222,7 @@ TABLE = [
     ("generate --artifact {artifact} --prompt hi --bitmap 3", "nothing stored for 3 bits, only for 8, 4, 2"),
     ("generate --artifact {artifact} --prompt hi\udcff", "--prompt is not valid UTF-8"),
     ("generate --artifact {artifact} --prompt hi --schedule 5:8", "does not say where to start"),
+    ("generate --artifact {artifact} --prompt hi --schedule 0:attn=8,mlp=4", "write a bitmap with commas to a file"),
     ("generate --artifact {artifact} --prompt hi --schedule 0:8,4:16", "nothing stored for 16 bits, only for 8, 4, 2"),
     ("generate --artifact {artifact} --prompt hi --bitmap 8 --schedule 0:8", "not both"),
     ("generate --artifact {artifact} --prompt hi --max_new_tokens 0", "--max_new_tokens must be at least 1"),
