@@ -44,3 +44,8 @@ def told_apart(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(paths):
             return names
     return [str(path) for path in paths]
+
+
+def told_in_titles(paths: Sequence[Path]) -> list[str]:
+    """What goes after the titles of each file's figures: its name in brackets, or nothing where it is the only one."""
+    return [f" ({name})" if len(paths) > 1 else "" for name in told_apart(paths)]

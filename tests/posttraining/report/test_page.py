@@ -272,8 +272,10 @@ def test_searches_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) ->
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     report = build(read_sources([write_search(tmp_path / name) for name in ("a", "b")]))
-    titles = [one.title for one in report.figures if one.slug.startswith("search-")]
-    assert [title.partition(" tried ")[0] for title in titles] == [f"The search {name}/search.csv" for name in "ab"]
+    (blocks,) = (section.blocks for section in report.sections if section.slug == "search")
+    half = len(blocks) // 2
+    for name, own in (("a", blocks[:half]), ("b", blocks[half:])):
+        assert all(block.title.endswith(f" ({name}/search.csv)") for block in own)
 
 
 def test_odd_values_are_no_obstacle(files: Files, tmp_path: Path) -> None:

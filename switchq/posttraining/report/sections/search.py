@@ -11,7 +11,7 @@ from switchq.plots.strip import bit_strip
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
 from switchq.posttraining.report.reading import clean, number
 from switchq.posttraining.report.sources import Search, Sources
-from switchq.posttraining.report.text import bits_text, short, slug, told_apart
+from switchq.posttraining.report.text import bits_text, short, slug, told_in_titles
 
 SCORES = {
     "F1": "F1 (%)",
@@ -26,8 +26,8 @@ Row = dict[str, Any]
 
 def search(sources: Sources) -> Section | None:
     """Figures and tables of all searches."""
-    names = told_apart([one.path for one in sources.searches])
-    blocks = [block for name, one in zip(names, sources.searches) for block in _blocks(one, clean(name), sources)]
+    ends = told_in_titles([one.path for one in sources.searches])
+    blocks = [block for end, one in zip(ends, sources.searches) for block in _blocks(one, clean(end), sources)]
     return Section("search", "Search", tuple(blocks)) if blocks else None
 
 
@@ -88,7 +88,8 @@ def _yes(value: Any) -> bool | None:
     return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
 
 
-def _blocks(one: Search, called: str, sources: Sources) -> list[Figure | Table]:
+def _blocks(one: Search, where: str, sources: Sources) -> list[Figure | Table]:
+    """The figures and tables of a search; `where` ends their titles, to tell them from those of others."""
     metric, rows = tried_rows(one)
     run = one.content.get("run")
     record = run if isinstance(run, Mapping) else {}
@@ -97,11 +98,10 @@ def _blocks(one: Search, called: str, sources: Sources) -> list[Figure | Table]:
     higher, what = metric in ("F1", "EM"), SCORES[metric]
     blocks: list[Figure | Table] = []
     tag = slug(one.name)
-    name = f"The search {called}" if len(sources.searches) > 1 else "The search"
     if rows:
         tried = {row["number"] for row in rows}
         on_front = {row["number"] for row in rows if row["front"]}
-        words = f"{len(tried):,} bitmaps in {called}; {'up' if higher else 'up (a lower score)'} and left is better."
+        words = f"{len(tried):,} bitmaps in {one.name}; {'up' if higher else 'up (a lower score)'} and left is better."
         if len(tried) < len(rows):
             words += f" Those that were tried again have a mark each time, {len(rows):,} in all."
         if any(row["verdict"] != "tried" for row in rows):
@@ -113,7 +113,7 @@ def _blocks(one: Search, called: str, sources: Sources) -> list[Figure | Table]:
         words += " These are the search's own scores, on its own questions."
         if len({row["questions"] for row in rows}) > 1:
             words += " Some were given up after fewer questions than the others; they are not on the front."
-        title = f"{name} tried {len(tried):,} bitmaps; {len(on_front)} are on the front"
+        title = f"The search tried {len(tried):,} bitmaps; {len(on_front)} are on the front{where}"
         blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher, cost(one)), made))
     narrowing = sorted(asked_most(rows), key=lambda row: -row["average_bits"])  # of equals the first tried comes first
     path = [row for row in narrowing if row["path"] and row["verdict"] != "tried"]
@@ -121,15 +121,15 @@ def _blocks(one: Search, called: str, sources: Sources) -> list[Figure | Table]:
         own = [{**row, "step": step} for step, row in enumerate((r for r in path if r["method"] == method), 1)]
         accepted = sum(row["verdict"] == "accepted" for row in own)
         if accepted and len(own) > 1:
-            title = f"{method or 'The search'} accepted {accepted:,} of {len(own):,} bitmaps"
+            title = f"{method or 'The search'} accepted {accepted:,} of {len(own):,} bitmaps{where}"
             words = "Its bitmaps on all questions, from wide to narrow; the line runs through those that it accepted."
             blocks.append(Figure(f"path-{slug(method)}-{tag}", title, words, path_chart(own, what, higher), made))
-    blocks += _strips(one, sources, made, tag)
-    blocks += _tables(one, made, tag)
+    blocks += _strips(one, sources, made, tag, where)
+    blocks += _tables(one, made, tag, where)
     return blocks
 
 
-def _strips(one: Search, sources: Sources, made: Made, tag: str) -> list[Figure]:
+def _strips(one: Search, sources: Sources, made: Made, tag: str, where: str) -> list[Figure]:
     chosen = one.content.get("chosen")
     if not isinstance(chosen, Mapping):
         return []
@@ -147,6 +147,7 @@ def _strips(one: Search, sources: Sources, made: Made, tag: str) -> list[Figure]
         title = "The chosen bitmap" + (f" for {short(name)}" if name else "")
         title += "" if mean is None else f": {bits_text(mean)} bits on average"
         title += "" if size is None else f", {size:,.2f} MB"
+        title += where
         counts = ", ".join(f"{bits.count(width)} at {width} bits" for width in sorted(set(bits), reverse=True))
         words = f"Each cell is a layer, coloured by its width: {counts}, of {len(bits)} layers."
         figures.append(Figure(slug(f"bits-{name}-{tag}"), title, words, bit_strip(bits, names), made))
@@ -180,7 +181,7 @@ def _names(one: Search, sources: Sources, count: int) -> list[str]:
     return [f"layer {index}" for index in range(count)]
 
 
-def _tables(one: Search, made: Made, tag: str) -> list[Table]:
+def _tables(one: Search, made: Made, tag: str, where: str) -> list[Table]:
     points = [("front", row) for row in one.part("front")] + [("baseline", row) for row in one.part("baselines")]
     if not points:
         return []
@@ -201,4 +202,4 @@ def _tables(one: Search, made: Made, tag: str) -> list[Table]:
         Column("Tokens/s", numbers("tokens_per_s"), ",.0f", "higher"),
     ]
     words = "The front of the search and the uniform and striped bitmaps beside it, on the questions of the search."
-    return [table(f"search-front-{tag}", "The front and the baselines", words, columns, made)]
+    return [table(f"search-front-{tag}", f"The front and the baselines{where}", words, columns, made)]

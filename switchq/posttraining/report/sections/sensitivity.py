@@ -8,7 +8,7 @@ from switchq.plots.heatmap import TITLES, correlation_map, heat_map
 from switchq.posttraining.report.content import Column, Figure, Made, Section, Table, made_from, table
 from switchq.posttraining.report.reading import clean, number
 from switchq.posttraining.report.sources import Sources
-from switchq.posttraining.report.text import slug, told_apart
+from switchq.posttraining.report.text import slug, told_in_titles
 from switchq.posttraining.sensitivity import Sensitivity
 
 SHOWN = 20
@@ -17,18 +17,15 @@ SHOWN = 20
 
 def sensitivity(sources: Sources) -> Section | None:
     """A heat map per score, the correlations between scores, and a table of the most sensitive layers."""
-    names = told_apart([path for path, _ in sources.sensitivities])
-    several = len(names) > 1
+    ends = told_in_titles([path for path, _ in sources.sensitivities])
     blocks = [
-        block
-        for name, (path, one) in zip(names, sources.sensitivities)
-        for block in _blocks(path, one, f" ({clean(name)})" if several else "")
+        block for end, (path, one) in zip(ends, sources.sensitivities) for block in _blocks(path, one, clean(end))
     ]
     return Section("sensitivity", "Sensitivity of the layers", tuple(blocks)) if blocks else None
 
 
 def _blocks(path: Path, one: Sensitivity, where: str) -> list[Figure | Table]:
-    """The figures and the table of a file; `where` goes into their titles, to tell it from others."""
+    """The figures and the table of a file; `where` ends their titles, to tell them from those of others."""
     cost: dict[str, Any] = {
         f"cost of {name}.{what}": value for name, of in one.cost.items() for what, value in of.items()
     }
