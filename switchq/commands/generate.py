@@ -50,7 +50,12 @@ def generate_command(
     said.print(
         f"{_pace(spoken, schedule or lm.bitmap)}; {lm.bytes_read / MB:.1f} MB read", soft_wrap=True, highlight=False
     )
-    for bits, factor in lm.slower_than_float32().items():
+    slower: dict[int, float] = {}
+    for start, one in plan.items():
+        if start < spoken.tokens:
+            lm.set_bitmap(one)
+            slower |= lm.slower_than_float32()
+    for bits, factor in slower.items():
         said.print(SLOWER.format(bits=bits, factor=factor))
 
 

@@ -178,6 +178,13 @@ def test_one_bitmap_is_packed_verified_and_its_loss_told(run: Run, switchq: Comm
     assert "model.safetensors has changed since it was written" in switchq("verify", folder).err
 
 
+def test_every_width_that_ran_slowly_is_told(artifact: Path, switchq: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SwitchableLM, "slower_than_float32", lambda lm: {lm.bitmap[0]: 2.0})
+    options = ("generate", "--artifact", artifact, "--prompt", "hi", "--max_new_tokens", 4, "--schedule")
+    done = switchq(*options, "0:8,2:4,9:2")
+    assert [width for width in (8, 4, 2) if f"a product at {width} bits alone takes 2.0 times" in done.err] == [8, 4]
+
+
 def test_a_plain_model_is_not_told_of_adapters(workshop: Workshop, switchq: Command, tmp_path: Path) -> None:
     options = ("--model", workshop.base, "--format", "gptq", "--bitmap", 4)
     done = switchq("export", *options, "--grid", "symmetric", "--adapters", "peft", "--output", tmp_path / "one")
