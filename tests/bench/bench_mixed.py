@@ -8,15 +8,17 @@ weights, which leaves fewer products and changes F1 by rounding at most. Results
 are told by average bits, and once more by megabytes (codes, scales, adapters, all that does not change): a mixture of
 many 2-bit and few 8-bit layers has the average of 3 bits, and nearly the size of 2 bits. A third line goes through the
 widths that a bitmap mixes, whatever lies between them: each width's score counts for the share of the weights that
-have it. For two neighbouring widths the first and the third are one.
+have it. For two neighbouring widths the first and the third are one. Each distance comes with its standard error over
+the questions, which all scores have in common.
 """
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import torch
 from rich.console import Console
 from sidebyside import machine, parser
@@ -26,7 +28,7 @@ from switchq.bitmap import FULL, Bitmap
 from switchq.commands.subject import load_subject
 from switchq.data.scoring_set import ScoringSet
 from switchq.data.squad import read_squad
-from switchq.evaluation import evaluate
+from switchq.evaluation import EvalResult, evaluate
 from switchq.files import write_json
 from switchq.nn import get_switch, switch_layers
 
@@ -39,6 +41,8 @@ LINES = {**COSTS, "shares": "shares"}
 WITHIN = 2.0
 """How far below the line a bitmap may lie, in points of F1."""
 
+SURE = 1.645
+"""Standard errors below that, from which on a bitmap lies lower on 95 % of such sets of questions."""
 
 AT_ONCE = 5
 """Mixed bitmaps that are scored before results are written."""
@@ -60,27 +64,51 @@ def draw(widths: Sequence[int], layers: int, count: int, seed: int) -> list[Bitm
     return drawn
 
 
-def line(cost: float, uniform: dict[float, float]) -> float:
-    """The score at `cost` on the straight line between the nearest narrower and wider uniform bitmaps.
+@dataclass(frozen=True)
+class Scored:
+    """A bitmap with its costs and scores.
+
+    Attributes:
+        bits: one width a layer.
+        costs: by the names of `COSTS`.
+        f1_Q: F1 of each question, in percent.
+    """
+
+    bits: tuple[int, ...]
+    costs: dict[str, float]
+    f1_Q: np.ndarray
+
+    @classmethod
+    def of(cls, result: EvalResult) -> Self:
+        """What an evaluation found."""
+        costs = {name: getattr(result, name) for name in COSTS}
+        return cls(result.bits, costs, 100 * np.array([score.f1 for score in result.scores]))
+
+
+def line(cost: float, costs: Sequence[float]) -> list[float]:
+    """How much of each uniform bitmap there is at `cost` on the straight line between the nearest two.
 
     Args:
         cost: average bits or megabytes.
-        uniform: cost -> score.
+        costs: those of the uniform bitmaps, from narrow to wide.
     """
-    for low, high in pairwise(sorted(uniform)):
-        if low <= cost <= high:
-            return uniform[low] + (uniform[high] - uniform[low]) * (cost - low) / (high - low)
-    raise ValueError(f"{cost} lies beyond all uniform bitmaps {sorted(uniform)}")
+    for low in range(len(costs) - 1):
+        if costs[low] <= cost <= costs[low + 1]:
+            up = (cost - costs[low]) / (costs[low + 1] - costs[low])
+            return [1 - up if one == low else up if one == low + 1 else 0.0 for one in range(len(costs))]
+    raise ValueError(f"{cost} lies beyond all uniform bitmaps {costs}")
 
 
-def summary(over: Sequence[float]) -> dict[str, float]:
-    """How bitmaps lie over the line, in points of F1."""
+def summary(over: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """How bitmaps lie over the line, in points of F1, given the distance of each and its standard error."""
+    gains = [gain for gain, _ in over]
     return {
         "count": len(over),
-        "not_below": sum(gain >= -WITHIN for gain in over),
-        "worst": min(over),
-        "mean": sum(over) / len(over),
-        "best": max(over),
+        "not_below": sum(gain >= -WITHIN for gain in gains),
+        "surely_below": sum(gain + SURE * error < -WITHIN for gain, error in over),
+        "worst": min(gains),
+        "mean": sum(gains) / len(gains),
+        "best": max(gains),
     }
 
 
@@ -111,10 +139,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     sizes = [layer.size for layer in switch_layers(subject.model)]
     content: dict[str, Any] = {"ckpt": str(arguments.ckpt), "questions": len(questions.questions), "count": len(drawn)}
     content |= {"uniform": [], "mixed": [], "machine": machine(arguments.device)}
+    uniform: list[Scored] = []
     for group, bitmaps in (("uniform", widths), *(("mixed", some) for some in batched(drawn, AT_ONCE))):
         for one in evaluate(subject.model, subject.tokenizer, questions, bitmaps, merge=True, progress=False):
-            row = {name: getattr(one, name) for name in ("bitmap", "bits", *COSTS, "F1")}
-            content[group].append(row | (over_lines(row, content["uniform"], sizes) if group == "mixed" else {}))
+            row, scored = {name: getattr(one, name) for name in ("bitmap", "bits", *COSTS, "F1")}, Scored.of(one)
+            content[group].append(row | (over_lines(scored, uniform, sizes) if group == "mixed" else {}))
+            if group == "uniform":
+                uniform.append(scored)
         if arguments.output:
             write_json(arguments.output, content)
     content |= summaries(content["mixed"])
@@ -123,35 +154,43 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return content
 
 
-def over_lines(row: dict[str, Any], uniform: list[dict[str, Any]], sizes: Sequence[int]) -> dict[str, float]:
-    """How far a mixed bitmap lies over each line; none by a cost where it lies beyond all uniform ones.
+def over_lines(one: Scored, uniform: Sequence[Scored], sizes: Sequence[int]) -> dict[str, float]:
+    """How far a mixed bitmap lies over each line, and the standard error; none by a cost beyond all uniform ones.
 
     Args:
-        row: its bits, costs and F1.
-        uniform: the same of each width.
+        one: the mixed bitmap.
+        uniform: all layers at each width, from narrow to wide.
         sizes: weights of each layer.
     """
-    found, score = {}, float(row["F1"] or 0)
+    parts = {}
     for cost in COSTS:
-        known = {one[cost]: float(one["F1"] or 0) for one in uniform}
-        if min(known) <= row[cost] <= max(known):  # all do, by average bits
-            found[f"over_line_of_{cost}"] = score - line(row[cost], known)
-    of_width = {one["bits"][0]: float(one["F1"] or 0) for one in uniform}
-    mean = sum(size * of_width[bits] for size, bits in zip(sizes, row["bits"], strict=True)) / sum(sizes)
-    return found | {"over_line_of_shares": score - mean}
+        costs = [other.costs[cost] for other in uniform]
+        if costs[0] <= one.costs[cost] <= costs[-1]:  # all do, by average bits
+            parts[cost] = line(one.costs[cost], costs)
+    of_width = [
+        sum(size for size, bits in zip(sizes, one.bits, strict=True) if bits == other.bits[0]) for other in uniform
+    ]
+    parts["shares"] = [weights / sum(sizes) for weights in of_width]
+    found = {}
+    for name, shares in parts.items():
+        over_Q = one.f1_Q - sum(share * other.f1_Q for share, other in zip(shares, uniform, strict=True))
+        found[f"over_line_of_{name}"] = float(over_Q.mean())
+        found[f"error_of_{name}"] = float(over_Q.std(ddof=1) / len(over_Q) ** 0.5)
+    return found
 
 
 def summaries(mixed: list[dict[str, Any]]) -> dict[str, Any]:
     """How the mixed bitmaps lie over each line, printed as well."""
     content = {}
     for cost, unit in LINES.items():
-        over = [row[f"over_line_of_{cost}"] for row in mixed if f"over_line_of_{cost}" in row]
+        over = [(row[f"over_line_of_{cost}"], row[f"error_of_{cost}"]) for row in mixed if f"error_of_{cost}" in row]
         if not over:
             continue
-        content[cost] = summary(over)
+        found = content[cost] = summary(over)
         Console().print(
-            f"{content[cost]['not_below']} of {len(over)} mixed bitmaps lie on the line of {unit} or at most "
-            f"{WITHIN:g} F1 below it: {min(over):+.1f} to {max(over):+.1f}, mean {content[cost]['mean']:+.2f}"
+            f"{found['not_below']} of {len(over)} mixed bitmaps lie on the line of {unit} or at most {WITHIN:g} F1 "
+            f"below it: {found['worst']:+.1f} to {found['best']:+.1f}, mean {found['mean']:+.2f}; "
+            f"{found['surely_below']} surely lower"
         )
     return content
 

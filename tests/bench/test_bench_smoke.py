@@ -185,27 +185,37 @@ def test_no_allocation_is_worse_than_a_uniform_one_that_costs_no_more() -> None:
 
 
 def test_the_line_between_uniform_bitmaps() -> None:
-    uniform = {8.0: 70.0, 2.0: 40.0, 4.0: 60.0}
-    assert [bench_mixed.line(bits, uniform) for bits in (2, 3, 4, 7, 8)] == [40, 50, 60, 67.5, 70]
+    costs, scores = [2.0, 4.0, 8.0], [40.0, 60.0, 70.0]
+    found = [sum(np.multiply(bench_mixed.line(bits, costs), scores)) for bits in (2, 3, 4, 7, 8)]
+    assert found == [40, 50, 60, 67.5, 70]
     with pytest.raises(ValueError, match="beyond"):
-        bench_mixed.line(9, uniform)
+        bench_mixed.line(9, costs)
 
 
 def test_the_line_between_the_widths_that_are_mixed() -> None:
     """A bitmap of 2 and 8 bits has nothing of the 4 bits between them; three quarters of the weights are narrow."""
-    uniform = [
-        {"bits": (bits,), "average_bits": bits, "weight_mb": mb, "F1": score}
-        for bits, mb, score in ((2, 10.0, 40.0), (4, 20.0, 60.0), (8, 40.0, 64.0))
-    ]
-    row = {"bits": (2, 8), "average_bits": 3.5, "weight_mb": 17.5, "F1": 50.0}
-    found = bench_mixed.over_lines(row, uniform, sizes=(30, 10))
+
+    def scored(bits: tuple[int, ...], average: float, mb: float, *f1: float) -> bench_mixed.Scored:
+        return bench_mixed.Scored(bits, {"average_bits": average, "weight_mb": mb}, np.array(f1))
+
+    uniform = [scored((2,), 2, 10.0, 40, 40), scored((4,), 4, 20.0, 50, 70), scored((8,), 8, 40.0, 64, 64)]
+    found = bench_mixed.over_lines(scored((2, 8), 3.5, 17.5, 40, 60), uniform, sizes=(30, 10))
     assert found == {
         "over_line_of_average_bits": 50 - 55,
+        "error_of_average_bits": pytest.approx(2.5),  # -7.5 and -2.5: standard deviation 5 / sqrt(2), of 2
         "over_line_of_weight_mb": 50 - 55,
+        "error_of_weight_mb": pytest.approx(2.5),
         "over_line_of_shares": 50 - 46,
+        "error_of_shares": pytest.approx(10.0),
     }
-    beyond = bench_mixed.over_lines(row | {"weight_mb": 9.0}, uniform, sizes=(30, 10))
-    assert set(beyond) == {"over_line_of_average_bits", "over_line_of_shares"}
+    beyond = bench_mixed.over_lines(scored((2, 8), 3.5, 9.0, 40, 60), uniform, sizes=(30, 10))
+    assert "over_line_of_weight_mb" not in beyond
+    assert "over_line_of_average_bits" in beyond
+
+
+def test_a_bitmap_is_surely_below_where_its_error_says_so() -> None:
+    found = bench_mixed.summary([(-1.9, 0.1), (-2.5, 0.1), (-2.5, 0.5), (1.0, 0.5)])
+    assert (found["count"], found["not_below"], found["surely_below"], found["worst"]) == (4, 2, 1, -2.5)
 
 
 def test_mixed_bitmaps_spread_over_the_widths() -> None:
@@ -225,9 +235,11 @@ def test_mixed_bitmaps_of_a_checkpoint(workshop: Workshop, tmp_path: Path) -> No
     bench_mixed.main(["--device", "cpu", *map(str, options)])
     content = json.loads((tmp_path / "mixed.json").read_text())
     assert [len(content["uniform"]), len(content["mixed"]), content["count"]] == [3, 3, 3]
-    known = {row["weight_mb"]: row["F1"] for row in content["uniform"]}
+    costs, scores = ([row[name] for row in content["uniform"]] for name in ("weight_mb", "F1"))
     for row in content["mixed"]:
-        assert row["over_line_of_weight_mb"] == pytest.approx(row["F1"] - bench_mixed.line(row["weight_mb"], known))
+        known = sum(np.multiply(bench_mixed.line(row["weight_mb"], costs), scores))
+        assert row["over_line_of_weight_mb"] == pytest.approx(row["F1"] - known)
+        assert row["error_of_weight_mb"] >= 0
     for cost in ("average_bits", "weight_mb", "shares"):
         assert content[cost]["worst"] <= content[cost]["mean"] <= content[cost]["best"]
         assert content[cost]["count"] == 3
