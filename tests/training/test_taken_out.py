@@ -89,9 +89,9 @@ class TestCheckpoint:
         start_from_inputs(module.model, [padded(tokens_BT, 3)])
         with pytest.raises(UserError, match="another start"):
             module.on_load_checkpoint(read_checkpoint(run[1]))
-        for options in ({"shared_start": "zero"}, {"shared_rank": 2}):
-            with pytest.raises(UserError, match="shared_start as in training"):
-                module_of(**options).on_load_checkpoint(read_checkpoint(run[1]))
+        for name, was, other in (("shared_start", "qera", "zero"), ("shared_rank", 3, 2)):
+            with pytest.raises(UserError, match=f"trained with model.{name} {was}, not {other}: use the same"):
+                module_of(**{name: other}).on_load_checkpoint(read_checkpoint(run[1]))
 
     def test_whole_weights_of_a_sharded_run_are_refused(
         self, module_of: Callable[..., SwitchableModule], run: tuple[SwitchableModule, Path]
