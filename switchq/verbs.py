@@ -37,7 +37,7 @@ def eval_(
     Args:
         ckpt: checkpoint of `switchq fit`.
         model: instead of a checkpoint: any supported model, by Hub name or folder, rounded without training.
-        artifact: instead of a checkpoint: a folder that `switchq export` wrote; it runs packed, on the CPU.
+        artifact: instead of a checkpoint: a folder that `switchq export` wrote; it runs packed.
         grid: of a plain model: symmetric (the default), asymmetric or nested.
         group_size: of a plain model: inputs that share a scale; one scale per output row by default.
         scale: of a plain model: absmax (the default) or mse.
@@ -47,7 +47,7 @@ def eval_(
         data: SQuAD-style JSON file or Hub name; by default the dev set that the checkpoint was trained beside.
         text: text files for perplexity, repeatable; given alone, questions are not asked.
         base: where the base model lies now, if it has moved since training.
-        limit: score only so many questions, drawn at random.
+        limit: score only so many questions, drawn at random, and the first so many windows of each text.
         batch_size: questions a batch.
         max_new_tokens: most tokens of an answer; by default what the checkpoint was trained beside, or 32.
         window: tokens of a text window; the model's context window by default.

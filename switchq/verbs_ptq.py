@@ -88,8 +88,8 @@ def verify(
 
     Args:
         folder: what `switchq ptq --save` wrote, in any format, also without the option's name; of what `switchq export
-            --format hf` and the like wrote, the hashes are checked.
-        prompt: text to continue; by default the beginning of what it was scored on.
+            --format hf` and the like wrote, the hashes alone are checked, and the other options do nothing.
+        prompt: text to continue.
         max_new_tokens: most tokens to write.
         scores: whether to score it again and compare with what was saved.
         device: auto, cpu, cuda, cuda:1, ...

@@ -48,14 +48,15 @@ def bench_command(
     here = torch.cuda.get_device_name() if place == "cuda" else machine()
     plain = FLOAT[place == "cuda"]
     manifest = Artifact(artifact).manifest
-    window = context_window(artifact)
-    if prompt_tokens + new_tokens > window:
-        raise UserError(
-            f"--prompt_tokens {prompt_tokens} and --new_tokens {new_tokens} do not fit the model's window of {window}"
-        )
     rows = bitmap or [str(bits) for bits in manifest.widths]
     for written in rows:
         Bitmap.parse(written, tuple(manifest.layers)).check_held(manifest.widths)
+    window = context_window(artifact)
+    if prompt_tokens + 1 + new_tokens > window:
+        raise UserError(
+            f"--prompt_tokens {prompt_tokens}, the first token and --new_tokens {new_tokens} do not fit the model's "
+            f"window of {window}"
+        )
     speeds = [bench(artifact, row, **given) for row in (plain, *rows)]  # type: ignore[arg-type]
     console = Console()
     console.print(
@@ -64,9 +65,13 @@ def bench_command(
         highlight=False,
     )
     console.print(_table(speeds))
-    for speed in speeds:
-        for bits, factor in speed.slower.items():
-            console.print(SLOWER.format(bits=bits, factor=factor))
+    if any(speed.tokens_per_s is None for speed in speeds):
+        console.print("Too short to time: raise --new_tokens")
+    slower: dict[int, float] = {}
+    for bits, factor in (pair for speed in speeds for pair in speed.slower.items()):
+        slower[bits] = max(factor, slower.get(bits, 0.0))
+    for bits, factor in slower.items():
+        console.print(SLOWER.format(bits=bits, factor=factor))
     if output is not None:
         write_json(output, {"machine": here, "versions": versions(), "settings": given, "rows": [*map(asdict, speeds)]})
 
@@ -77,11 +82,12 @@ def _table(speeds: list[Speed]) -> Table:
     )
     for column in table.columns[1:]:
         column.justify = "right"
+    plain = speeds[0].tokens_per_s
     for speed in speeds:
         table.add_row(
             speed.bitmap,
-            f"{speed.tokens_per_s:.1f}",
-            f"{speed.tokens_per_s / speeds[0].tokens_per_s:.2f}",
+            "" if speed.tokens_per_s is None else f"{speed.tokens_per_s:.1f}",
+            "" if not (speed.tokens_per_s and plain) else f"{speed.tokens_per_s / plain:.2f}",
             f"{speed.first_token_ms:.0f}",
             f"{speed.memory_mb:.0f}",
             f"{speed.read_mb:.1f}",

@@ -59,7 +59,7 @@ def evaluate_command(
         UserError: anything the user can mend, before the work starts where that is possible.
     """
     quiet()
-    for name, value in {"batch_size": batch_size, "max_new_tokens": max_new_tokens}.items():
+    for name, value in {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}.items():
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
     if output is not None:
@@ -115,7 +115,7 @@ def _scoring_set(
     asks = data is not None or (not text and "dev" in subject.data)
     if source is not None and not asks:
         text, source = [str(source)], None
-    length = window or context_window(subject.model)
+    length = context_window(subject.model) if window is None else window
     if not 2 <= length <= context_window(subject.model):
         raise UserError(f"--window must be 2 to {context_window(subject.model)}, not {window}")
     questions = subset(read_squad(source, "validation"), limit, 0) if source is not None else []

@@ -97,7 +97,10 @@ def verify_command(
             where = "" if before == now else f" (saved on {before}, now on {now})"
             raise UserError(f"{saved.folder} scores otherwise than when it was saved: {names}{where}")
         say("The scores are those that were saved")
-    ids = tokenizer(text)["input_ids"][-(context_window(model) - max_new_tokens) :]
+    room = context_window(model) - max_new_tokens
+    if room < 1:
+        raise UserError(f"--max_new_tokens must be below the model's window of {context_window(model)}")
+    ids = tokenizer(text)["input_ids"][-room:]
     if not ids:
         raise UserError("--prompt has no tokens")
     (written,) = decode(model, tokenizer, [ids], max_new_tokens=max_new_tokens).texts

@@ -37,24 +37,41 @@ class GeneratedExamples(Sequence[Example]):
 
     Args:
         folder: written by `generate_dataset`.
-        max_length: sequences are cut at their end to this many tokens.
+        max_length: sequences are cut at their end to this many tokens; those of which that leaves the prompt alone are
+            left out.
+        vocabulary: how many tokens there are.
 
     Raises:
-        UserError: not such a folder, damaged, or empty.
+        UserError: not such a folder, damaged, empty, of another vocabulary, or of prompts alone.
     """
 
-    def __init__(self, folder: str | Path, max_length: int) -> None:
+    def __init__(self, folder: str | Path, max_length: int, vocabulary: int) -> None:
         import datasets
         import pyarrow.compute as pc
 
         try:
             self.table: Dataset = datasets.load_from_disk(str(folder))
-            full = pc.list_value_length(self.table.data.column("input_ids")).to_numpy()
+            ids = self.table.data.column("input_ids")
+            full, highest = pc.list_value_length(ids).to_numpy(), pc.max(pc.list_flatten(ids)).as_py()
+            prompts = self.table.data.column("prompt_length").to_numpy()
         except Exception as error:  # datasets and pyarrow raise many kinds for a damaged folder
             reason = " ".join(str(error).split())
             raise UserError(f"{folder} is not a readable folder of `switchq gendata` ({reason}).") from None
         if len(self.table) == 0:
             raise UserError(f"{folder} is an empty data set: it holds no sequences.")
+        if highest >= vocabulary:
+            raise UserError(
+                f"{folder} holds token {highest}, and the model has {vocabulary}: another model wrote it, with another "
+                f"tokenizer"
+            )
+        kept = prompts < max_length
+        if not kept.any():
+            raise UserError(
+                f"{folder} has prompts of {prompts.min()} tokens and more, which leaves no room for what follows: "
+                f"raise data.max_length, {max_length} now"
+            )
+        if not kept.all():
+            self.table, full = self.table.select(np.flatnonzero(kept)), full[kept]
         self.max_length = max_length
         self.lengths = np.minimum(full, max_length)
         self.cut = int((full > max_length).sum())

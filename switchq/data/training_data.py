@@ -141,13 +141,13 @@ class TrainingData(LightningDataModule):
         return int(cast(Any, self.trainer.fit_loop.epoch_loop.batch_progress.total).processed)
 
     def _train_on_generated(self, folder: str) -> None:
-        generated = GeneratedExamples(folder, self.max_length)
+        generated = GeneratedExamples(folder, self.max_length, len(self.tokenizer))
         self.examples, self.lengths = generated, generated.lengths
         self._count("training", generated.lengths, generated.cut)
 
     def _add_generated(self, folder: str) -> None:
         """What all examples have in common can be batched together: stored predictions are left out."""
-        generated = GeneratedExamples(folder, self.max_length)
+        generated = GeneratedExamples(folder, self.max_length, len(self.tokenizer))
         added = [{name: one[name] for name in ("input_ids", "labels")} for one in generated]
         self.examples, self.lengths = [*self.examples, *added], [*self.lengths, *generated.lengths]
         self._count("generated", generated.lengths, generated.cut)

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -13,11 +14,20 @@ from switchq.evaluation.result import EvalResult
 
 _Column = tuple[str, Callable[[EvalResult], str]]
 
+WIDEST = 10_000
+"""Columns of a table that is measured."""
+
 
 def show_table(console: Console, title: str, table: Table) -> None:
-    """Print a table below its title, which a terminal may wrap, but which can be copied as one line."""
+    """Print a table below its title, which a terminal may wrap, but which can be copied as one line.
+
+    A table of more columns than fit is printed as wide as its figures are: cut ones say nothing.
+    """
     console.print(Text(title, style="italic"), soft_wrap=True)
-    console.print(table)
+    needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).minimum
+    if needed > console.width:
+        table.width = needed
+    console.print(table, crop=False)
 
 
 def results_table(results: Sequence[EvalResult]) -> Table:
@@ -37,7 +47,7 @@ def results_table(results: Sequence[EvalResult]) -> Table:
         (f"peak\n{memory} MB", lambda r: f"{r.peak_memory_mb:,.0f}"),
     ]
     table = _table()
-    table.add_column("bitmap", overflow="fold", vertical="bottom")
+    table.add_column("bitmap", overflow="fold", vertical="bottom", min_width=len("bitmap"))
     for name, cell in columns:
         if any(cell(result) for result in results):
             table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
@@ -66,7 +76,7 @@ def before_after_table(before: Sequence[EvalResult], after: Sequence[EvalResult]
     costs: list[_Column] = [("weight\nMB", lambda r: _size(r.weight_mb)), ("tokens\n/s", _part("tokens_per_s", ",.0f"))]
     shown, costs = ([one for one in some if any(one[1](result) for result in after)] for some in (scores, costs))
     table = _table()
-    table.add_column("bitmap", overflow="fold", vertical="bottom")
+    table.add_column("bitmap", overflow="fold", vertical="bottom", min_width=len("bitmap"))
     for name in ("avg\nbits", *(name for name, _ in shown), *(name for name, _ in costs)):
         table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     for old, new in zip(before, after, strict=True):

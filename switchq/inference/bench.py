@@ -36,7 +36,8 @@ class Speed:
 
     Attributes:
         bitmap: as it was written, or one of `FLOAT`.
-        tokens_per_s: decoded tokens per second, of all sequences together.
+        tokens_per_s: decoded tokens per second, of all sequences together; None where they took no longer than the
+            first token, which is too short to time.
         first_token_ms: time to the first token of the prompt.
         memory_mb: peak memory of loading and running, above the program itself.
         read_mb: tensors read from the artifact.
@@ -45,7 +46,7 @@ class Speed:
     """
 
     bitmap: str
-    tokens_per_s: float
+    tokens_per_s: float | None
     first_token_ms: float
     memory_mb: float
     read_mb: float
@@ -109,15 +110,15 @@ def measure(
     generator = torch.Generator().manual_seed(0)
     ids_NT = torch.randint(0, model.config.vocab_size, (batch, prompt_tokens), generator=generator).to(device)
     decoder = lm.decoder if lm is not None else None
-    _generate(model, decoder, ids_NT, 3)
+    _generate(model, decoder, ids_NT, min(3, 1 + new_tokens))
     first, slope = float("inf"), float("inf")
     for _ in range(repeats):
         short, whole = (_generate(model, decoder, ids_NT, tokens) for tokens in (1, 1 + new_tokens))
-        first, slope = min(first, short), min(slope, max(whole - short, 1e-9) / new_tokens)
+        first, slope = min(first, short), min(slope, (whole - short) / new_tokens)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else _peak() - before
     return Speed(
         bitmap=bitmap,
-        tokens_per_s=batch / slope,
+        tokens_per_s=batch / slope if slope > 0 else None,
         first_token_ms=first * 1e3,
         memory_mb=peak / MB,
         read_mb=lm.bytes_read / MB if lm is not None else 0.0,

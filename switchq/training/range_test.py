@@ -26,6 +26,8 @@ class _Learner(Protocol):
     def hparams(self) -> dict: ...
     @property
     def device(self) -> torch.device: ...
+    def joint_count(self, where_N: Tensor) -> Tensor | None: ...
+    def add_up(self, tensors: Sequence[Tensor]) -> None: ...
 
 
 def precision_range_test(
@@ -63,11 +65,17 @@ def precision_range_test(
 
 
 def _train_once(learner: _Learner, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> float:
+    """A step on a batch, of which each device may have a share; the accuracy on all of it, before the step."""
     inputs, where_N, targets_N = targets({name: value.to(learner.device) for name, value in batch.items()})
     logits_NV = logits_at(learner.model, inputs, where_N)
+    joint = learner.joint_count(where_N)
+    count = float(len(where_N) if joint is None else joint)
     optimizer.zero_grad()
-    F.cross_entropy(logits_NV.float(), targets_N).backward()
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    (F.cross_entropy(logits_NV.float(), targets_N, reduction="sum") / count).backward()
+    right = (logits_NV.argmax(-1) == targets_N).float().sum()
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    learner.add_up([right, *(parameter.grad for parameter in trained if parameter.grad is not None)])
+    nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    return float((logits_NV.argmax(-1) == targets_N).float().mean())
+    return float(right) / count

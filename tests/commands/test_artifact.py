@@ -225,6 +225,7 @@ TABLE = [
     ("export --output new", "give either --ckpt"),
     ("export --ckpt {ckpt} --output file/new", "cannot write"),
     ("bench --artifact {artifact} --prompt_tokens 5000", "do not fit the model's window of"),
+    ("bench --artifact {artifact} --prompt_tokens 95 --new_tokens 1", "do not fit the model's window of 96"),
     ("generate --artifact {artifact} --prompt hi --bitmap 16", "nothing stored for 16 bits, only for 8, 4, 2"),
     ("generate --artifact {artifact} --prompt hi --bitmap 3", "nothing stored for 3 bits, only for 8, 4, 2"),
     ("generate --artifact {artifact} --prompt hi\udcff", "--prompt is not valid UTF-8"),

@@ -134,10 +134,31 @@ def test_seeds_differ_and_the_global_random_state_is_left_alone(write: Write, tm
     assert write(tmp_path / "b", replace(RANDOM, seed=1)) != first
 
 
+def test_sequences_without_a_token_to_learn_are_left_out(
+    write: Write, tmp_path: Path, write_squad: Callable[..., Path]
+) -> None:
+    rows = write(tmp_path / "out", replace(RANDOM, prompts="squad", source=str(write_squad()), count=12))
+    lengths = sorted({row["prompt_length"] for row in rows})
+    assert len(lengths) > 1
+    examples = GeneratedExamples(tmp_path / "out", lengths[-1], 10_000)
+    left = [row for row in rows if row["prompt_length"] < lengths[-1]]
+    assert [one["input_ids"] for one in examples] == [row["input_ids"][: lengths[-1]] for row in left]
+    assert list(examples.lengths) == [min(len(row["input_ids"]), lengths[-1]) for row in left]
+    with pytest.raises(UserError, match=f"raise data.max_length, {lengths[0]} now"):
+        GeneratedExamples(tmp_path / "out", lengths[0], 10_000)
+
+
+def test_tokens_that_the_model_does_not_have_are_refused(write: Write, tmp_path: Path) -> None:
+    highest = max(token for row in write(tmp_path / "out") for token in row["input_ids"])
+    GeneratedExamples(tmp_path / "out", 256, highest + 1)
+    with pytest.raises(UserError, match=f"holds token {highest}, and the model has {highest}"):
+        GeneratedExamples(tmp_path / "out", 256, highest)
+
+
 def test_the_teachers_top_k_is_the_models_own(write: Write, tmp_path: Path, model: GPT2LMHeadModel) -> None:
     settings = replace(RANDOM, teacher_top_k=4, temperature=0.7, top_k=10)
     rows = write(tmp_path / "out", settings)
-    examples = GeneratedExamples(tmp_path / "out", 256)
+    examples = GeneratedExamples(tmp_path / "out", 256, 10_000)
     for row, example in zip(rows, examples, strict=True):
         ids = torch.tensor([row["input_ids"]])
         expected = model(ids).logits[0].log_softmax(-1)[:-1].topk(4)
@@ -199,7 +220,7 @@ def test_a_damaged_folder_gives_one_line(write: Write, tmp_path: Path) -> None:
     write(tmp_path / "out")
     next((tmp_path / "out").glob("*.arrow")).write_bytes(b"")
     with pytest.raises(UserError, match="not a readable folder") as error:
-        GeneratedExamples(tmp_path / "out", 256)
+        GeneratedExamples(tmp_path / "out", 256, 10_000)
     assert "\n" not in str(error.value)
 
 

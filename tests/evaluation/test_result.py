@@ -123,6 +123,20 @@ def test_a_title_stays_on_one_line() -> None:
     assert console.export_text().splitlines()[0] == title
 
 
+def test_figures_that_do_not_fit_are_not_cut() -> None:
+    """Nor are the names of bitmaps: the table becomes wider than the terminal, or the file that it goes to."""
+    texts = {name: 3.25e7 for name in ("wikitext2", "c4-validation", "lambada")}
+    rows = [result(label, bits, HasAns_f1=61.5, NoAns_f1=47.5, text_perplexity=texts) for label, bits in LADDER]
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    show_table(console, "all", results_table(rows))
+    console.file.close()
+    lines = console.export_text().splitlines()
+    assert "…" not in "".join(lines)
+    found = [line.split() for line in lines if "61.5" in line]
+    assert [row[0] for row in found] == ["8", "8/4", "4", "4/2", "2", "5.25"]  # below "mixed"
+    assert all(row.count("3.2e7") == 3 and {"176.3", "12.2", "1,830"} <= set(row) for row in found)
+
+
 def test_text_alone_has_no_speed_of_answers() -> None:
     silent = {"EM": None, "F1": None, "n_questions": 0, "answer_perplexity": None, "tokens_per_s": None}
     one = result(**silent, text_perplexity={"houses": 30.5})

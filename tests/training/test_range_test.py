@@ -1,5 +1,6 @@
 """CPT's precision range test on learners whose right answer is known."""
 
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from workshop import Workshop, assert_same, trained
 
-from switchq.nn import get_switch
+from switchq.nn import at, get_switch
 from switchq.training import range_test
 from switchq.training.range_test import precision_range_test
 
@@ -61,3 +62,31 @@ def test_accuracy_is_that_of_the_tokens_with_a_loss(workshop: Workshop) -> None:
     taken = batch["labels"][:, 1:] != -100
     expected = (guesses == batch["labels"][:, 1:])[taken].float().mean()
     assert range_test._train_once(module, batch, optimizer) == pytest.approx(float(expected))
+
+
+def test_shares_of_a_batch_step_as_the_whole_of_it(workshop: Workshop) -> None:
+    """Two devices with unlike shares, one after the other: what the first would have sent is added to the second's."""
+    batch = batches(workshop)[0]
+    count = torch.tensor(float((batch["labels"] != -100).sum()))
+    sent: list[Tensor] = []
+
+    def stepped(share: slice, add_up: Callable[[Sequence[Tensor]], None] | None) -> tuple[dict[str, Tensor], float]:
+        module = workshop.module()
+        if add_up is not None:
+            module.add_up, module.joint_count = add_up, lambda _: count  # type: ignore[method-assign]
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=1.0)
+        with at(module.model, 8):
+            accuracy = range_test._train_once(module, {key: value[share] for key, value in batch.items()}, optimizer)
+        return trained(module), accuracy
+
+    whole, of_all = stepped(slice(None), None)
+    stepped(slice(1), lambda tensors: sent.extend(one.clone() for one in tensors))
+
+    def add_what_was_sent(tensors: Sequence[Tensor]) -> None:
+        for one, other in zip(tensors, sent, strict=True):
+            one.add_(other)
+
+    joint, of_both = stepped(slice(1, None), add_what_was_sent)
+    assert of_both == pytest.approx(of_all)
+    assert_same(joint, whole, exact=False)

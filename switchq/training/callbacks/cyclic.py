@@ -16,7 +16,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
-from switchq.bitmap import FULL, ladder
+from switchq.bitmap import FULL, WIDTHS, ladder
 from switchq.errors import UserError
 from switchq.training.callbacks.schedule import Schedule, check_settings
 from switchq.training.passes import Pass, Plan
@@ -77,6 +77,15 @@ class Cyclic(Schedule):
         self.total_steps = 1
         self.found_low: int | None = None
 
+    def bind(self, names: Sequence[str], widths: Sequence[int]) -> Schedule:
+        """See `Schedule.bind`; a cosine's bounds have to be widths between which all are widths."""
+        super().bind(names, widths)
+        if self.mode == "cosine":
+            for name, bound in (("low", self.low), ("high", self.widths[0] if self.high is None else self.high)):
+                if bound not in (None, "auto", *WIDTHS):
+                    raise UserError(f"cosine runs at 2 to 8 bits, and its {name} is {bound}: give --schedule.{name}")
+        return self
+
     def passes(self, step: int) -> Plan:
         """`each`: all bitmaps, widest first, a step after each. `turns`: that of this step. `cosine`: its width."""
         if self.mode == "turns":
@@ -118,6 +127,12 @@ class Cyclic(Schedule):
         """Learn the length of the run, and find the lower bound if that was asked for and is not known yet."""
         if self.mode == "cosine":
             self.total_steps = pl_module.optimizer_steps()  # type: ignore[operator]
+            if self.total_steps < 2 * self.cycles and trainer.is_global_zero:
+                Console(stderr=True).print(
+                    f"cosine: {self.cycles} cycles in {self.total_steps} steps leave hardly more than the lowest "
+                    f"width; give fewer --schedule.cycles",
+                    soft_wrap=True, highlight=False,
+                )  # fmt: skip
             if self.low == "auto" and self.found_low is None:
                 batches = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
                 found = precision_range_test(pl_module, batches, self.widths, self.range_test_steps)  # type: ignore[arg-type]
