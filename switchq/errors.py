@@ -1,5 +1,8 @@
 """The exceptions that are the user's to read: the command line prints their message on one line and exits."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class UserError(ValueError):
     """Something the caller can mend: a wrong value, a damaged file, a missing connection.
@@ -25,3 +28,17 @@ class MachineError(UserError):
 def reason(error: Exception) -> str:
     """What an error of reading a file says, without the path, which the message that it goes into has already."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def check_unchanged(group: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare the options of a checkpoint, as far as it has them, with those given now; what is empty is alike.
+
+    Raises:
+        UserError: one is another; `group` is what they belong to on the command line.
+    """
+    for name, value in now.items():
+        if name in before and (before[name] or None) != (value or None):
+            raise UserError(
+                f"the checkpoint was trained with {group}.{name} {before[name]}, not {value}: use the same, or start "
+                f"anew without --ckpt_path"
+            )

@@ -36,13 +36,18 @@ def short_names(paths: Sequence[str | Path], option: str) -> list[str]:
     for number, place in enumerate(places):
         if place in places[:number]:
             raise UserError(f"{option} {paths[number]}: given twice, or beside one that is called alike")
-    names = []
+    return ["-".join(part.strip("/") for part in end) for end in ends_apart(places)]
+
+
+def ends_apart(places: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Of each path, given in parts, as many of the last ones as it takes to tell it from the others."""
+    ends = []
     for place in places:
-        parts = 1
-        while sum(other[-parts:] == place[-parts:] for other in places) > 1:
-            parts += 1
-        names.append("-".join(part.strip("/") for part in place[-parts:]))
-    return names
+        count = 1
+        while count < len(place) and sum(other[-count:] == place[-count:] for other in places) > 1:
+            count += 1
+        ends.append(place[-count:])
+    return ends
 
 
 def check_writable(path: str | Path) -> None:

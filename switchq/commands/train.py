@@ -155,9 +155,9 @@ class SwitchqCLI(LightningCLI):
         self.datamodule.setup(stage)
         if stage == "fit":
             self._check_batches()
-        if checkpoint and stage == "fit":
-            self.datamodule.load_state_dict(content.get(type(self.datamodule).__qualname__, {}))
-            self._say_if_finished(content["global_step"])
+            if checkpoint:
+                self.datamodule.load_state_dict(content.get(type(self.datamodule).__qualname__, {}))
+                self._say_if_finished(content["global_step"])
         for name, counts in self.datamodule.counts.items() if self.trainer.is_global_zero else ():
             Console(stderr=True).print(f"{name} data: {counts}", soft_wrap=True, highlight=False, markup=False)
 

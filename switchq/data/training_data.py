@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from switchq.data.batches import Example, LengthGroupedBatches, Share, StreamLoader, TrainingCollator
 from switchq.data.generated import GeneratedExamples
 from switchq.data.scoring_set import ScoringSet
-from switchq.errors import UserError
+from switchq.errors import UserError, check_unchanged
 from switchq.models import context_window, load_tokenizer
 
 if TYPE_CHECKING:
@@ -111,12 +111,7 @@ class TrainingData(LightningDataModule):
         Raises:
             UserError: they are others.
         """
-        for name in DRAWN:
-            if name in state_dict and state_dict[name] != self.hparams[name]:
-                raise UserError(
-                    f"the checkpoint was trained with data.{name} {state_dict[name]}, not {self.hparams[name]}: use "
-                    f"the same, or start anew without --ckpt_path"
-                )
+        check_unchanged("data", state_dict, {name: self.hparams[name] for name in DRAWN})
         before = state_dict.get("train_sha256")
         if before is not None and len(self.examples) and before != self.train_sha256:
             raise UserError(

@@ -111,14 +111,14 @@ def measure(
     ids_NT = torch.randint(0, model.config.vocab_size, (batch, prompt_tokens), generator=generator).to(device)
     decoder = lm.decoder if lm is not None else None
     _generate(model, decoder, ids_NT, min(3, 1 + new_tokens))
-    first, slope = float("inf"), float("inf")
+    first, last = float("inf"), float("inf")
     for _ in range(repeats):
         short, whole = (_generate(model, decoder, ids_NT, tokens) for tokens in (1, 1 + new_tokens))
-        first, slope = min(first, short), min(slope, (whole - short) / new_tokens)
+        first, last = min(first, short), min(last, whole)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else _peak() - before
     return Speed(
         bitmap=bitmap,
-        tokens_per_s=batch / slope if slope > 0 else None,
+        tokens_per_s=batch * new_tokens / (last - first) if last > first else None,
         first_token_ms=first * 1e3,
         memory_mb=peak / MB,
         read_mb=lm.bytes_read / MB if lm is not None else 0.0,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from switchq.errors import UserError
+from switchq.errors import UserError, check_unchanged
 from switchq.models.device import own_gpu
 from switchq.models.switchable import prepare_widths
 from switchq.nn import switch_layers
@@ -107,7 +107,9 @@ class SavingMixin(DevicesMixin):
             UserError: it does not.
         """
         self.identity.check(checkpoint.get("base", {}))
-        self._check_options(checkpoint.get("hyper_parameters", {}))
+        names = MODEL + (RATES if self.resumes else ())
+        before, now = (_options(settings, names) for settings in (checkpoint.get("hyper_parameters", {}), self.hparams))
+        check_unchanged("model", before, now)
         if "state_dict" not in checkpoint:
             self._check_taken_out()  # a strategy for sharded models has loaded it
             return
@@ -119,21 +121,6 @@ class SavingMixin(DevicesMixin):
                 f"use the same options as in training"
             )
         self._take_out(saved)
-
-    def _check_options(self, saved: Mapping[str, Any]) -> None:
-        """Compare a checkpoint's options, as far as it has them, with this module's.
-
-        Raises:
-            UserError: one is another that has to be the same.
-        """
-        names = MODEL + (RATES if self.resumes else ())
-        before, now = (_options(settings, names) for settings in (saved, self.hparams))
-        for name in now:
-            if name in before and (before[name] or None) != (now[name] or None):
-                raise UserError(
-                    f"the checkpoint was trained with model.{name} {before[name]}, not {now[name]}: use the same, or "
-                    f"start anew without --ckpt_path"
-                )
 
 
 def _options(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

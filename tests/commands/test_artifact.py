@@ -15,7 +15,7 @@ from workshop import Workshop
 from switchq.cli import main
 from switchq.commands.subject import load_subject
 from switchq.inference import Artifact, SwitchableLM, bench
-from switchq.inference.bench import measure
+from switchq.inference.bench import SLOWER, Speed, measure
 from switchq.nn import at
 from switchq.quant import Nested
 from switchq.training.callbacks import SPNet
@@ -176,6 +176,24 @@ def test_one_bitmap_is_packed_verified_and_its_loss_told(run: Run, switchq: Comm
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert "model.safetensors has changed since it was written" in switchq("verify", folder).err
+
+
+def test_bench_shows_no_rate_of_nothing_and_one_factor_a_width(
+    artifact: Path, switchq: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors = iter([{}, {8: 1.5}, {8: 1.8}])
+    monkeypatch.setattr(
+        "switchq.commands.bench.bench",
+        lambda _, row, **__: Speed(row, None if row == "8/4" else 50.0, 1.0, 1.0, 1.0, 1.0, next(factors)),
+    )
+    options = ("--prompt_tokens", 4, "--new_tokens", 4, "--bitmap", "8", "--bitmap", "8/4")
+    done = switchq("bench", "--artifact", artifact, *options)
+    assert done.code == 0, done.err
+    rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line.strip()}
+    assert rows["8"][:2] == ["50.0", "1.00"]
+    assert rows["8/4"] == ["1", "1", "1.0"]  # milliseconds and megabytes alone
+    assert "raise --new_tokens" in done.out
+    assert [line for line in done.out.splitlines() if "8 bits alone" in line] == [SLOWER.format(bits=8, factor=1.8)]
 
 
 def test_every_width_that_ran_slowly_is_told(artifact: Path, switchq: Command, monkeypatch: pytest.MonkeyPatch) -> None:

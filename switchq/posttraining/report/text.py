@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from switchq.files import ends_apart
+
 LONGEST = 40
 """Characters of a label on a chart."""
 
@@ -38,12 +40,8 @@ def told_apart(paths: Sequence[Path]) -> list[str]:
     >>> told_apart([Path("runs/a/search.json"), Path("runs/b/search.json")])
     ['a/search.json', 'b/search.json']
     """
-    longest = max((len(path.parts) for path in paths), default=0)
-    for count in range(1, longest + 1):
-        names = [str(Path(*path.parts[-count:])) for path in paths]
-        if len(set(names)) == len(paths):
-            return names
-    return [str(path) for path in paths]
+    count = max(map(len, ends_apart([path.parts for path in paths])), default=1)
+    return [str(Path(*path.parts[-count:])) for path in paths]
 
 
 def told_in_titles(paths: Sequence[Path]) -> list[str]:
