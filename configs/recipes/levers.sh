@@ -18,6 +18,7 @@ lever() {
     lr-2bit) with=(--model.width_lr '{2: 2.0}') ;;
     lr-double) with=(--model.lr 1e-3) ;;
     switch-dropout) with=(--model.switch_dropout 0.1) ;;
+    dropout) with=(--model.adapter_dropout 0.1) ;;
     mixed) with=(--schedule.bitmaps '["8", "3", "2", "4", "mixed", "2"]') ;;
     nested-slow) lever nested && with+=("${slow[@]}") ;;
     shared-start-fours) lever shared-start && with+=(--schedule.bitmaps '["8", "4", "2", "4", "3", "2"]') ;; # the recipe

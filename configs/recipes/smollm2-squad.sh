@@ -41,6 +41,7 @@ qera=("${groups[@]}" --model.bits '[8, 4, 3, 2]' --model.adapter_start qera --mo
 even=("${qera[@]}" --model.rank '{4: 48, 3: 64}' --model.shared_rank 32)
 even_turns=(--schedule.bitmaps '["8", "3", "2", "4", "3", "2"]')
 even_steps=(--schedule.bitmaps '["8", "4", "3", "2"]')
+three=(--schedule.bitmaps '["4", "3", "2"]' --model.rank '{8: 0, 4: 48, 3: 64}')
 source "$(dirname "$0")/levers.sh"
 dedicated() { # dedicated-WIDTH..., then options of fit
   local bits=${1:10:1} rate=()
@@ -63,12 +64,13 @@ run() {
     turns-even) # turns alike for narrow widths, larger adapters at 4 and 3 bits
       row turns-even 1 "${even[@]}" "${even_turns[@]}" ;;
     turns-even-shared-start-three) # no turn and no adapter of its own for 8 bits
-      lever shared-start && row "$1" 1 "${even[@]}" --schedule.bitmaps '["4", "3", "2"]' "${with[@]}" \
-        --model.rank '{8: 0, 4: 48, 3: 64}' ;;
+      lever shared-start && row "$1" 1 "${even[@]}" "${with[@]}" "${three[@]}" ;;
     turns-even-*) lever "${1#turns-even-}" && row "$1" 1 "${even[@]}" "${even_turns[@]}" "${with[@]}" ;;
     even-spnet) row even-spnet 4 "${even[@]}" --schedule SPNet "${even_steps[@]}" ;;
     even-spnet-*) lever "${1#even-spnet-}" && row "$1" 4 "${even[@]}" --schedule SPNet "${with[@]}" "${even_steps[@]}" ;;
     even-instantnet) row even-instantnet 4 "${even[@]}" --schedule InstantNet "${even_steps[@]}" ;;
+    even-instantnet-three-*)
+      lever "${1#even-instantnet-three-}" && row "$1" 3 "${even[@]}" --schedule InstantNet "${with[@]}" "${three[@]}" ;;
     even-instantnet-*)
       lever "${1#even-instantnet-}" && row "$1" 4 "${even[@]}" --schedule InstantNet "${with[@]}" "${even_steps[@]}" ;;
     dedicated-[8432]) # the same model for one width alone
