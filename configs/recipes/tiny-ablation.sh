@@ -45,7 +45,7 @@ row() {
     turns) one turns 1 "${groups[@]}" "${turns[@]}" --model.adapter_start qera ;;
     recipe) one recipe 1 "${recipe[@]}" ;;
     qera-shared-start) lever shared-start && one "$1" 4 "${qera[@]}" --model.shared_rank 4 "${with[@]}" ;;
-    instantnet-shared-start) lever shared-start && one "$1" 4 "${cascade[@]}" --model.shared_rank 4 "${with[@]}" ;;
+    instantnet-*) lever "${1#instantnet-}" && one "$1" 4 "${cascade[@]}" --model.shared_rank 4 "${with[@]}" ;;
     rank0) one rank0 1 "${recipe[@]}" --model.rank '{8: 0, 4: 4, 3: 4, 2: 8}' ;; # 8 bits without an adapter of its own
     own-answers) one own-answers 1 "${recipe[@]}" --data.train "$out/written" ;;
     both-answers) one both-answers 1 "${recipe[@]}" --data.generated "$out/written" ;;
@@ -53,7 +53,7 @@ row() {
   esac
 }
 all="lora16 spnet groups loftq qera ternary stretched nested nested-double nested-mse g128 sandwich instantnet next bare shared balance turns recipe hard rank0 mixed
-  nested-slow shared-start-fast shared-start-slow shared-start shared-start-fours qera-shared-start instantnet-shared-start scales scales-fast base norms lr-2bit switch-dropout kd-all kd-top8 kd-hidden own-answers both-answers"
+  nested-slow shared-start-fast shared-start-slow shared-start shared-start-fours qera-shared-start instantnet-shared-start instantnet-shared-start+all-tokens scales scales-fast base norms lr-2bit switch-dropout dropout kd-all kd-top8 kd-hidden own-answers both-answers"
 rows=${ROWS:-$all}
 [[ $rows != *-answers* ]] || written
 code=0 started=() jobs=$((${JOBS:-1} > 0 ? ${JOBS:-1} : 1))
