@@ -113,7 +113,7 @@ class SwitchqCLI(LightningCLI):
             self.trainer_defaults = self.trainer_defaults | {"callbacks": kept}
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError, TypeError) as error:
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             raise UserError(f"the trainer's options do not work: {error}") from error
 
     def before_fit(self) -> None:

@@ -18,9 +18,12 @@ def pick_device(wanted: str = "auto") -> torch.device:
     try:
         device = torch.device(wanted)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        there = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
-        raise UserError(f"no device {wanted!r} on this machine: use {there}") from None
+        there = device.type != "meta" and not (device.type == "cpu" and device.index)  # PyTorch takes any cpu:N
+    except (RuntimeError, AssertionError, ImportError):
+        there = False
+    if not there:
+        known = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
+        raise UserError(f"no device {wanted!r} on this machine: use {known}")
     return device
 
 

@@ -14,7 +14,7 @@ def test_by_name() -> None:
     assert pick_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("wanted", ["gpu", "", "cuda:99", "cpu:x"])
+@pytest.mark.parametrize("wanted", ["gpu", "", "cuda:99", "cpu:x", "cpu:3", "meta", "meta:0", "privateuseone", "xla"])
 def test_a_device_that_is_not_there(wanted: str) -> None:
     offered = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
     with pytest.raises(UserError, match=f"no device '{wanted}'.*use {offered}$"):
