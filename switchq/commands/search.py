@@ -15,8 +15,9 @@ from switchq.commands.quiet import quiet
 from switchq.commands.search_live import Live, live_bar
 from switchq.commands.search_options import Options
 from switchq.commands.subject import Subject, load_subject
+from switchq.data.local import looks_like_file
 from switchq.data.scoring_set import ScoringSet
-from switchq.data.squad import looks_like_file, read_squad
+from switchq.data.squad import read_squad
 from switchq.data.training_data import subset
 from switchq.errors import UserError
 from switchq.evaluation import check_writable, run_record, sha256, write_json

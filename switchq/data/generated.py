@@ -6,6 +6,7 @@ distribution of token P + i.
 """
 
 import json
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -23,7 +24,7 @@ SETTINGS_FILE = "generation.json"
 
 def is_generated(source: str | Path) -> bool:
     """Whether `source` is a folder written by `generate_dataset`."""
-    return (Path(source) / SETTINGS_FILE).is_file()
+    return os.path.isfile(Path(source) / SETTINGS_FILE)
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:

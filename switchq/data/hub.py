@@ -32,7 +32,8 @@ def load_hub(name: str, split: str, advice: str) -> "Dataset":
         try:
             return datasets.load_dataset(path, split=split, **one_file)
         except ConnectionError:
-            raise UserError(f"Cannot reach the Hugging Face Hub for the data set '{name}': {advice}.") from None
+            where = f"there is no local file '{name}', and the Hugging Face Hub cannot be reached"
+            raise UserError(f"{where}: {advice}.") from None
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError):
             raise UserError(f"'{name}' is neither a local file nor a data set on the Hub: {advice}.") from None
         except ValueError as error:

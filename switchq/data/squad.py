@@ -8,13 +8,14 @@ its path in that nesting.
 Formats: Rajpurkar et al. 2016 (arXiv:1606.05250) and 2018 (arXiv:1806.03822).
 """
 
-import json
+import os.path
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from switchq.data.hub import load_hub
+from switchq.data.local import looks_like_file, parse_json, read_text
 from switchq.errors import UserError
 
 
@@ -40,54 +41,17 @@ def read_squad(source: str | Path, split: str = "validation") -> list[Question]:
         UserError: missing, unreadable, malformed or empty file (naming the record); Hub out of reach.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(
             f"{path} is a folder: give an official SQuAD JSON file in it, such as {path / 'dev-v1.1.json'}."
         )
     if looks_like_file(source):
-        questions = list(_questions(_read_json(path), path.name))
+        questions = list(_questions(parse_json(read_text(path), str(path)), path.name))
     else:
         questions = list(_hub_questions(str(source), split))
     if not questions:
         raise UserError(f"{source} is an empty data set: it holds no questions.")
     return questions
-
-
-def looks_like_file(source: str | Path) -> bool:
-    """Whether `source` means a local path rather than a Hub name (`name` or `owner/name`)."""
-    path = Path(source)
-    return (
-        path.exists() or path.is_absolute() or path.suffix in (".json", ".jsonl", ".txt", ".raw") or ".." in path.parts
-    )
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file.
-
-    Raises:
-        UserError: missing, unreadable, not UTF-8.
-    """
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}).") from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
-    except UserError:
-        raise
-    except ValueError as error:  # a number of more digits than Python reads
-        raise UserError(f"{path}: not JSON: {error}.") from None
-    except RecursionError:
-        raise UserError(f"{path}: not SQuAD JSON: nested too deeply.") from None
 
 
 def _questions(document: Any, name: str) -> Iterable[Question]:
@@ -129,8 +93,8 @@ def _field(record: Any, key: str, kind: type, where: str, default: Any = None) -
 
 
 def _hub_questions(name: str, split: str) -> Iterable[Question]:
-    advice = "use a local file instead, e.g. --data.train PATH/train-v1.1.json --data.dev PATH/dev-v1.1.json"
-    table = load_hub(name, split, advice)
+    part = "dev" if split == "validation" else split
+    table = load_hub(name, split, f"use a local file instead, such as PATH/{part}-v1.1.json")
     needed = {"id", "context", "question", "answers"}
     if missing := needed - set(table.column_names):
         raise UserError(f"{name} is not laid out like SQuAD: it has no column {', '.join(sorted(missing))}.")

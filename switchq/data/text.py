@@ -6,7 +6,6 @@ protocol of GPTQ and its successors on WikiText-2 (Frantar et al. 2022, arXiv:22
 - S tokens are context that the window before has scored.
 """
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from switchq.data.batches import IGNORED, Example
 from switchq.data.hub import load_hub
-from switchq.data.squad import looks_like_file, read_squad, read_text
+from switchq.data.local import looks_like_file, parse_json, read_text
+from switchq.data.squad import read_squad
 from switchq.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def window_example(ids: list[int], scored_before: int = 0) -> Example:
 
 def join_of(source: str | Path, join: Join = "auto") -> Literal["eos", "blank", "one"]:
     """What comes between the documents of a source; `one` if it is a single text."""
-    if looks_like_file(source) and Path(source).suffix not in (".json", ".jsonl"):
+    if looks_like_file(source) and Path(source).suffix.lower() not in (".json", ".jsonl"):
         return "one"
     if join == "auto":
         return "eos" if looks_like_file(source) else "blank"
@@ -83,14 +83,14 @@ def join_of(source: str | Path, join: Join = "auto") -> Literal["eos", "blank", 
 
 def _documents(source: str | Path, split: str, count: int | None) -> list[str]:
     if not looks_like_file(source):
-        table = load_hub(str(source), split, "use a local text file instead, e.g. --data.train PATH/train.txt")
+        table = load_hub(str(source), split, "use a local text file instead, such as PATH/train.txt")
         if "text" not in table.column_names:
             raise UserError(f"{source} has no column 'text'; it has {', '.join(table.column_names)}.")
         return list((table if count is None else table.take(min(count, len(table))))["text"])
     path = Path(source)
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         return list(islice(_jsonl_texts(path), count))
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return list(dict.fromkeys(question.context for question in read_squad(path)))[:count]
     return [read_text(path)]
 
@@ -111,10 +111,7 @@ def _jsonl_texts(path: Path) -> Iterator[str]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path.name}: line {number} is not JSON: {error.msg}.") from None
+        record = parse_json(line, f"{path.name}: line {number}")
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise UserError(f"{path.name}: line {number} has no string field 'text'.")
         yield record["text"]

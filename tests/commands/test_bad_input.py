@@ -96,6 +96,8 @@ TABLE = [
     (EVAL + "--data {B}/record.json", "record.json", "data[0].paragraphs[1].qas[0]", "question"),
     (EVAL + "--data {B}/empty.json", "empty.json", "no questions"),
     (EVAL + "--data missing.json", "missing.json"),
+    (EVAL + "--data " + 300 * "a", "aaa: cannot be read (File name too long)"),
+    (FIT + "--data.train " + 300 * "b", "bbb: cannot be read (File name too long)"),
     (EVAL + "--data owner/name", "owner/name", "local"),
     (EVAL + "--text missing.txt", "missing.txt"),
     (EVAL + "--text {B}/empty.txt", "empty.txt"),
@@ -199,6 +201,7 @@ TABLE = [
     (GENDATA + "--max_new_tokens 0", "max_new_tokens"),
     (GENDATA + "--prompts maybe", "'squad' or 'random'"),
     (GENDATA + "--source missing.json", "missing.json"),
+    (GENDATA + "--source missing.parquet", "missing.parquet: no such file"),
     (GENDATA + "--source owner/name", "owner/name", "local"),
 ]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from switchq.data.batches import IGNORED
+from switchq.data.local import looks_like_file
 from switchq.data.modules import TextData
 from switchq.data.rows import read_rows
 from switchq.data.text import text_windows, window_example
@@ -71,8 +72,11 @@ def test_hub_rows_are_joined_by_blank_lines(
         ("a.jsonl", "", "empty data set"),
         ("a.jsonl", '{"text": "a"}\n{"text"', "line 2 is not JSON"),
         ("a.jsonl", '{"body": "a"}', "line 1 has no string field 'text'"),
+        ("a.jsonl", '{"text": "a"}\n' + "[" * 100_000, "line 2 is nested too deeply"),
+        ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "line 1 is not JSON"),
+        ("a.jsonl", '{"text": "a \\uD800 b"}', r"line 1 holds \\ud800, half of a surrogate pair"),
     ],
-    ids=["empty text", "empty jsonl", "cut off", "no text field"],
+    ids=["empty text", "empty jsonl", "cut off", "no text field", "deep", "digits", "half a pair"],
 )
 def test_a_bad_file_gives_one_line(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, name: str, content: str, message: str
@@ -80,6 +84,43 @@ def test_a_bad_file_gives_one_line(
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         text_windows(tmp_path / name, tokenizer, 8)
+
+
+def test_endings_count_in_capitals_too(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "TEXT.JSONL"
+    path.write_text('{"text": "The"}\n{"text": "Rhine \\ud83d\\ude00"}\n')
+    (window,) = text_windows(path, tokenizer, 100)
+    assert tokenizer.decode(window).startswith("The<eos>Rhine")
+
+
+@pytest.mark.parametrize(
+    ("source", "is_file"),
+    [
+        ("no.parquet", True),
+        ("no.csv", True),
+        ("data/no.jsonl.gz", True),
+        ("a/b/c", True),
+        ("./no", True),
+        ("../no", True),
+        ("squad", False),
+        ("owner/name", False),
+        ("owner/name-1.1", False),
+        ("owner/name:config", False),
+        ("owner/name:folder/one.jsonl", False),
+        ("owner/name:en/one.json.gz", False),
+    ],
+)
+def test_what_means_a_file(source: str, is_file: bool) -> None:
+    assert looks_like_file(source) is is_file
+
+
+def test_a_file_that_is_not_read_says_what_is(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "a.parquet"
+    datasets.Dataset.from_dict({"text": ["The Rhine"] * 100}).to_parquet(path)
+    with pytest.raises(UserError, match=r"\.parquet files are not read: convert it to plain text, \.jsonl or \.json"):
+        text_windows(path, tokenizer, 8)
+    with pytest.raises(UserError, match=r"no\.parquet: no such file"):
+        text_windows("no.parquet", tokenizer, 8)
 
 
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (8, 0), (8, 9)])
