@@ -6,6 +6,7 @@ a place is cleared away by the next one that writes there.
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -104,6 +105,12 @@ def write_bytes(path: str | Path, content: bytes | memoryview, option: str = "--
     """
     with new_file(path, option) as file:
         file.write(content)
+
+
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values as JSON keeps them, with the SHA-256 of them all as `sha256`."""
+    plain = json.loads(json.dumps({name: value for name, value in _finite(content).items() if name != "sha256"}))
+    return {**plain, "sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
 
 
 @contextmanager

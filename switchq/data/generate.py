@@ -27,7 +27,7 @@ from transformers import (
 
 from switchq import parallel
 from switchq.data.batches import LengthGroupedBatches, left_pad
-from switchq.data.generated import SETTINGS_FILE, read_settings
+from switchq.data.generated import SETTINGS_FILE, UNFINISHED, read_settings
 from switchq.data.parts import Parts
 from switchq.data.prompt import Prompt, leading_special_tokens
 from switchq.data.squad import read_squad
@@ -117,7 +117,7 @@ def generate_dataset(
         record["source_sha256"] = hashlib.sha256(Path(settings.source).read_bytes()).hexdigest()
     if output.exists():
         if resume and (output / SETTINGS_FILE).is_file() and read_settings(output) == record:
-            shutil.rmtree(output.with_name(output.name + ".partial"), ignore_errors=True)
+            shutil.rmtree(output.with_name(output.name + UNFINISHED), ignore_errors=True)
             return output
         made = (output / SETTINGS_FILE).is_file()
         what = "was made with other settings or from another source" if made else "holds something else"

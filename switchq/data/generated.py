@@ -5,7 +5,6 @@ model's) and, where the teacher's distribution was kept, `topk_ids` and `topk_lo
 distribution of token P + i.
 """
 
-import json
 import os.path
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +13,16 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from switchq.data.batches import IGNORED, Example
+from switchq.data.local import parse_json, read_text
 from switchq.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SETTINGS_FILE = "generation.json"
+
+UNFINISHED = ".partial"
+"""What the name of a folder ends with until all of it is there."""
 
 
 def is_generated(source: str | Path) -> bool:
@@ -28,8 +31,15 @@ def is_generated(source: str | Path) -> bool:
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
-    """What a generated folder was made with."""
-    settings: dict[str, Any] = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
+    """What a generated folder was made with.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = Path(folder) / SETTINGS_FILE
+    settings = parse_json(read_text(path), str(path))
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} is damaged: it holds no settings.")
     return settings
 
 
@@ -56,6 +66,11 @@ class GeneratedExamples(Sequence[Example]):
             full, highest = pc.list_value_length(ids).to_numpy(), pc.max(pc.list_flatten(ids)).as_py()
             prompts = self.table.data.column("prompt_length").to_numpy()
         except Exception as error:  # datasets and pyarrow raise many kinds for a damaged folder
+            if Path(folder).name.endswith(UNFINISHED):
+                done = str(folder).rstrip("/").removesuffix(UNFINISHED)
+                raise UserError(
+                    f"{folder} is not finished: run `switchq gendata` again as before, then train on {done}"
+                ) from None
             reason = " ".join(str(error).split())
             raise UserError(f"{folder} is not a readable folder of `switchq gendata` ({reason}).") from None
         if len(self.table) == 0:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from switchq.data.generated import SETTINGS_FILE, read_settings
+from switchq.data.generated import SETTINGS_FILE, UNFINISHED, read_settings
 from switchq.errors import UserError
 from switchq.files import new_file, new_folder, write_text
 
@@ -30,7 +30,7 @@ class Parts:
 
     def __init__(self, output: Path, settings: dict[str, Any], resume: bool) -> None:
         self.output = output
-        self.folder = output.with_name(output.name + ".partial")
+        self.folder = output.with_name(output.name + UNFINISHED)
         if self.folder.exists() and not resume:
             shutil.rmtree(self.folder)
         if self.folder.exists() and _settings_or_none(self.folder) not in (settings, None):

@@ -1,4 +1,4 @@
-"""A folder that says of itself what it holds: `switchq.json` with the hash of every other file."""
+"""A folder that says of itself what it holds: `switchq.json` with the hash of every other file and its own."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from switchq.errors import UserError
 from switchq.evaluation.provenance import sha256
-from switchq.files import write_json
+from switchq.files import signed, write_json
 from switchq.models.made import METADATA
 
 
@@ -15,7 +15,7 @@ def seal(folder: Path, kind: str, content: Mapping[str, Any]) -> None:
     """Write `switchq.json` last, when all other files are there."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {name: sha256(folder / name) for name in names if name != METADATA}
-    write_json(folder / METADATA, {"kind": kind, "files": files, **content})
+    write_json(folder / METADATA, signed({"kind": kind, "files": files, **content}))
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
@@ -39,6 +39,8 @@ def read_seal(folder: Path) -> dict[str, Any]:
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or "kind" not in content:
         raise UserError(f"{path} is damaged: it names no files")
+    if content.get("sha256", "") not in ("", signed(content)["sha256"]):  # the first ones had none
+        raise UserError(f"{path} is damaged: its checksum does not match")
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
         raise UserError(f"{path} is damaged: it names files outside its folder")
     return content

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from switchq.bitmap import check_width
 from switchq.errors import UserError
+from switchq.files import signed
 from switchq.inference.unmapped import UnmappedFile
 from switchq.models.made import MANIFEST
 from switchq.quant.planes import plane_bytes
@@ -72,8 +73,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """As plain values, with format, version and the hash of it all."""
         version = VERSION if any(name.startswith("taken.") for name in self.tensors) else 1
-        content = json.loads(json.dumps({"format": FORMAT, "version": version, **asdict(self)}))
-        return {**content, "sha256": _digest(content)}
+        return signed({"format": FORMAT, "version": version, **asdict(self)})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], place: Path) -> Self:
@@ -90,7 +90,7 @@ class Manifest:
                 f"use a newer switchq, or export again"
             )
         fields = {name: value for name, value in content.items() if name not in ("format", "version", "sha256")}
-        if content.get("sha256") != _digest({name: content[name] for name in content if name != "sha256"}):
+        if content.get("sha256") != signed(content)["sha256"]:
             raise UserError(f"{place} is damaged: its checksum does not match; export again")
         try:
             if not fields["widths"] or not fields["layers"]:
@@ -211,7 +211,3 @@ def _inside(name: str) -> str:
     if Path(name).name != name:
         raise ValueError(f"it names {name!r}, which is outside its folder")
     return name
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from workshop import Workshop
 
+from switchq.files import signed
 from switchq.posttraining.ptq.saving import read_saved
 
 from .conftest import Outcome, Run, write_config
@@ -140,7 +141,7 @@ class TestNoPathEscapes:
 
     def test_files_of_a_saved_model(self, tmp_path: Path) -> None:
         content = {"kind": "ptq-model", "files": {"../../x": "0"}, "weights_sha256": "", "record": {}}
-        (tmp_path / "switchq.json").write_text(json.dumps(content))
+        (tmp_path / "switchq.json").write_text(json.dumps(signed(content)))
         with pytest.raises(ValueError, match=r"switchq ptq|outside its folder"):
             read_saved(tmp_path)
 

@@ -17,6 +17,7 @@ from workshop import Workshop
 from switchq.cli import main
 from switchq.evaluation import evaluate, sha256, text_perplexity
 from switchq.evaluation.tasks import Perplexity
+from switchq.files import signed
 from switchq.models import load_tokenizer
 from switchq.training.checkpoint import load_checkpoint
 
@@ -258,7 +259,7 @@ def test_packed_codes_are_the_weights_that_were_scored(
     save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
     content = json.loads((saved / "switchq.json").read_text())
     content["files"]["model.safetensors"] = sha256(saved / "model.safetensors")
-    (saved / "switchq.json").write_text(json.dumps(content))
+    (saved / "switchq.json").write_text(json.dumps(signed(content)))
     assert "are not those that were saved" in switchq("verify", saved).err
 
 
@@ -271,7 +272,7 @@ def test_a_packed_folder_that_lacks_a_tensor(workshop: Workshop, tmp_path: Path,
         save_file({key: value for key, value in whole.items() if key != name}, saved / "model.safetensors")
         content = json.loads((saved / "switchq.json").read_text())
         content["files"]["model.safetensors"] = sha256(saved / "model.safetensors")
-        (saved / "switchq.json").write_text(json.dumps(content))
+        (saved / "switchq.json").write_text(json.dumps(signed(content)))
         done = switchq("verify", saved)
         assert (done.code, name in done.err, done.err.count("\n")) == (2, True, 1), done.err
 
@@ -310,6 +311,25 @@ def test_verify_finds_one_flipped_bit(name: str, copy: Path, switchq: Switchq) -
     assert f"{name} has changed since it was written" in done.err
 
 
+def test_verify_finds_a_changed_record(copy: Path, switchq: Switchq) -> None:
+    path = copy / "switchq.json"
+    changed = path.read_text().replace('"houses"', '"horses"')
+    path.write_text(changed)
+    done = switchq("verify", copy, "--scores", "false")
+    assert (done.code, "switchq.json is damaged: its checksum does not match" in done.err) == (2, True), done.err
+    unsigned = {name: value for name, value in json.loads(changed).items() if name != "sha256"}
+    path.write_text(json.dumps(unsigned))  # as the first ones were written
+    assert switchq("verify", copy, "--scores", "false").code == 0
+
+
+def test_a_damaged_model_is_not_scored(copy: Path, workshop: Workshop, switchq: Switchq) -> None:
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    done = switchq("eval", "--model", copy, "--data", workshop.dev, "--bitmap", "16")
+    assert (done.code, "model.safetensors has changed since it was written" in done.err) == (2, True), done.err
+
+
 def test_verify_finds_a_missing_file(copy: Path, switchq: Switchq) -> None:
     (copy / "tokenizer.json").unlink()
     assert "tokenizer.json is not there" in switchq("verify", copy).err
@@ -321,7 +341,7 @@ def test_verify_finds_other_weights_even_if_their_file_has_the_right_hash(copy: 
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     content = json.loads((copy / "switchq.json").read_text())
     content["files"]["model.safetensors"] = sha256(copy / "model.safetensors")
-    (copy / "switchq.json").write_text(json.dumps(content))
+    (copy / "switchq.json").write_text(json.dumps(signed(content)))
     done = switchq("verify", copy)
     assert done.code == 2
     assert "are not those that were saved" in done.err
@@ -332,13 +352,13 @@ def test_verify_finds_other_scores_and_other_data(
 ) -> None:
     content = json.loads((copy / "switchq.json").read_text())
     content["record"]["scores"]["houses"]["perplexity"] *= 1.01
-    (copy / "switchq.json").write_text(json.dumps(content))
+    (copy / "switchq.json").write_text(json.dumps(signed(content)))
     done = switchq("verify", copy)
     assert (done.code, "houses perplexity" in done.err) == (2, True)
     other = tmp_path / "dev.json"
     other.write_text(workshop.dev.read_text().replace("Rome", "Bern"))
     content["record"]["tasks"]["houses"]["init_args"]["source"] = str(other)
-    (copy / "switchq.json").write_text(json.dumps(content))
+    (copy / "switchq.json").write_text(json.dumps(signed(content)))
     assert "dev.json has changed since task houses was scored" in switchq("verify", copy).err
 
 

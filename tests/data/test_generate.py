@@ -224,6 +224,27 @@ def test_a_damaged_folder_gives_one_line(write: Write, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "9" * 5000, ""])
+def test_damaged_settings_give_one_line(content: str, write: Write, tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    (tmp_path / "out" / "generation.json").write_text(content)
+    with pytest.raises(UserError, match=r"generation\.json (is not JSON|is damaged)"):
+        write(tmp_path / "out")
+
+
+def test_an_unfinished_folder_is_not_trained_on(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("switchq.data.parts.Parts.join", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out")
+    with pytest.raises(UserError, match=r"out\.partial is not finished: run `switchq gendata` again.*train on .*out$"):
+        TextData(model_folder, str(tmp_path / "out.partial")).setup()
+
+
 def test_an_unwritable_output_gives_one_line(write: Write, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

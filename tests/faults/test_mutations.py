@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerFast
 from switchq.bitmap import Bitmap
 from switchq.data.squad import Question, read_squad
 from switchq.errors import UserError
+from switchq.files import signed
 from switchq.inference import export_artifact
-from switchq.inference.artifact import MANIFEST, Artifact, _digest
+from switchq.inference.artifact import MANIFEST, Artifact
 from switchq.models import make_switchable
 from switchq.quant import Nested
 
@@ -90,7 +91,7 @@ def test_a_mutated_artifact_is_an_error_or_the_same(artifact: Path) -> None:
             content = mutated(good[name], draw)
         else:  # whoever changes a manifest can also sign it again
             changed = altered(manifest, draw)
-            sealed = {**changed, "sha256": _digest(changed)} if isinstance(changed, dict) else changed
+            sealed = signed(changed) if isinstance(changed, dict) else changed
             content = json.dumps(sealed).encode()
         (artifact / name).unlink()  # a mapped file must not change under its reader
         (artifact / name).write_bytes(content)
