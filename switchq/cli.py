@@ -5,7 +5,9 @@ Nothing heavy is imported before a verb is known to run, so that `--help` answer
 
 import inspect
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +22,10 @@ TRAINER_COMMANDS = {
 }
 
 
-HELP = """usage: switchq COMMAND [options]     (switchq COMMAND --help lists a command's options)
+HELP = """usage: switchq COMMAND [options]
+       switchq COMMAND --help    lists a command's options
 
-One language model checkpoint that runs at any per-layer bit-width, chosen at run time.
+One language model checkpoint that runs at any per-layer bit-width.
 
 Training (all options of Lightning's Trainer, with --config FILE and overrides):
 {trainer}
@@ -119,8 +122,13 @@ def _dispatch(args: list[str]) -> int:
 
 
 def _help() -> str:
+    width = max(shutil.get_terminal_size().columns, 40)
+
     def lines(described: dict[str, Any]) -> str:
-        return "\n".join(f"  {name:<11} {text}" for name, text in described.items())
+        return "\n".join(
+            textwrap.fill(text, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
+            for name, text in described.items()
+        )
 
     others = {name: (function.__doc__ or "").partition("\n")[0] for name, function in COMMANDS.items()}
     return HELP.format(trainer=lines(TRAINER_COMMANDS), others=lines(others)).rstrip()

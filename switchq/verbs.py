@@ -86,14 +86,14 @@ def gendata(
         model: the full-precision model, by Hub name or folder.
         output: folder to write; a run that was interrupted goes on where it stopped.
         prompts: continue `squad` contexts and questions, or `random` start tokens.
-        source: where squad prompts come from: JSON file or Hub name.
+        source: where squad prompts come from: SQuAD-style JSON file or Hub name.
         count: sequences to write.
         max_new_tokens: most tokens to add to a prompt.
         greedy_tokens: take the likeliest token for so many steps, sample after.
         temperature: of the sampling.
-        top_k: sample among the so many likeliest tokens; 0 means all.
+        top_k: sample among so many of the likeliest tokens; 0 means all.
         batch_size: sequences generated together.
-        teacher_top_k: also keep the model's so many likeliest next tokens with their log-probabilities, to distil from.
+        teacher_top_k: also keep so many of the model's likeliest next tokens, with log-probabilities, to distil from.
         seed: of everything random.
         device: auto, cpu, cuda, cuda:1, ...
         devices: split the work over so many GPUs, or processes on the CPU; the results are the same.

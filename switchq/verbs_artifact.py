@@ -68,7 +68,7 @@ def generate(
         schedule: instead of a bitmap: `0:8,32:4` runs at 8 bits, and at 4 from generated token 32 on.
         max_new_tokens: most tokens to generate.
         temperature: of the sampling; 0 takes the likeliest token.
-        top_k: sample among the so many likeliest tokens.
+        top_k: sample among so many of the likeliest tokens.
         seed: of the sampling.
         prefer: on a CPU, map the files (`speed`), or read them for a lower peak of memory (`memory`).
         device: auto, cpu or cuda.

@@ -22,6 +22,15 @@ def test_help_names_every_command(arguments: list[str], capsys: pytest.CaptureFi
     assert "configs/quickstart.yaml" in out
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_fits_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= columns
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("switchq 0.")
