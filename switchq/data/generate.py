@@ -195,7 +195,7 @@ def _continue(
     config = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         do_sample=True,
-        temperature=settings.temperature,
+        temperature=max(settings.temperature, 1e-30),  # logits divided by less are beyond float32
         top_k=settings.top_k,
         top_p=1.0,
         use_cache=True,

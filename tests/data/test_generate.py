@@ -52,6 +52,11 @@ def test_first_tokens_are_the_most_likely_ones(
     assert strayed > 10
 
 
+def test_almost_no_temperature_takes_the_most_likely_tokens(write: Write, tmp_path: Path) -> None:
+    greedy = write(tmp_path / "greedy", replace(RANDOM, greedy_tokens=8))
+    assert write(tmp_path / "cold", replace(RANDOM, temperature=1e-46)) == greedy
+
+
 def test_prompts_are_squad_prompts(
     write: Write, tmp_path: Path, write_squad: Callable[..., Path], tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -104,5 +104,5 @@ class Decoder:
 def sample(logits_NV: Tensor, temperature: float, top_k: int) -> Tensor:
     """A token (N,) for each row, among its `top_k` likeliest."""
     values_NK, ids_NK = logits_NV.float().topk(min(top_k, logits_NV.shape[-1]))
-    picked_N1 = torch.multinomial(((values_NK - values_NK[:, :1]) / temperature).softmax(-1), 1)
+    picked_N1 = torch.multinomial(((values_NK - values_NK[:, :1]) / max(temperature, 1e-30)).softmax(-1), 1)
     return ids_NK.gather(-1, picked_N1).squeeze(-1)

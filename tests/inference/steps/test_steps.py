@@ -96,7 +96,8 @@ def test_two_generations_at_once(load: Load) -> None:
 def test_almost_no_temperature() -> None:
     """It takes the likeliest, where exponents of logits would be out of range."""
     logits_NV = torch.tensor([[300.0, 200.0, 299.0], [-300.0, -301.0, -299.0]])
-    assert sample(logits_NV, 1e-40, 3).tolist() == [0, 2]
+    for temperature in (1e-40, 1e-46, 1e-300):
+        assert sample(logits_NV, temperature, 3).tolist() == [0, 2]
 
 
 def test_a_cache_is_used_again(load: Load) -> None:
