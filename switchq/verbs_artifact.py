@@ -71,7 +71,7 @@ def generate(
         top_k: sample among so many of the likeliest tokens.
         seed: of the sampling.
         prefer: on a CPU, map the files (`speed`), or read them for a lower peak of memory (`memory`).
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, cuda:1, ...
     """
     settings = dict(locals())
     from switchq.commands.generate import generate_command
@@ -101,7 +101,7 @@ def bench(
         repeats: times to repeat each; the fastest counts.
         batch: sequences at once.
         prefer: on a CPU, map the files (`speed`), or read them for a lower peak of memory (`memory`).
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, cuda:1, ...
         threads: of PyTorch; all cores by default.
         output: JSON file for the figures.
     """

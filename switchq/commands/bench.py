@@ -43,10 +43,10 @@ def bench_command(
             raise UserError(f"--{name} must be at least 1, not {value}")
     if output is not None:
         check_writable(output)
-    place = pick_device(device).type
-    given = {**counts, "threads": threads, "device": place, "prefer": prefer}
-    here = torch.cuda.get_device_name() if place == "cuda" else machine()
-    plain = FLOAT[place == "cuda"]
+    place = pick_device(device)
+    given = {**counts, "threads": threads, "device": str(place), "prefer": prefer}
+    here = torch.cuda.get_device_name(place) if place.type == "cuda" else machine()
+    plain = FLOAT[place.type == "cuda"]
     manifest = Artifact(artifact).manifest
     rows = bitmap or [str(bits) for bits in manifest.widths]
     for written in rows:

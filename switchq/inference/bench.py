@@ -20,7 +20,7 @@ from switchq.evaluation.memory import MB, peak_memory
 from switchq.inference.model import SwitchableLM
 from switchq.inference.source import Prefer
 from switchq.inference.steps.decoder import Decoder
-from switchq.models import load_config
+from switchq.models import load_config, pick_device
 
 FLOAT = ("float32", "float16")
 """What the reference is called where the others have a bitmap, on a CPU and on a GPU."""
@@ -93,29 +93,30 @@ def measure(
         prefer: see `SwitchableLM.from_pretrained`.
 
     Raises:
-        UserError: an artifact that cannot be read, a bitmap that it does not hold.
+        UserError: an artifact that cannot be read, a bitmap that it does not hold, a device that is not there.
     """
     with torch.device("meta"):  # all code is loaded before the count
         AutoModelForCausalLM.from_config(load_config(str(folder)))
+    place = pick_device(device)
     before, began = _resident(), perf_counter()
     lm = None
     if bitmap in FLOAT:
-        with torch.device(device):
+        with place:
             model = AutoModelForCausalLM.from_config(load_config(str(folder)), dtype=getattr(torch, bitmap)).eval()
     else:
-        lm = SwitchableLM.from_pretrained(folder, bitmap, device=device, prefer=prefer)
+        lm = SwitchableLM.from_pretrained(folder, bitmap, device=place, prefer=prefer)
         model = lm.model
-    _wait(device)
+    _wait(place.type)
     load_s = perf_counter() - began
     generator = torch.Generator().manual_seed(0)
-    ids_NT = torch.randint(0, model.config.vocab_size, (batch, prompt_tokens), generator=generator).to(device)
+    ids_NT = torch.randint(0, model.config.vocab_size, (batch, prompt_tokens), generator=generator).to(place)
     decoder = lm.decoder if lm is not None else None
     _generate(model, decoder, ids_NT, min(3, 1 + new_tokens))
     first, last = float("inf"), float("inf")
     for _ in range(repeats):
         short, whole = (_generate(model, decoder, ids_NT, tokens) for tokens in (1, 1 + new_tokens))
         first, last = min(first, short), min(last, whole)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _peak() - before
+    peak = torch.cuda.max_memory_allocated() if place.type == "cuda" else _peak() - before
     return Speed(
         bitmap=bitmap,
         tokens_per_s=batch * new_tokens / (last - first) if last > first else None,

@@ -10,6 +10,8 @@ from switchq.errors import UserError
 def pick_device(wanted: str = "auto") -> torch.device:
     """The device called `wanted`; `auto` is the GPU if there is one.
 
+    A GPU that is named by number becomes the current one, on which kernels and graphs run.
+
     Raises:
         UserError: if it is unknown or not there.
     """
@@ -24,6 +26,8 @@ def pick_device(wanted: str = "auto") -> torch.device:
     if not there:
         known = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
         raise UserError(f"no device {wanted!r} on this machine: use {known}")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 

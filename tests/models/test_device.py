@@ -21,6 +21,17 @@ def test_a_device_that_is_not_there(wanted: str) -> None:
         pick_device(wanted)
 
 
+@pytest.mark.parametrize(("wanted", "made_current"), [("cuda:1", ["cuda:1"]), ("cuda", []), ("cpu", [])])
+def test_a_gpu_named_by_number_becomes_the_current_one(
+    wanted: str, made_current: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current: list[str] = []
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(str(device)))
+    assert str(pick_device(wanted)) == wanted
+    assert current == made_current
+
+
 @pytest.mark.parametrize(
     ("gpus", "current", "rank", "found"),
     [
