@@ -144,17 +144,30 @@ def test_ctrl_c_between_accumulated_batches_waits_for_the_step(
     assert_same(trained(unbroken), trained(workshop.fit(schedule(), tmp_path / "b", 7, module(), resume=True)))
 
 
-@pytest.mark.parametrize("batch", [3, 5, 6], ids=["inside an epoch", "at its end", "in the next"])
-def test_a_run_of_whole_epochs_takes_as_many_steps(workshop: Workshop, tmp_path: Path, batch: int) -> None:
+@pytest.mark.parametrize(
+    "batches",
+    [
+        pytest.param((3,), id="inside an epoch"),
+        pytest.param((5,), id="at its end"),
+        pytest.param((6,), id="in the next"),
+        pytest.param((5, 2), id="at its end and in the next"),
+        pytest.param((3, 2, 1, 1), id="four times"),
+    ],
+)
+def test_a_run_of_whole_epochs_takes_as_many_steps(
+    workshop: Workshop, tmp_path: Path, batches: tuple[int, ...]
+) -> None:
     def fit(folder: Path, *callbacks: Callback, resume: bool = False) -> Any:
         module = workshop.module(decay="cosine")
         options: dict[str, Any] = {"callbacks": callbacks, "resume": resume, "max_epochs": 2}
         return workshop.fit(SPNet(bitmaps=["8"]), folder, -1, module, **options)
 
     unbroken = fit(tmp_path / "a")
-    fit(tmp_path / "b", CtrlC(batch))
+    for run, batch in enumerate(batches):
+        fit(tmp_path / "b", CtrlC(batch), resume=run > 0)
     resumed = fit(tmp_path / "b", resume=True)
     assert resumed.trainer.global_step == 10
+    assert resumed.trainer.current_epoch == 2
     assert_same(trained(unbroken), trained(resumed))
 
 

@@ -69,6 +69,16 @@ class LastCheckpoint(Checkpoint):
         except ValueError:  # not in the main thread: Ctrl-C stays with whoever owns it
             self._previous = None
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Count an epoch that begins where a checkpoint was saved at the end of the one before: Lightning does not.
+
+        What is saved in an epoch that was not counted sends the next run to that epoch's start.
+        """
+        progress = trainer.fit_loop.epoch_progress
+        if progress.current.ready == progress.current.completed:
+            progress.increment_ready()
+            progress.increment_started()
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
