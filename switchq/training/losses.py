@@ -4,14 +4,15 @@ All are means over positions, in float32. Where part of a batch lies here, sums 
 whole one: shares of the joint loss.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor, count: Tensor | None = None) -> Tensor:
@@ -59,21 +60,47 @@ NUMBERS = 2**26
 def _over_positions(function: Callable[..., Tensor], logits_NV: Tensor, *others: Tensor, **options: Any) -> Tensor:
     """The sum of a function over positions, for many of them part by part.
 
-    What a gradient needs of a part is computed again when it is due: kept, it is several times as large as the logits.
-    Compiled code does not make it in the first place.
-
     Args:
         function: of some positions' logits and rows of `others`; a sum over them.
         logits_NV: predictions.
-        others: what belongs to them, (N, ...) each.
+        others: what belongs to them, (N, ...) each; nothing is learned of these.
         options: of the function.
     """
     rows = max(1, NUMBERS // logits_NV.shape[-1])
     if torch.compiler.is_compiling() or len(logits_NV) <= rows:
         return function(logits_NV, *others, **options)
-    parts = zip(*(one.split(rows) for one in (logits_NV, *others)), strict=True)
-    sums = [checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False, **options) for part in parts]
-    return torch.stack(sums).sum()
+    return _Parts.apply(partial(function, **options), rows, logits_NV, *others)
+
+
+class _Parts(torch.autograd.Function):
+    """A sum over positions part by part, and its gradient likewise, in place.
+
+    What a gradient needs of a part is computed again when it is due: kept, it is several times as large as the logits.
+    Compiled code does not make it in the first place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], rows: int, *tensors: Tensor) -> Tensor:
+        ctx.function, ctx.rows = function, rows
+        ctx.save_for_backward(*tensors)
+        return torch.stack([function(*part) for part in _split(rows, *tensors)]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        logits_NV, *others = ctx.saved_tensors
+        gradient_NV = torch.empty_like(logits_NV)
+        for own_RV, logits_RV, *rest in _split(ctx.rows, gradient_NV, logits_NV, *others):
+            with torch.enable_grad():
+                leaf_RV = logits_RV.detach().requires_grad_()
+                value = ctx.function(leaf_RV, *rest)
+            own_RV.copy_(torch.autograd.grad(value, leaf_RV, gradient)[0])
+        return None, None, gradient_NV, *(None for _ in others)
+
+
+def _split(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors (N, ...) in parts of so many rows."""
+    return zip(*(one.split(rows) for one in tensors), strict=True)
 
 
 def _surprise(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

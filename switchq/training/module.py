@@ -253,7 +253,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
         check_accumulation(plan, accumulate)
         self.waiting += 1
         steps_now = self.waiting == accumulate
-        taught = {teacher for one in plan for teacher in one.teachers}
+        last_pupils = {teacher: index for index, one in enumerate(plan) for teacher in one.teachers}
         teachers: dict[int, Seen] = {}
         logs: dict[str, Tensor] = {}
         losses: list[Tensor] = []
@@ -271,7 +271,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             _generator(self.device).manual_seed(seed)  # the same dropout in every pass, or distillation learns noise
             with torch.set_grad_enabled(one.learns):
                 seen = self._teaching.look(self.model, inputs, places)
-            if index in taught:
+            if index in last_pupils:
                 teachers[index] = seen.detached()
             if one.learns:
                 loss, own = pass_loss(one, seen, targets_N, teachers, places, self._teaching, stored, self._losses)
@@ -279,6 +279,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
                     self.manual_backward(loss * (weights[index] / accumulate))
                 parts |= {f"{part}/{one.label}": value for part, value in own.items()}
                 losses.append(loss.detach())
+            teachers = {teacher: own for teacher, own in teachers.items() if index < last_pupils[teacher]}
             ends = one.step or index == len(plan) - 1
             if ends and collected:
                 logs |= collected.merge(balance)
