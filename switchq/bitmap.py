@@ -40,9 +40,27 @@ def check_width(bits: object, full: bool = True) -> int:
         width = int(str(bits))
     except ValueError:
         raise UserError(f"{bits!r} is not a bit-width: use {takes}") from None
-    if width not in (WIDTHS + (FULL,) if full else WIDTHS):
+    if width == FULL and not full:
+        raise UserError(f"{FULL} bits means not quantised: use {takes}")
+    if width not in (*WIDTHS, FULL):
         raise UserError(f"no bit-width {width}: use {takes}")
     return width
+
+
+def check_rounded(widths: Iterable[int], full: str) -> None:
+    """Make sure that the widths of an option `--bits` are ones to round to.
+
+    Args:
+        widths: as they were given.
+        full: what `FULL` is to the command, for the message.
+
+    Raises:
+        UserError: one is not one of `WIDTHS`.
+    """
+    for width in widths:
+        if width == FULL:
+            raise UserError(f"--bits {FULL} is {full}: give widths from 2 to 8")
+        check_width(width, full=False)
 
 
 def ladder(widths: Iterable[int]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from switchq.bitmap import FULL, check_width
+from switchq.bitmap import check_rounded
 from switchq.errors import UserError
 from switchq.evaluation.tasks import Task, task_from_dict
 from switchq.posttraining.ptq.setting import Setting
@@ -67,10 +67,7 @@ class ComparisonOptions:
                 raise UserError(f"--{name} must be at least 1, not {value}")
         if any(seed < 0 for seed in self.seed_list):
             raise UserError(f"--seeds must not be negative, not {min(self.seed_list)}")
-        if FULL in self.widths:
-            raise UserError("--bits 16 is full precision, which is scored in any case: give widths from 2 to 8")
-        for width in self.widths:
-            check_width(width, full=False)
+        check_rounded(self.widths, "full precision, which is scored in any case")
 
     def setting(self, window: int) -> Setting:
         """What all methods share; bits, calibration set and seed are filled in run by run.

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from switchq.bitmap import FULL, check_width
+from switchq.bitmap import check_rounded
 from switchq.commands.fixed_tables import show_fixed
 from switchq.commands.quiet import quiet
 from switchq.commands.subject import Subject, load_subject
@@ -56,10 +56,7 @@ def export_command(
         raise UserError(f"an artifact holds all bitmaps: leave out --bitmap {bitmap}, or give another --format for one")
     if not packs_all and bitmap is None:
         raise UserError(f"--format {format} holds one bitmap: give --bitmap")
-    if FULL in (bits or ()):
-        raise UserError("an artifact holds widths from 2 to 8: leave out --bits 16")
-    for width in bits or ():
-        check_width(width, full=False)
+    check_rounded(bits or (), "not held by an artifact")
     if packs_all and grid not in (None, "nested"):
         raise UserError(f"only nested codes hold all widths in one: leave out --grid {grid}, or give another --format")
     if not packs_all and embeddings == 8:

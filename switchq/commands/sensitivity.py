@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from switchq.bitmap import FULL, check_width
+from switchq.bitmap import FULL, check_rounded
 from switchq.commands.quiet import quiet
 from switchq.commands.subject import Subject, load_subject
 from switchq.data.text import text_windows
@@ -66,10 +66,7 @@ def sensitivity_command(
     for name, value, least in (("limit", limit, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"--{name} must be at least {least}, not {value}")
-    if FULL in (bits or ()):
-        raise UserError("--bits 16 is what the other widths are compared with: give widths from 2 to 8")
-    for width in bits or ():
-        check_width(width, full=False)
+    check_rounded(bits or (), "what the other widths are compared with")
     if data is not None and text is not None:
         raise UserError("calibrate on questions (--data) or on text (--text), not on both")
     if window is not None and text is None:

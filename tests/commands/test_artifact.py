@@ -225,7 +225,7 @@ def test_rows_without_adapters_are_named_so(
 
 TABLE = [
     ("export --ckpt {ckpt} --output {artifact}", "is there already: give another --output, or --overwrite"),
-    ("export --ckpt {ckpt} --output new --bits 16", "leave out --bits 16"),
+    ("export --ckpt {ckpt} --output new --bits 16", "--bits 16 is not held by an artifact: give widths from 2 to 8"),
     ("export --ckpt {ckpt} --output new --bitmap 4", "an artifact holds all bitmaps: leave out --bitmap 4"),
     ("export --ckpt {ckpt} --output new --format hf", "--format hf holds one bitmap: give --bitmap"),
     ("export --ckpt {ckpt} --output new --format hf --bitmap 8/4 --adapters peft", "give one width"),

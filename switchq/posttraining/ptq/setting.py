@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from switchq.bitmap import FULL, check_width, matches
+from switchq.bitmap import check_width, matches
 from switchq.data.text import text_windows
 from switchq.errors import UserError
 from switchq.posttraining.calibration import Batch, text_batches
@@ -50,8 +50,7 @@ class Setting:
     documents: int | None = None
 
     def __post_init__(self) -> None:
-        if check_width(self.bits) == FULL:
-            raise UserError("16 bits means not quantised: use 2 to 8 bits")
+        check_width(self.bits, full=False)
         for name, least in (("samples", 1), ("length", 2), ("blocks_at_once", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} {getattr(self, name)}: use {least} or more")

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from switchq.bitmap import FULL, check_width
-from switchq.errors import UserError
+from switchq.bitmap import check_width
 from switchq.posttraining.ptq.rounder import LinearRounder, Rounded
 from switchq.posttraining.ptq.statistics import Statistics
 from switchq.quant import Grid
@@ -25,8 +24,8 @@ class Nearest(LinearRounder):
     bits: int | None = None
 
     def __post_init__(self) -> None:
-        if self.bits is not None and check_width(self.bits) == FULL:
-            raise UserError("16 bits means not quantised: use 2 to 8 bits")
+        if self.bits is not None:
+            check_width(self.bits, full=False)
 
     def round(self, weight_OI: Tensor, grid: Grid, bits: int, statistics: Statistics, seed: int = 0) -> Rounded:
         """Fit the grid, then encode."""
