@@ -28,6 +28,9 @@ SWITCHQ = "switchq"
 Place = tuple[str, int, str | None, int]
 """What tables tell runs apart by: name, width, calibration text and seed."""
 
+_NUMBERS = ("effective_bits", "quantised_seconds", "peak_memory_mb", "size_before_mb", "size_mb")
+"""Figures of a run that there may be."""
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -111,6 +114,16 @@ class RunRecord:
         for item in ("setting", "method", "tasks", "scores", "counts", "details", "run"):
             if not isinstance(content.get(item, {}), Mapping):
                 raise UserError(f"{where} is damaged: {item!r} is not an object")
+        if not isinstance(content["bits"], int):
+            raise UserError(f"{where} is damaged: 'bits' is not a whole number")
+        for item in _NUMBERS:
+            if not isinstance(content.get(item), int | float | None):
+                raise UserError(f"{where} is damaged: {item!r} is not a number")
+        if content.get("size_mb") is not None and not content["size_mb"] > 0:
+            raise UserError(f"{where} is damaged: 'size_mb' is not more than 0")
+        for one in content.get("scores", {}).values():
+            if not isinstance(one, Mapping) or not all(isinstance(value, int | float | None) for value in one.values()):
+                raise UserError(f"{where} is damaged: 'scores' are not numbers by task and metric")
         return cls(**{name: value for name, value in content.items() if name in known})
 
 

@@ -109,3 +109,17 @@ def test_the_table_sorts_by_numbers_and_names_what_failed(tmp_path: Path) -> Non
 def test_damaged_files(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):
         read_sources([write(tmp_path / "ptq", **changes)])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size_mb": 0.0}, {"size_mb": -1}, {"size_before_mb": "big"}, {"effective_bits": [4]}, {"bits": "4"},
+        {"bits": None}, {"scores": {"wiki": 3.0}}, {"scores": {"wiki": {"perplexity": "low"}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_damaged_runs(changes: dict[str, Any], tmp_path: Path) -> None:
+    (name,) = changes
+    with pytest.raises(UserError, match=f"run 2 of .* is damaged: '{name}'"):
+        read_sources([write(tmp_path / "ptq", runs=[RUNS[0], {**RUNS[1], **changes}])])
