@@ -82,8 +82,7 @@ class SwitchqCLI(LightningCLI):
         config["weights_only"] = True
         if config.get("ckpt_path") == "last":
             config["ckpt_path"] = str(newest_checkpoint(config["trainer"].get("default_root_dir") or Path.cwd()))
-        if config.get("ckpt_path"):
-            read_checkpoint(config["ckpt_path"])
+        self._checkpoint = read_checkpoint(config["ckpt_path"]) if config.get("ckpt_path") else None
 
     def instantiate_classes(self) -> None:
         """Let a `UserError` of a class through, which jsonargparse wraps."""
@@ -141,10 +140,9 @@ class SwitchqCLI(LightningCLI):
 
     def _check(self, stage: str) -> None:
         """The checkpoint to start from, the place to write to, and the data, whose counts are shown."""
-        checkpoint = self.config[self.config["subcommand"]].get("ckpt_path")
-        if checkpoint:
-            content = read_checkpoint(checkpoint)
-            self.model.on_load_checkpoint(content)
+        checkpoint, self._checkpoint = self._checkpoint, None  # the Trainer reads it for itself
+        if checkpoint is not None:
+            self.model.on_load_checkpoint(checkpoint)
         _check_folder(Path(self.trainer.log_dir or self.trainer.default_root_dir))
         for name in ("batch_size", "eval_batch_size", "max_answer_tokens", "pad_multiple"):
             if self.datamodule.hparams.get(name, 1) < 1:
@@ -155,9 +153,9 @@ class SwitchqCLI(LightningCLI):
         self.datamodule.setup(stage)
         if stage == "fit":
             self._check_batches()
-            if checkpoint:
-                self.datamodule.load_state_dict(content.get(type(self.datamodule).__qualname__, {}))
-                self._say_if_finished(content["global_step"])
+            if checkpoint is not None:
+                self.datamodule.load_state_dict(checkpoint.get(type(self.datamodule).__qualname__, {}))
+                self._say_if_finished(checkpoint["global_step"])
         for name, counts in self.datamodule.counts.items() if self.trainer.is_global_zero else ():
             Console(stderr=True).print(f"{name} data: {counts}", soft_wrap=True, highlight=False, markup=False)
 

@@ -12,7 +12,8 @@ import yaml
 from workshop import Workshop
 
 from switchq.cli import main
-from switchq.training.checkpoint import load_checkpoint
+from switchq.commands import train
+from switchq.training.checkpoint import load_checkpoint, read_checkpoint
 from switchq.training.module import SwitchableModule
 
 from .conftest import Outcome, Run, write_config
@@ -63,14 +64,19 @@ def test_the_progress_bar_can_be_turned_off(workshop: Workshop, tmp_path: Path, 
     assert "→" in done.out
 
 
-def test_ckpt_path_last_goes_on(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
+def test_ckpt_path_last_goes_on(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = write_config(workshop, tmp_path)
     quick = ("--summary.enabled", "false", "--trainer.limit_val_batches", 0, "--model.decay", "constant_with_warmup")
     assert switchq("fit", "--config", config, *quick, "--trainer.max_steps", 5).code == 0
     whole = load_checkpoint(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt")
     assert switchq("fit", "--config", config, *quick, "--trainer.max_steps", 2).code == 0
+    looked: list[str] = []
+    monkeypatch.setattr(train, "read_checkpoint", lambda path: looked.append(path) or read_checkpoint(path))
     done = switchq("fit", "--config", config, *quick, "--trainer.max_steps", 5, "--ckpt_path", "last")
     assert done.code == 0, done.err
+    assert len(looked) == 1, "checked from one reading, which of a large model takes seconds"
     again = load_checkpoint(tmp_path / "lightning_logs/version_2/checkpoints/last.ckpt")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
