@@ -12,13 +12,13 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 
 from switchq.commands.mistakes import explain
 from switchq.commands.quiet import quiet
 from switchq.data.modules import SquadData, TextData
-from switchq.errors import UserError
+from switchq.errors import MachineError, UserError
 from switchq.files import write_bytes
 from switchq.nn import get_switch
 from switchq.quant import Grid
@@ -183,6 +183,7 @@ def run(args: list[str]) -> None:
 
     Raises:
         UserError: anything the user can mend, before the work starts where that is possible.
+        MachineError: the machine told it to end.
     """
     quiet()
     try:
@@ -213,6 +214,11 @@ def run(args: list[str]) -> None:
         if "val_check_interval" not in str(error):
             raise
         raise UserError(str(error).replace("`", "")) from error  # only Lightning knows how many batches it will take
+    except SIGTERMException as ended:  # which would leave with 0, as if all had gone well
+        told = MachineError("the run was told to end (SIGTERM)")
+        for note in getattr(ended, "__notes__", ()):
+            told.add_note(note)
+        raise told from None
     except SystemExit as done:
         if done.code == 1:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from None

@@ -202,6 +202,27 @@ def test_the_other_configurations_run_one_batch(
     assert list(tmp_path.glob("lightning_logs/version_0/checkpoints/last.ckpt"))
 
 
+def test_a_run_that_is_told_to_end_keeps_its_step_and_fails(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = SwitchableModule.training_step
+
+    def told(self: SwitchableModule, *arguments: object) -> None:
+        if self.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SwitchableModule, "training_step", told)
+    config, quick = write_config(workshop, tmp_path), ("--summary.enabled", "false", "--trainer.limit_val_batches", 0)
+    done = switchq("fit", "--config", config, *quick, "--trainer.max_steps", 4)
+    assert done.code == 3
+    assert "told to end (SIGTERM). Step 2 is kept" in done.err
+    assert "--ckpt_path last to go on" in done.err
+    monkeypatch.setattr(SwitchableModule, "training_step", step)
+    done = switchq("fit", "--config", config, *quick, "--trainer.max_steps", 4, "--ckpt_path", "last")
+    assert done.code == 0, done.err
+
+
 def test_ctrl_c_during_the_run_says_how_to_go_on(
     workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,8 +82,9 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if the interval has passed; stop if asked to, but not between the batches of one optimiser step."""
-        stopping = self._asked_to_stop(trainer) and not pl_module.waiting
+        """Save if the interval has passed or the run ends; stop if asked to, but not inside an optimiser step."""
+        ending = trainer.received_sigterm and trainer.world_size == 1  # after this batch, waiting gradients and all
+        stopping = (self._asked_to_stop(trainer) or ending) and not pl_module.waiting
         if stopping or trainer.global_step // self.every_n_steps > self._saved_at // self.every_n_steps:
             self._save(trainer)  # at once: Lightning validates before it stops
         self._saved_to_stop = stopping
