@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from switchq.errors import UserError, reason
+from switchq.words import count_of
 
 FULL = 16
 """The width that stands for "not quantised"."""
@@ -123,7 +124,7 @@ class Bitmap(tuple[int, ...]):
     def _sized(cls, widths: Sequence[int], names: Sequence[str]) -> Self:
         if len(widths) != len(names):
             raise UserError(
-                f"the bitmap has {len(widths)} widths, but this model has {len(names)} quantised layers "
+                f"the bitmap has {count_of(len(widths), 'width')}, but this model has {len(names)} quantised layers "
                 f"({names[0]} ... {names[-1]})"
             )
         return cls(widths)

@@ -13,6 +13,7 @@ PACKAGE = Path(switchq.__file__).parent
 
 LAYERS = (
     "errors",
+    "words",
     "files",
     "mishaps",
     "hub",

@@ -8,6 +8,7 @@ from switchq.bitmap import check_rounded
 from switchq.errors import UserError
 from switchq.evaluation.tasks import Task, task_from_dict
 from switchq.posttraining.ptq.setting import Setting
+from switchq.words import count_of
 
 WIDTHS = (8, 4, 3, 2)
 
@@ -116,6 +117,6 @@ class ComparisonOptions:
         if self.skip:
             parts.append(f"without {', '.join(self.skip)}")
         if self.calibrations:
-            parts.append(f"{self.samples} windows of {' or '.join(self.calibrations)}")
+            parts.append(f"{count_of(self.samples, 'window')} of {' or '.join(self.calibrations)}")
         seeds = ", ".join(map(str, self.seed_list))
         return ", ".join([*parts, f"seed{'s' if len(self.seed_list) > 1 else ''} {seeds}", str(self.dtype)])

@@ -4,6 +4,7 @@ from rich.console import Console
 
 from switchq.evaluation.memory import MB
 from switchq.inference.formats import NONE, Fixed
+from switchq.words import count_of
 
 LOADERS = {
     "hf": "AutoModelForCausalLM.from_pretrained",
@@ -26,7 +27,7 @@ def show_fixed(console: Console, name: str, fixed: Fixed) -> None:
         layers = fixed.loss.layers
         worst = max(layers, key=lambda layer: layers[layer])
         say(
-            f"{len(layers)} layers were rounded again ("
+            f"{count_of(len(layers), 'layer')} rounded again ("
             f"{'adapters merged' if fixed.adapters == 'merged' else 'their levels are no integers times a scale'}). "
             f"Relative squared error of the weights: mean {sum(layers.values()) / len(layers):.2e}, "
             f"most {layers[worst]:.2e} ({worst})"

@@ -27,6 +27,7 @@ from switchq.posttraining.ptq.results import FULL_PRECISION, SWITCHQ, RunRecord
 from switchq.posttraining.ptq.saving import HF, check_free, holds
 from switchq.posttraining.ptq.sweep import Sweep, Switchable
 from switchq.training.checkpoint import read_checkpoint, restore_module
+from switchq.words import count_of
 
 
 def ptq_command(**arguments: Any) -> None:
@@ -81,7 +82,10 @@ def ptq_command(**arguments: Any) -> None:
         with sweep_bar("ptq", len(missing) * len(suite) // parallel.size()) as start:
             records = sweep.run(runs, start, lambda run: places.get(run))
     except KeyboardInterrupt:
-        print(f"\n{len(folder.records)} runs are kept in {folder.path}: run the same command to go on", file=sys.stderr)
+        print(
+            f"\n{count_of(len(folder.records), 'run')} kept in {folder.path}: run the same command to go on",
+            file=sys.stderr,
+        )
         raise
     finally:
         folder.close()
@@ -133,7 +137,7 @@ def _show(options: PtqOptions, sweep: Sweep, records: Sequence[RunRecord], saved
         console.print(table)
     console.print()
     for name, described in sweep.tasks.items():
-        say(f"{name}: {described['protocol']} ({described['examples']:,} examples)")
+        say(f"{name}: {described['protocol']} ({count_of(described['examples'], 'example')})")
     failed = [record for record in records if record.error is not None]
     for record in failed:
         say(f"FAILED {record.name} at {record.bits} bits: {record.error}")

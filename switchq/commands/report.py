@@ -7,6 +7,7 @@ from rich.console import Console
 from switchq.errors import UserError
 from switchq.evaluation import check_writable, write_bytes, write_text
 from switchq.posttraining.report import UNDERSTOOD, build, read_sources, render
+from switchq.words import count_of
 
 
 def report_command(run: list[str] | None, output: str, figures: str | None, title: str | None, overwrite: bool) -> None:
@@ -34,13 +35,9 @@ def report_command(run: list[str] | None, output: str, figures: str | None, titl
             write_bytes(raster, png(one.chart), "--figures")
     write_text(output, render(report))
     size = Path(output).stat().st_size / 1e6
-    counts = f"{_count(len(report.figures), 'figure')}, {_count(len(report.tables), 'table')}"
+    counts = f"{count_of(len(report.figures), 'figure')}, {count_of(len(report.tables), 'table')}"
     Console().print(f"Report {output} ({size:.1f} MB, {counts})", soft_wrap=True, highlight=False, markup=False)
 
 
 def _files(folder: str, slug: str) -> tuple[Path, Path]:
     return Path(folder) / f"{slug}.svg", Path(folder) / f"{slug}.png"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -37,6 +37,7 @@ from switchq.posttraining.search.space import Cost, Space, search_space
 from switchq.posttraining.search.study import Study
 from switchq.posttraining.search.trials import Trials
 from switchq.posttraining.sensitivity import Sensitivity
+from switchq.words import count_of
 
 NO_DEV = "none"
 """As --dev: the search ends without a look at a dev set."""
@@ -126,7 +127,9 @@ def search_command(**arguments: Any) -> None:
             write_json(files.json, result)
     except KeyboardInterrupt:
         kept = len(journal.entries["eval"])
-        print(f"\n{kept:,} evaluations are kept in {files.journal}: run the same command to go on", file=sys.stderr)
+        print(
+            f"\n{count_of(kept, 'evaluation')} kept in {files.journal}: run the same command to go on", file=sys.stderr
+        )
         raise
     finally:
         journal.close()
@@ -283,15 +286,16 @@ def _show(
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    say(f"{subject.name}\n{objective.questions:,} search questions{_dev_words(scores)}")
+    say(f"{subject.name}\n{count_of(objective.questions, 'search question')}{_dev_words(scores)}")
     console.print(results_table(study, shown, chosen.bitmap, scores))
 
     on_front = sum(scored.bitmap in set(shown) for scored in front)
     say(f"* on the front ({on_front} of its {len(front)} bitmaps are shown), → chosen")
     for method, counts in methods.items():
         say(
-            f"{method}: {counts['bitmaps']:,} bitmaps, {counts['question_evaluations']:,} question evaluations, "
-            f"{counts['cache_hits']:,} cache hits, {counts['seconds']:,.0f} s"
+            f"{method}: {count_of(counts['bitmaps'], 'bitmap')}, "
+            f"{count_of(counts['question_evaluations'], 'question evaluation')}, "
+            f"{count_of(counts['cache_hits'], 'cache hit')}, {counts['seconds']:,.0f} s"
         )
     drop = unsigned_zero(100 * objective.metric.drop(chosen.figures[objective.metric.name], objective.full_figure), 1)
     verdict = "within" if study.verdicts[chosen.bitmap] else "NOT within; no bitmap tried keeps the limits and"
@@ -301,8 +305,10 @@ def _show(
     )
     if dev is None:
         say("No dev set was scored: give --dev FILE")
-    say(f"Table {files.csv}\nResult {files.json}\nBitmap {files.bitmap} (switchq eval --bitmap @{files.bitmap})")
+    asked = "" if subject.checkpoint else f" --data {dev or 'QUESTIONS.json'}"
+    say(f"Table {files.csv}\nResult {files.json}\nBitmap {files.bitmap}")
+    say(f"Try next switchq eval {subject.options}{asked} --bitmap @{files.bitmap}")
 
 
 def _dev_words(scores: Sequence[Mapping[str, Any]]) -> str:
-    return f", {scores[0]['n_questions']:,} dev questions" if scores else ""
+    return f", {count_of(scores[0]['n_questions'], 'dev question')}" if scores else ""

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 from rich.progress import Progress, TaskID
 
-from switchq.posttraining.search.report import number
+from switchq.posttraining.search.report import figure_text
 from switchq.posttraining.search.study import Study
 from switchq.progress import progress_bar
+from switchq.words import count_of
 
 
 class Live:
@@ -38,7 +39,8 @@ class Live:
         if self.study is None or chosen is None or self.name == "dev":
             return ""
         metric = self.study.objective.metric.name
-        return f" {self.study.space.average_bits(chosen.bitmap):.2f} bits {metric} {number(chosen.figures[metric])}"
+        figure = figure_text(chosen.figures[metric], metric)
+        return f" {self.study.space.average_bits(chosen.bitmap):.2f} bits {metric} {figure}"
 
     def _estimate(self, method: str) -> int:
         assert self.study is not None
@@ -66,7 +68,7 @@ def live_bar(known: int) -> Iterator[Live]:
         known: how many.
     """
     if known:
-        print(f"Going on with an unfinished search: {known:,} evaluations are known", file=sys.stderr)
+        print(f"Going on with an unfinished search of {count_of(known, 'evaluation')}", file=sys.stderr)
     with progress_bar() as bar:
         live = Live(bar)
         yield live

@@ -20,6 +20,7 @@ from switchq.posttraining.sensitivity import SCORES, Sensitivity, measure
 from switchq.posttraining.sensitivity.kept import claim, journal_of, measurement_key
 from switchq.posttraining.sensitivity.log import log_sensitivity
 from switchq.posttraining.sensitivity.tables import correlation_table, cost_table, sensitivity_tables
+from switchq.words import count_of
 
 WINDOW = 512
 """Tokens of a text window, where the model reads that many and nothing else is asked for."""
@@ -111,7 +112,7 @@ def sensitivity_command(
             _show(result, subject, output, events, data)
     except KeyboardInterrupt:
         kept = len(journal.entries["batch"])
-        print(f"\n{kept:,} batches are kept in {journal.path}: run the same command to go on", file=sys.stderr)
+        print(f"\n{count_of(kept, 'batch')} kept in {journal.path}: run the same command to go on", file=sys.stderr)
         raise
     finally:
         journal.close()
@@ -135,31 +136,17 @@ def _calibration(subject: Subject, options: CalibrationOptions) -> tuple[list[Ba
 def _show(result: Sensitivity, subject: Subject, output: str, events: Path, data: str | None) -> None:
     console = Console()
     calibration = result.run["settings"]["calibration"]
-    on = f"{calibration['samples']:,} samples, {calibration['tokens']:,} tokens"
+    on = f"{count_of(calibration['samples'], 'sample')}, {count_of(calibration['tokens'], 'token')}"
     console.print(f"{subject.name} on {on}", highlight=False, markup=False)
     correlations = [correlation_table(result)] if len(result.scores) > 1 else []
     for table in [*sensitivity_tables(result), *correlations, cost_table(result)]:
         console.print()
         console.print(table)
     console.print()
-    of = (
-        f"--ckpt {subject.checkpoint}"
-        if subject.checkpoint
-        else f"--model {subject.name} {_grid_options(subject)}".strip()
-    )
     asks = "" if subject.checkpoint else f" --data {data or 'QUESTIONS.json'} --dev none"
     for line in (
         f"Sensitivities {output}",
         f"Heat map      tensorboard --logdir {events}",
-        f"Try next      switchq search {of} --sensitivity {output}{asks}",
+        f"Try next      switchq search {subject.options} --sensitivity {output}{asks}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def _grid_options(subject: Subject) -> str:
-    """The options that give a plain model the same grid again; those at their defaults are left out."""
-    grid = subject.settings["grid"]
-    group_size, scale = grid["init_args"]["group_size"], grid["init_args"]["scale"]
-    options = [f"--grid {grid['class_path'].lower()}"] if grid["class_path"] != "Symmetric" else []
-    options += [f"--group_size {group_size}"] if group_size is not None else []
-    return " ".join([*options, *([f"--scale {scale}"] if scale != "absmax" else [])])

@@ -58,6 +58,20 @@ class Subject:
         return self.checkpoint or self.identity.name
 
     @property
+    def options(self) -> str:
+        """The options that give another command the same checkpoint or plain model; those at their defaults are left
+        out."""
+        if self.checkpoint:
+            return f"--ckpt {self.checkpoint}"
+        grid = self.settings["grid"]
+        group_size, scale = grid["init_args"]["group_size"], grid["init_args"]["scale"]
+        options = [f"--model {self.name}"]
+        options += [f"--grid {grid['class_path'].lower()}"] if grid["class_path"] != "Symmetric" else []
+        options += [f"--group_size {group_size}"] if group_size is not None else []
+        options += [f"--scale {scale}"] if scale != "absmax" else []
+        return " ".join(options)
+
+    @property
     def prompt(self) -> Prompt:
         """How a question becomes text, as in training."""
         return Prompt(**{name: self.data[name] for name in ("template", "no_answer") if name in self.data})

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from switchq.data.prompt import Prompt
 from switchq.data.squad import Question
+from switchq.words import count_of
 
 
 class ScoringSet:
@@ -57,8 +58,8 @@ class ScoringSet:
 
     def describe(self) -> str:
         """For example `1,000 questions of dev.json`."""
-        parts = [f"{len(self.questions):,} questions"] if self.questions else []
-        parts += [f"{len(windows):,} windows of {name}" for name, windows in self.texts.items()]
+        parts = [count_of(len(self.questions), "question")] if self.questions else []
+        parts += [f"{count_of(len(windows), 'window')} of {name}" for name, windows in self.texts.items()]
         return f"{' and '.join(parts) or 'nothing'} ({self.name})"
 
     def sha256(self) -> str:

@@ -17,6 +17,7 @@ from switchq.data.generated import GeneratedExamples
 from switchq.data.scoring_set import ScoringSet
 from switchq.errors import UserError, check_unchanged
 from switchq.models import context_window, load_tokenizer
+from switchq.words import count_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ class Counts:
 
     def __str__(self) -> str:
         fit = f"{self.cut:,} of them cut to fit {self.max_length:,}" if self.cut else f"all fit {self.max_length:,}"
-        return f"{self.sequences:,} sequences of {self.mean_tokens:,.0f} tokens on average, {fit}"
+        return f"{count_of(self.sequences, 'sequence')} of {self.mean_tokens:,.0f} tokens on average, {fit}"
 
 
 class TrainingData(LightningDataModule):

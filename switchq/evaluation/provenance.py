@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from switchq.words import count_of
+
 PACKAGES = ("transformers", "peft", "lightning", "switchq")
 
 
@@ -75,7 +77,7 @@ def device_name(device: torch.device) -> str:
     """What a GPU calls itself; for the CPU, its architecture and the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return f"{device.type} ({platform.machine()}, {count_of(torch.get_num_threads(), 'thread')})"
 
 
 def _version(name: str) -> str:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from switchq.errors import UserError
 from switchq.files import write_json
 from switchq.inference.kernels import KERNELS, Kernel
+from switchq.words import count_of
 
 LONG = 256
 """Tokens of the long input that is timed."""
@@ -127,7 +128,9 @@ def _file() -> Path:
 
 def machine() -> str:
     """Processor, threads, PyTorch and kernels: what timings hold for."""
-    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, kernels {KERNELS}"
+    return (
+        f"{_processor()}, {count_of(torch.get_num_threads(), 'thread')}, torch {torch.__version__}, kernels {KERNELS}"
+    )
 
 
 @cache

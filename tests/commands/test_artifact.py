@@ -166,7 +166,7 @@ def test_one_bitmap_is_packed_verified_and_its_loss_told(run: Run, switchq: Comm
     options = ("--ckpt", run.checkpoint, "--output", folder, "--format", "gptq", "--bitmap", 4)
     done = switchq("export", *options, "--text", text)
     assert done.code == 0, done.err
-    assert "layers were rounded again (adapters merged)" in done.out
+    assert "layers rounded again (adapters merged)" in done.out
     assert "Perplexity of the text: " in done.out
     assert json.loads((folder / "switchq.json").read_text())["source"]["checkpoint"] == str(run.checkpoint)
     assert switchq("verify", folder).out.endswith("files have the hashes that were saved\n")
@@ -208,7 +208,7 @@ def test_a_plain_model_is_not_told_of_adapters(workshop: Workshop, switchq: Comm
     done = switchq("export", *options, "--grid", "symmetric", "--adapters", "peft", "--output", tmp_path / "one")
     assert "adapter" not in done.out, done.err
     done = switchq("export", *options, "--grid", "nested", "--output", tmp_path / "two")
-    assert "layers were rounded again (their levels are no integers times a scale)" in done.out
+    assert "layers rounded again (their levels are no integers times a scale)" in done.out
     assert "adapter" not in done.out
 
 

@@ -274,7 +274,7 @@ def test_ctrl_c_in_sensitivity_keeps_what_is_measured(
     monkeypatch.setattr(Batch, "to", pressed)
     stopped = switchq(*line.split(), tmp_path / "s.json")
     assert stopped.code == 130
-    assert "5 batches are kept in" in stopped.err
+    assert "5 batches kept in" in stopped.err
     other = switchq(*line.split(), tmp_path / "s.json", "--limit", 3)
     assert other.code == 2
     assert "unfinished measurement of another model or with other settings" in other.err

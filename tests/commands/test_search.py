@@ -19,7 +19,7 @@ from switchq.commands.subject import load_subject
 from switchq.evaluation.provenance import sha256
 from switchq.nn import switch_layers
 from switchq.posttraining.search.measure import ModelMeasure
-from switchq.posttraining.search.report import number
+from switchq.posttraining.search.report import figure_text, number
 from switchq.posttraining.sensitivity import Sensitivity
 from switchq.quant import Symmetric
 
@@ -108,6 +108,8 @@ def test_a_plain_model_by_f1(of_model: list[object], tmp_path: Path, switchq: Sw
         assert record["f1_difference_interval"][0] <= record["f1_difference_interval"][1]
     # and the bitmap goes into eval, which finds the same
     bitmap = output.with_suffix(".bitmap.json")
+    asked = f"switchq eval --model {TINY} --data {READING / 'dev.json'} --bitmap @{bitmap}"
+    assert done.out.splitlines()[-1] == f"Try next {asked}"
     again = tmp_path / "eval.json"
     options = ["--data", READING / "dev.json", "--limit", 4, "--max_new_tokens", 4, "--output", again]
     assert switchq("eval", "--model", TINY, "--bitmap", f"@{bitmap}", *options).code == 0
@@ -328,6 +330,14 @@ def test_it_says_which_widths_stand_in_for_others(
 )
 def test_a_figure_that_is_zero_has_no_sign(value: float, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [("perplexity", 1.0126, "1.01"), ("perplexity", 757.4, "757"), ("KL", 3.3e-5, "3.3e-05"), ("KL", 0.0, "0.0")],
+)
+def test_small_differences_of_a_metric_can_be_seen(metric: str, value: float, text: str) -> None:
+    assert figure_text(value, metric) == text
 
 
 def test_without_sensitivities_only_evolution(

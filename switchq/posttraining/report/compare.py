@@ -7,6 +7,7 @@ from pathlib import Path
 from switchq.bitmap import FULL
 from switchq.evaluation import EvalResult
 from switchq.posttraining.report.sources import Results, Scored, Sources
+from switchq.words import count_of
 
 
 @dataclass(frozen=True)
@@ -124,5 +125,5 @@ def _scored_on(result: EvalResult, hashes: Mapping[str, str]) -> tuple[object, .
 def _title(result: EvalResult) -> str:
     data = result.run.get("data")
     names = [Path(str(data)).name] if data and result.n_questions else list(result.text_perplexity)
-    questions = f", {result.n_questions:,} questions" if result.n_questions else ""
+    questions = f", {count_of(result.n_questions, 'question')}" if result.n_questions else ""
     return (" and ".join(names) or "unnamed data") + questions

@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from switchq.bitmap import Bitmap
+from switchq.evaluation.tables import perplexity_text
 from switchq.posttraining.search.front import Point, hypervolume
 from switchq.posttraining.search.metric import Metric
 from switchq.posttraining.search.objective import Scored
@@ -99,7 +100,7 @@ def results_table(study: Study, shown: Sequence[Bitmap], chosen: Bitmap, dev: Se
         cells = [
             f"{study.space.average_bits(bitmap):.2f}",
             f"{study.space.weight_mb(bitmap):,.2f}",
-            number(figure),
+            figure_text(figure, metric.name),
             number(100 * metric.drop(figure, study.objective.full_figure)),
         ]
         cells += [_dev_cell(scored_on_dev.get(tuple(bitmap)), metric.name)] if dev else []
@@ -114,7 +115,15 @@ def _dev_cell(record: Mapping[str, Any] | None, name: str) -> str:
         return ""
     key = name.lower() if name in ("F1", "EM") else name
     low, high = record[f"{key}_interval"]
-    return f"{number(record[name])} ({number(low)}-{number(high)})"
+    value, low, high = (figure_text(end, name) for end in (record[name], low, high))
+    return f"{value} ({low}-{high})"
+
+
+def figure_text(value: float, metric: str) -> str:
+    """A value of a metric in few characters; perplexities as everywhere, and no KL that is not 0 as 0."""
+    if metric == "perplexity":
+        return perplexity_text(value)
+    return f"{value:.1e}" if metric == "KL" and 0 < value < 1e-3 else number(value)
 
 
 def number(value: float) -> str:

@@ -12,6 +12,7 @@ from switchq.bitmap import ladder
 from switchq.data.scoring_set import ScoringSet
 from switchq.evaluation import EvalResult, before_after_table, results_table, show_table, write_results
 from switchq.training.callbacks.checkpoint import LastCheckpoint
+from switchq.words import count_of
 
 
 class BeforeAfter(Callback):
@@ -60,7 +61,7 @@ class BeforeAfter(Callback):
                 figures = {f"final/{name}": value for result in after for name, value in result.figures().items()}
                 logger.log_hyperparams(dict(pl_module.hparams), figures, step=trainer.global_step)
         console = Console()
-        subject = f"{trainer.global_step:,} steps, {_set(trainer).describe()}"
+        subject = f"{count_of(trainer.global_step, 'step')}, {_set(trainer).describe()}"
         console.print()
         if before is not None:
             show_table(console, f"Before → after {subject}", before_after_table(before, after))

@@ -19,7 +19,7 @@ RUN = {
     "checkpoint": "runs/last.ckpt",
     "data": "data/dev.json",
     "data_sha256": "cd" * 32,
-    "device": "cpu (x86_64, 1 threads)",
+    "device": "cpu (x86_64, 1 thread)",
     "seed": 7,
     "settings": {"grid": {"class_path": "Symmetric"}, "scoring": {"batch_size": 32, "windows": {}}},
     "versions": {"torch": "2.13.0"},

@@ -70,7 +70,7 @@ def test_tiles_and_facts(sources: Callable[..., Sources]) -> None:
         "Base model": "models/tiny",
         "Checkpoint": "runs/last.ckpt",
         "Data": "data/dev.json",
-        "Device": "cpu (x86_64, 1 threads)",
+        "Device": "cpu (x86_64, 1 thread)",
     }
 
 

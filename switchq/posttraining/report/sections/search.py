@@ -12,6 +12,7 @@ from switchq.posttraining.report.content import Column, Figure, Made, Section, T
 from switchq.posttraining.report.reading import clean, number
 from switchq.posttraining.report.sources import Search, Sources
 from switchq.posttraining.report.text import bits_text, short, slug, told_in_titles
+from switchq.words import count_of
 
 SCORES = {
     "F1": "F1 (%)",
@@ -101,7 +102,8 @@ def _blocks(one: Search, where: str, sources: Sources) -> list[Figure | Table]:
     if rows:
         tried = {row["number"] for row in rows}
         on_front = {row["number"] for row in rows if row["front"]}
-        words = f"{len(tried):,} bitmaps in {one.name}; {'up' if higher else 'up (a lower score)'} and left is better."
+        words = f"{count_of(len(tried), 'bitmap')} in {one.name}; "
+        words += f"{'up' if higher else 'up (a lower score)'} and left is better."
         if len(tried) < len(rows):
             words += f" Those that were tried again have a mark each time, {len(rows):,} in all."
         if any(row["verdict"] != "tried" for row in rows):
@@ -113,7 +115,7 @@ def _blocks(one: Search, where: str, sources: Sources) -> list[Figure | Table]:
         words += " These are the search's own scores, on its own questions."
         if len({row["questions"] for row in rows}) > 1:
             words += " Some were given up after fewer questions than the others; they are not on the front."
-        title = f"The search tried {len(tried):,} bitmaps; {len(on_front)} are on the front{where}"
+        title = f"The search tried {count_of(len(tried), 'bitmap')}; {len(on_front)} are on the front{where}"
         blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher, cost(one)), made))
     narrowing = sorted(asked_most(rows), key=lambda row: -row["average_bits"])  # of equals the first tried comes first
     path = [row for row in narrowing if row["path"] and row["verdict"] != "tried"]

@@ -1,0 +1,7 @@
+"""Figures in sentences."""
+
+
+def count_of(number: int, what: str) -> str:
+    """For example `1 question`, `1,000 questions`, `2 batches`."""
+    ending = "" if number == 1 else "es" if what.endswith(("ch", "ss", "sh", "x")) else "s"
+    return f"{number:,} {what}{ending}"
