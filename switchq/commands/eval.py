@@ -74,6 +74,10 @@ def evaluate_command(
     else:
         if prefer is not None:
             raise UserError("--prefer is for an --artifact: nothing else runs packed")
+        if (ckpt, model) == (None, None):
+            raise UserError("give --ckpt (a trained checkpoint), --model (a plain model) or --artifact (a folder)")
+        if model is not None and adapters == "both":
+            raise UserError("--adapters both is for a checkpoint or an artifact: a plain model has none")
         subject = load_subject(ckpt, model, base=base, grid=grid, group_size=group_size, scale=scale)
         bitmaps = bitmap or ["16", *(rung for rung in ladder(subject.widths) if rung != "16")]
     for written in bitmaps:

@@ -133,6 +133,8 @@ def _explained(base: str, what: str) -> Iterator[str]:
     local = Path(base).expanduser()
     if not local.is_dir() and (local.is_absolute() or base.startswith((".", "~")) or local.exists()):
         raise UserError(f"no model folder {base}")
+    if (local / "adapter_config.json").is_file() and not (local / "config.json").is_file():
+        raise UserError(f"{base} holds an adapter for peft and no model: give its base, or the checkpoint as --ckpt")
     try:
         if local.is_dir():
             yield str(local)

@@ -48,7 +48,9 @@ def place(run: Run, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.Monk
     (broken / "weightless" / "model.safetensors").write_bytes(b"no")
     write_config(workshop, tmp_path)
     (tmp_path / "file").write_text("")
-    return {"ckpt": run.checkpoint, "base": workshop.base, "train": workshop.train, "dev": workshop.dev, "B": broken}
+    adapter = run.folder / "adapters" / "bits_8"
+    paths = {"ckpt": run.checkpoint, "base": workshop.base, "train": workshop.train, "dev": workshop.dev}
+    return {**paths, "adapter": adapter, "B": broken}
 
 
 FIT = "fit --config config.yaml "
@@ -165,6 +167,11 @@ TABLE = [
     (EVAL + "--window 1000 --text {dev}", "--window must be 2 to 96"),
     (EVAL + "--device gpu9", "no device 'gpu9'"),
     (EVAL + "--device meta", "no device 'meta'"),
+    ("eval --bitmap 8", "--ckpt", "--model", "or --artifact"),
+    ("eval --model {base} --data {dev} --adapters both", "--adapters both is for a checkpoint or an artifact"),
+    ("eval --model {base} --data nodata", "use a local file instead, such as PATH/dev-v1.1.json"),
+    ("eval --model {base} --text nodata", "use a local text file instead, such as PATH/train.txt"),
+    ("eval --model {adapter} --data {dev}", "holds an adapter for peft and no model: give its base"),
     (EVAL + "--adapters maybe", "'on', 'off' or 'both'"),
     (EVAL + "--bitmpa 8", "unknown option --bitmpa"),
     ("eval --model {base}", "give --data FILE"),
