@@ -19,6 +19,7 @@ def quiet() -> None:
         ".*does not have many workers.*",
         ".*LightningCLI's args parameter.*",
         ".*exists and is not empty.*",
+        ".*smaller than the logging interval.*",  # steps are logged by their number, whatever epochs they are in
         ".*across ranks is zero.*",  # text that is trained on only, with none to score
         ".*isinstance.treespec, LeafSpec.*",
     ):

@@ -19,6 +19,7 @@ from switchq.commands.mistakes import explain
 from switchq.commands.quiet import quiet
 from switchq.data.modules import SquadData, TextData
 from switchq.errors import MachineError, UserError
+from switchq.evaluation import results_table, show_table
 from switchq.files import write_bytes
 from switchq.nn import get_switch
 from switchq.quant import Grid
@@ -55,6 +56,13 @@ class SwitchqCLI(LightningCLI):
         """The Trainer methods that are commands, and their arguments that are not options."""
         chosen = ("fit", "validate", "test")
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in chosen}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Leave out Lightning's own table of scores, unless it is asked for."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if "verbose" in self._subcommand_method_arguments[subcommand]:
+            parser.set_defaults({"verbose": False})
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the schedule, checkpoint and summary callbacks, and tell the data which model it is for."""
@@ -133,10 +141,32 @@ class SwitchqCLI(LightningCLI):
     def before_validate(self) -> None:
         """Find what is wrong before anything is written."""
         self._check("validate")
+        self._check_asked("val", "set data.holdout above 0, or give data.val")
 
     def before_test(self) -> None:
         """Find what is wrong before anything is written."""
         self._check("test")
+        self._check_asked("test", "give data.dev, or data.test")
+
+    def after_validate(self) -> None:
+        """Show the scores."""
+        self._show("val")
+
+    def after_test(self) -> None:
+        """Show the scores."""
+        self._show("test")
+
+    def _check_asked(self, split: str, advice: str) -> None:
+        """Make sure that there is something to score."""
+        scoring_set = self.datamodule.scoring_set(split)
+        if not (scoring_set.questions or scoring_set.texts):
+            raise UserError(f"there is nothing to score: {advice}")
+
+    def _show(self, split: str) -> None:
+        if self.trainer.is_global_zero and self.model.results:
+            what = self.config[self.config["subcommand"]].get("ckpt_path") or self.model.identity.name
+            on = self.datamodule.scoring_set(split).describe()
+            show_table(Console(), f"{what} on {on}", results_table(self.model.results))
 
     def _check(self, stage: str) -> None:
         """The checkpoint to start from, the place to write to, and the data, whose counts are shown."""

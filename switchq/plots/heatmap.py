@@ -65,7 +65,9 @@ def heat_map(rows: Rows, title: str = "Score") -> AnyChart:
             color=alt.Color(
                 "score:Q",
                 scale=alt.Scale(type="log" if positive else "linear", range="heatmap"),
-                legend=alt.Legend(title=title, format="~g", tickCount=4),
+                legend=_decades(title, min(finite), max(finite))
+                if positive
+                else alt.Legend(title=title, format="~g", tickCount=4),
             ),
             tooltip=[
                 alt.Tooltip("layer:N", title="Layer"),
@@ -75,6 +77,13 @@ def heat_map(rows: Rows, title: str = "Score") -> AnyChart:
         )
         .properties(width="container", height=(17 if by_block else 30) * len({cell["row"] for cell in cells}))
     )
+
+
+def _decades(title: str, low: float, high: float) -> alt.Legend:
+    """The legend of a logarithmic scale: at most four powers of ten, evenly spaced and written alike."""
+    exponents = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    ticks = [10.0**exponent for exponent in exponents[:: math.ceil(len(exponents) / 4)]]
+    return alt.Legend(title=title, values=ticks, format="~e" if ticks[0] < 1e-3 else "~g")
 
 
 def sensitivity_map(rows: Rows, title: str = "") -> alt.VConcatChart:

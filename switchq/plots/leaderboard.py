@@ -31,6 +31,7 @@ def leaderboard_chart(
         title="Method",
         symbolFillColor=MUTED,
         symbolStrokeColor=MUTED,
+        symbolStrokeWidth=0,  # the dashes of a line round its symbol would tear the edge
         symbolSize=90,
         columns=alt.ExprRef("max(2, floor(width / 150))"),
     )

@@ -48,7 +48,8 @@ class ScoringMixin(DevicesMixin):
 
     def validation_step(self, batch: ScoringSet, batch_idx: int) -> None:
         """Score, and log every figure."""
-        self.results = self.score(batch, progress=False, keep_predictions=True)
+        alone = self.trainer.state.fn != "fit" and self.global_rank == 0  # in training the bar is that of its steps
+        self.results = self.score(batch, progress=alone, keep_predictions=True)
         for result in self.results:
             self.log_dict(result.figures(), batch_size=1, sync_dist=self.devices > 1)
 

@@ -92,14 +92,24 @@ def test_scores_of_other_questions_or_bitmaps_are_not_compared(
 ) -> None:
     config = write_config(workshop, tmp_path)
     quick = ("--trainer.limit_val_batches", 0, "--trainer.max_steps")
-    assert "Before → after 1 steps" in switchq("fit", "--config", config, *quick, 1).out
+    assert "Before → after 1 step," in switchq("fit", "--config", config, *quick, 1).out
     same = switchq("fit", "--config", config, *quick, 2, "--ckpt_path", "last")
     assert "Before → after 2 steps" in same.out
     done = switchq("fit", "--config", config, *quick, 3, *other, "--ckpt_path", "last")
     assert done.code == 0, done.err
-    assert "\nAfter 3 steps" in done.out
+    asked = {"--data.limit_dev": 3, "--summary.questions": 2}.get(other[0], 6)
+    assert f"\nAfter 3 steps, {asked} questions (dev.json)\n" in done.out
     assert "Other questions or bitmaps were scored before training" in done.out
     assert not (tmp_path / "lightning_logs/version_2/before.json").exists()
+
+
+def test_few_batches_in_an_epoch_are_nothing_to_warn_of(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Steps are logged by their number in the whole run."""
+    options = ("--trainer.limit_val_batches", 0, "--trainer.max_steps", 1, "--trainer.log_every_n_steps", 500)
+    assert switchq("fit", "--config", write_config(workshop, tmp_path), *options).code == 0
+    assert [str(one.message) for one in recwarn if "logging interval" in str(one.message)] == []
 
 
 def test_a_finished_run_says_that_nothing_is_left(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
@@ -144,7 +154,24 @@ def test_a_checkpoint_is_scored(run: Run, tmp_path: Path, switchq: Switchq, comm
     root = ("--trainer.default_root_dir", tmp_path)
     done = switchq(command, "--config", run.folder / "config.yaml", "--ckpt_path", run.checkpoint, *root)
     assert done.code == 0, done.err
-    assert "F1/8" in done.out
+    title, *table = done.out.splitlines()
+    assert title.startswith(f"{run.checkpoint} on ")
+    assert "DataLoader" not in done.out
+    assert {"16", "8", "2"} <= {line.split()[0] for line in table}
+    assert max(map(len, table)) <= 80
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_without_anything_to_score_it_says_so(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, command: str
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a b c " * 100)
+    options = ("--data", "TextData", "--data.train", text, "--trainer.default_root_dir", tmp_path / "root")
+    done = switchq(command, "--model.base", workshop.base, *options)
+    assert (done.code, done.out) == (2, "")
+    assert "switchq: error: there is nothing to score: " in done.err
+    assert not (tmp_path / "root").exists()
 
 
 TRAINING = sorted(path for path in CONFIGS.rglob("*.yaml") if not {"ptq", "transfer"} & {path.parent.name, path.stem})

@@ -10,6 +10,7 @@ import pytest
 from switchq.plots.curves import curve_chart, smooth, thin
 from switchq.plots.heatmap import correlation_map, heat_map
 from switchq.plots.layers import brief, layout, split_layer
+from switchq.plots.leaderboard import leaderboard_chart
 from switchq.plots.quality import bits_colour, quality_chart
 from switchq.plots.render import WIDTH, png, svg
 from switchq.plots.search import path_chart, search_chart
@@ -55,6 +56,34 @@ def test_one_mark_for_each_row(name: str) -> None:
     chart = make()
     assert chart.to_dict()["width"] == "container"
     assert marks(svg(chart), kind) == count
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks", "form"),
+    [
+        (1e-11, 2e-7, [1e-11, 1e-9, 1e-7], "~e"),
+        (6e-9, 1.4e-4, [1e-8, 1e-6, 1e-4], "~e"),
+        (5e-4, 0.3, [1e-3, 1e-2, 1e-1], "~g"),
+    ],
+)
+def test_a_heat_map_over_decades_has_even_ticks(low: float, high: float, ticks: list[float], form: str) -> None:
+    rows = [{"layer": NAMES[0], "bits": bits, "score": score} for bits, score in ((8, low), (2, high))]
+    legend = heat_map(rows).to_dict()["encoding"]["color"]["legend"]
+    assert (legend["values"], legend["format"]) == (pytest.approx(ticks), form)
+
+
+def test_dashes_of_lines_do_not_tear_the_symbols_of_methods() -> None:
+    rows = [
+        {"method": name, "effective_bits": bits + 0.5, "average_bits": bits, "value": 10.0 / bits}
+        for name in ("awq", "gptq")
+        for bits in (2, 4)
+    ]
+    drawn = svg(leaderboard_chart(rows, "perplexity", higher_is_better=False, full=2.0))
+    symbols = re.findall(r'<g class="mark-symbol role-legend-symbol".*?<path ([^>]*)>', drawn, re.DOTALL)
+    dashed = [one for one in symbols if "stroke-dasharray" in one]
+    assert len(symbols) == 4
+    assert dashed
+    assert all('stroke-width="0"' in one for one in dashed)
 
 
 def test_files_are_told_apart_by_lines_through_their_uniform_and_striped_bitmaps() -> None:

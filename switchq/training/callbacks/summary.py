@@ -61,7 +61,7 @@ class BeforeAfter(Callback):
                 figures = {f"final/{name}": value for result in after for name, value in result.figures().items()}
                 logger.log_hyperparams(dict(pl_module.hparams), figures, step=trainer.global_step)
         console = Console()
-        subject = f"{count_of(trainer.global_step, 'step')}, {_set(trainer).describe()}"
+        subject = f"{count_of(trainer.global_step, 'step')}, {_set(trainer).first(self.questions).describe()}"
         console.print()
         if before is not None:
             show_table(console, f"Before → after {subject}", before_after_table(before, after))

@@ -28,6 +28,7 @@ def test_sizes_are_those_of_weight_bytes(kind: str, workshop: Workshop, tiny_lla
         bitmap = Bitmap(rng.choice([16, 8, 3, 2], size=len(space.names)).tolist())
         assert space.weight_mb(bitmap) == pytest.approx(weight_bytes(model, bitmap).total / 1e6, rel=1e-12)
         assert space.average_bits(bitmap) == pytest.approx(bitmap.average_bits(sizes), rel=1e-12)
+        assert f"{space.average_bits(bitmap):.2f}" == f"{bitmap.average_bits(sizes):.2f}"
         assert space.weight_mb(bitmap) >= space.smallest("weight_mb") - 1e-12
     assert space.smallest("average_bits") == pytest.approx(2)
 
