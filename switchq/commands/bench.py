@@ -63,6 +63,7 @@ def bench_command(
         f"{artifact}, read for {prefer}, {batch} x {prompt_tokens} prompt tokens, {here}",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     console.print(_table(speeds))
     if any(speed.tokens_per_s is None for speed in speeds):
@@ -86,10 +87,10 @@ def _table(speeds: list[Speed]) -> Table:
     for speed in speeds:
         table.add_row(
             speed.bitmap,
-            "" if speed.tokens_per_s is None else f"{speed.tokens_per_s:.1f}",
+            "" if speed.tokens_per_s is None else f"{speed.tokens_per_s:,.1f}",
             "" if not (speed.tokens_per_s and plain) else f"{speed.tokens_per_s / plain:.2f}",
             f"{speed.first_token_ms:.0f}",
-            f"{speed.memory_mb:.0f}",
-            f"{speed.read_mb:.1f}",
+            f"{speed.memory_mb:,.0f}",
+            f"{speed.read_mb:,.1f}",
         )
     return table

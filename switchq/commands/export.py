@@ -111,8 +111,8 @@ def _show(console: Console, subject: Subject, done: Exported) -> None:
     table = Table("part", "MB", box=box.SIMPLE)
     table.columns[1].justify = "right"
     for part, size in done.bytes.items():
-        table.add_row(part, f"{size / MB:.1f}")
-    table.add_row("all", f"{sum(done.bytes.values()) / MB:.1f}")
+        table.add_row(part, f"{size / MB:,.2f}")
+    table.add_row("all", f"{sum(done.bytes.values()) / MB:,.2f}")
     console.print(table)
     if done.losses:
         trained = subject.settings["grid"]

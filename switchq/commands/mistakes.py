@@ -10,6 +10,9 @@ LONGEST = 300
 """Characters of an explanation that is passed on as it is."""
 
 
+LONGEST_VALUE = 80
+"""Characters of a wrong value that are shown: one that is longer is a part of another command's configuration."""
+
 LARGEST_CONFIG = 1_000_000
 """Bytes of a configuration file; the shipped ones have about a thousand."""
 
@@ -88,7 +91,11 @@ def explain(error: Exception, args: Sequence[str], choices: Mapping[str, Sequenc
     if wanted and given and option:
         several = [kind for kind in re.findall(r"\n    - Expected an? (.+)", text) if "NoneType" not in kind]
         kinds = dict.fromkeys(_readable(kind) for kind in several or wanted[:1])
-        return UserError(f"{option} must be {', or '.join(kinds)}, not {given[1].strip()!r}")
+        value = given[1].strip()
+        shown = repr(value)
+        if len(value) > LONGEST_VALUE:
+            shown = f"{value[:LONGEST_VALUE]!r} and so on: is it from the --config of another command?"
+        return UserError(f"{option} must be {', or '.join(kinds)}, not {shown}")
     reason = " ".join(re.sub(r'Parser key "[^"]+":', "", text).split())
     return UserError(f"{option}: {reason[:LONGEST]}" if option else reason[:LONGEST])
 

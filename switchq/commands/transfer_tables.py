@@ -3,10 +3,11 @@
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.table import Table
 
-from switchq.commands.grouped_tables import Column, empty_table, fitting, grouped_table
+from switchq.commands.grouped_tables import Column, empty_table, fits, fitting, grouped_table
 from switchq.commands.ptq_tables import figure_text
 from switchq.posttraining.transfer.layers import components
 from switchq.posttraining.transfer.matching import Match
@@ -109,17 +110,23 @@ def _layers(found: Outcome, width: int) -> list[Table]:
     shares = components(found.layers)
     keys = list(dict.fromkeys((form, name) for form, name, _ in shares))
     best = [_ends(found, *key) for key in keys]
-    table = empty_table("Output error of layers over that with own calibration (1 is as good)")
-    for head in ("form", "strategy"):
-        table.add_column(head, vertical="bottom", no_wrap=True)
+    fixed: list[Column] = [("form", [form for form, _ in keys]), ("strategy", [name for _, name in keys])]
+    columns: list[Column] = []
     for role in roles:
         head = role.replace("attention", "attn").removesuffix("put").replace(" ", "\n")  # attn in, MLP out
-        table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
-    table.add_column("transfers best", vertical="bottom", no_wrap=True)
-    table.add_column("worst", vertical="bottom", no_wrap=True)
-    for (form, name), ends in zip(keys, best):
-        table.add_row(form, name, *(f"{shares[form, name, role]:.2f}" for role in roles), *ends)
-    return [table]
+        columns.append((head, [f"{shares[form, name, role]:.2f}" for form, name in keys]))
+    ends: list[Column] = [("transfers best", [low for low, _ in best]), ("worst", [high for _, high in best])]
+    whole = fits([*fixed, *columns, *ends], width)
+    tables = []
+    for chunk in [[*columns, *ends]] if whole else [columns, ends]:
+        table = empty_table("Output error of layers over that with own calibration (1 is as good)")
+        for head, _ in (*fixed, *chunk):
+            justify: Literal["left", "right"] = "right" if head in dict(columns) else "left"
+            table.add_column(head, justify=justify, vertical="bottom", no_wrap=True)
+        for cells in zip(*(cells for _, cells in (*fixed, *chunk)), strict=True):
+            table.add_row(*cells)
+        tables.append(table)
+    return tables
 
 
 def _ends(found: Outcome, form: str, name: str) -> tuple[str, str]:
@@ -130,7 +137,7 @@ def _ends(found: Outcome, form: str, name: str) -> tuple[str, str]:
             ratios.setdefault(one.layer, []).append(one.against_own)
     means = {layer: statistics.geometric_mean(found) for layer, found in ratios.items()}
     ends = (min(means, key=means.__getitem__), max(means, key=means.__getitem__))
-    low, high = (f"{means[layer]:.2f} {_brief(layer)}" for layer in ends)  # a narrow terminal cuts the name
+    low, high = (f"{means[layer]:.2f} {_brief(layer)}" for layer in ends)
     return low, high
 
 

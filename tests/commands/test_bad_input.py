@@ -50,7 +50,8 @@ def place(run: Run, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "file").write_text("")
     adapter = run.folder / "adapters" / "bits_8"
     paths = {"ckpt": run.checkpoint, "base": workshop.base, "train": workshop.train, "dev": workshop.dev}
-    return {**paths, "adapter": adapter, "B": broken}
+    quickstart = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+    return {**paths, "adapter": adapter, "quickstart": quickstart, "B": broken}
 
 
 FIT = "fit --config config.yaml "
@@ -168,6 +169,12 @@ TABLE = [
     (EVAL + "--device gpu9", "no device 'gpu9'"),
     (EVAL + "--device meta", "no device 'meta'"),
     ("eval --bitmap 8", "--ckpt", "--model", "or --artifact"),
+    (
+        "ptq --config {quickstart}",
+        "--model must be a text, not ",
+        "base",
+        "and so on: is it from the --config of another command?\n",
+    ),
     ("eval --model {base} --data {dev} --adapters both", "--adapters both is for a checkpoint or an artifact"),
     ("eval --model {base} --data nodata", "use a local file instead, such as PATH/dev-v1.1.json"),
     ("eval --model {base} --text nodata", "use a local text file instead, such as PATH/train.txt"),

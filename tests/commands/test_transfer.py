@@ -140,16 +140,16 @@ def test_layers_and_matching(pair: Pair) -> None:
     assert len(content["layers"]) == 12 * 12 * 2
 
 
-def test_the_terminal_shows_it_all_in_100_columns(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, switchq: Switchq
-) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_terminal_shows_it_all(columns: int, pair: Pair, monkeypatch: pytest.MonkeyPatch, switchq: Switchq) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     done = switchq("transfer", "--config", pair.config, "--output", pair.output)
     assert done.code == 0, done.err
     assert "target: 29 of 29 runs are there already" not in done.err
     assert "runs are there already" in done.err
     tables = done.out.split("Unmatched layers")[0].splitlines()[1:]
-    assert max(map(len, tables)) <= 100
+    assert max(map(len, tables)) <= columns
+    assert [line for line in tables if "…" in line] == []
     for words in ("Layers by component and relative depth", "gap %", "verdict", "seconds", "transfers best", "±"):
         assert words in done.out
     assert "Unmatched layers, rounded plainly: none" in done.out

@@ -72,9 +72,7 @@ class Space:
 
     def average_bits(self, bitmap: Sequence[int]) -> float:
         """Mean bits per quantised weight."""
-        return round(
-            self._sum(self.bits_LW, bitmap), 12
-        )  # or 2.125 may be 2.1250000000000004, and is 2.13
+        return round(self._sum(self.bits_LW, bitmap), 12)  # or 2.125 may be 2.1250000000000004, and is 2.13
 
     def weight_mb(self, bitmap: Sequence[int]) -> float:
         """MB of a packed file of the model at this bitmap."""
