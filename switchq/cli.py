@@ -3,6 +3,7 @@
 Nothing heavy is imported before a verb is known to run, so that `--help` answers at once.
 """
 
+import errno
 import inspect
 import os
 import shutil
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _failed(UserError(f"no file can have so long a name: {str(error.filename)[:80]}..."))
         from switchq.mishaps import explain_mishap
 
         told = explain_mishap(error, args[0] if args else "")

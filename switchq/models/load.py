@@ -130,7 +130,10 @@ def content_hash(model: nn.Module) -> str:
 @contextmanager
 def _explained(base: str, what: str) -> Iterator[str]:
     """What to load from; turns what `transformers` raises on a missing, damaged or unreachable source into one line."""
-    local = Path(base).expanduser()
+    try:
+        local = Path(base).expanduser()
+    except RuntimeError:
+        raise UserError(f"no model folder {base}: there is no such user") from None
     if not local.is_dir() and (local.is_absolute() or base.startswith((".", "~")) or local.exists()):
         raise UserError(f"no model folder {base}")
     if (local / "adapter_config.json").is_file() and not (local / "config.json").is_file():

@@ -168,6 +168,12 @@ TABLE = [
     (EVAL + "--window 1000 --text {dev}", "--window must be 2 to 96"),
     (EVAL + "--device gpu9", "no device 'gpu9'"),
     (EVAL + "--device meta", "no device 'meta'"),
+    ("eval --model ~nobodyhere/x --data {dev}", "no model folder ~nobodyhere/x: there is no such user"),
+    (EVAL + f"--output {'a' * 300}.json", "no file can have so long a name: aaa"),
+    (EVAL + f"--data {'a' * 300}.json", "a.json: cannot be read (File name too long)"),
+    (f"eval --model {'a' * 300} --data {{dev}}", "no file can have so long a name: aaa"),
+    (f"eval --ckpt {'a' * 300}", "no file can have so long a name: aaa"),
+    (f"report {'a' * 300}", "no file can have so long a name: aaa"),
     ("eval --bitmap 8", "--ckpt", "--model", "or --artifact"),
     (
         "ptq --config {quickstart}",
