@@ -114,9 +114,18 @@ def _dispatch(args: list[str]) -> int:
 
     from jsonargparse import auto_cli, set_parsing_settings
 
+    from switchq.commands.help_screen import VerbScreen
+
     set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a file of settings must not run any class it names
     try:
-        auto_cli(COMMANDS, args=_spelled(args), as_positional=False, prog="switchq", exit_on_error=False)
+        auto_cli(
+            COMMANDS,
+            args=_spelled(args),
+            as_positional=False,
+            prog="switchq",
+            formatter_class=VerbScreen,
+            exit_on_error=False,
+        )
     except ArgumentError as error:
         from switchq.commands.mistakes import explain
 

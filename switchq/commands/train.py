@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 
+from switchq.commands.help_screen import HelpScreen
 from switchq.commands.mistakes import explain
 from switchq.commands.quiet import quiet
 from switchq.data.modules import SquadData, TextData
@@ -233,7 +234,7 @@ def run(args: list[str]) -> None:
             },
             save_config_callback=WholeConfig,
             save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "formatter_class": HelpScreen, "prog": "switchq"},
             args=args,
         )
     except ArgumentError as error:
