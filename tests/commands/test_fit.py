@@ -229,18 +229,21 @@ def test_the_other_configurations_run_one_batch(
     assert list(tmp_path.glob("lightning_logs/version_0/checkpoints/last.ckpt"))
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_that_is_told_to_end_keeps_its_step_and_fails(
-    workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
+    accumulate: int, workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the first batch of the second step; the others of that step are waited for."""
     step = SwitchableModule.training_step
 
     def told(self: SwitchableModule, *arguments: object) -> None:
-        if self.global_step == 1:
+        if self.global_step == 1 and not self.waiting:
             os.kill(os.getpid(), signal.SIGTERM)
         step(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SwitchableModule, "training_step", told)
-    config, quick = write_config(workshop, tmp_path), ("--summary.enabled", "false", "--trainer.limit_val_batches", 0)
+    config, quick = write_config(workshop, tmp_path), ["--summary.enabled", "false", "--trainer.limit_val_batches", 0]
+    quick += ["--model.accumulate", accumulate]
     done = switchq("fit", "--config", config, *quick, "--trainer.max_steps", 4)
     assert done.code == 3
     assert "told to end (SIGTERM). Step 2 is kept" in done.err
@@ -248,6 +251,29 @@ def test_a_run_that_is_told_to_end_keeps_its_step_and_fails(
     monkeypatch.setattr(SwitchableModule, "training_step", step)
     done = switchq("fit", "--config", config, *quick, "--trainer.max_steps", 4, "--ckpt_path", "last")
     assert done.code == 0, done.err
+
+
+def test_a_run_that_is_told_to_end_while_it_validates(
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends after the next step; told twice, at once, and what was saved before stays."""
+    validate, times = SwitchableModule.validation_step, 1
+
+    def told(self: SwitchableModule, *arguments: object) -> None:
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGTERM)
+        validate(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SwitchableModule, "validation_step", told)
+    config = write_config(workshop, tmp_path)
+    quick = ("--summary.enabled", "false", "--trainer.val_check_interval", 2, "--trainer.max_steps", 8)
+    done = switchq("fit", "--config", config, *quick)
+    assert done.code == 3
+    assert "told to end (SIGTERM). Step 3 is kept" in done.err
+    times = 2
+    done = switchq("fit", "--config", config, *quick, "--checkpoint.every_n_steps", 1)
+    assert done.code == 3
+    assert "told to end (SIGTERM). Step 2 is kept" in done.err
 
 
 def test_ctrl_c_during_the_run_says_how_to_go_on(

@@ -1,4 +1,4 @@
-"""Work on two processes that is stopped: by Ctrl-C once and twice, and by the death of one of them."""
+"""Work on two processes that is stopped: by Ctrl-C once and twice, by SIGTERM, and by the death of one of them."""
 
 import os
 import signal
@@ -70,6 +70,11 @@ def once(child: subprocess.Popen[str]) -> None:
     os.killpg(child.pid, signal.SIGINT)
 
 
+def told(child: subprocess.Popen[str]) -> None:
+    """To end, as by a scheduler: the first process only."""
+    os.kill(child.pid, signal.SIGTERM)
+
+
 def twice(child: subprocess.Popen[str]) -> None:
     once(child)
     time.sleep(0.3)
@@ -85,10 +90,11 @@ def one_dies(child: subprocess.Popen[str]) -> None:
     ("stop", "code", "says"),
     [
         (once, 0, "Run the same command with --ckpt_path last to go on."),
+        (told, 3, "the run was told to end (SIGTERM). Step"),
         (twice, 130, "switchq: stopped"),
         (one_dies, 3, "--ckpt_path last to go on"),
     ],
-    ids=["Ctrl-C", "Ctrl-C twice", "one dies"],
+    ids=["Ctrl-C", "SIGTERM", "Ctrl-C twice", "one dies"],
 )
 def test_fit_on_two_is_stopped(
     stop: Callable[[subprocess.Popen[str]], None], code: int, says: str, workshop: Workshop, tmp_path: Path
@@ -97,13 +103,13 @@ def test_fit_on_two_is_stopped(
         while child.poll() is None and not last(tmp_path, 0).exists():
             time.sleep(0.02)
         stop(child)
-        _, told = child.communicate(timeout=120)
-    assert child.returncode == code, told
-    assert says in told.splitlines()[-1]
-    assert "Traceback" not in told
+        _, printed = child.communicate(timeout=120)
+    assert child.returncode == code, printed
+    assert says in printed.splitlines()[-1]
+    assert "Traceback" not in printed
     step = torch.load(last(tmp_path, 0), weights_only=True)["global_step"]
     assert step >= 1
-    if stop is not once:
+    if stop not in (once, told):
         return
     for more in ([], ["--ckpt_path", str(last(tmp_path, 0))]):
         subprocess.run([*command(workshop, tmp_path, step + STEPS), *more], cwd=ROOT, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Saving: `last.ckpt` at regular steps, at the end, and when Ctrl-C asks for it between two steps.
+"""Saving: `last.ckpt` at regular steps, at the end, and when Ctrl-C or SIGTERM asks for it between two steps.
 
 Lightning's own ModelCheckpoint saves when the step count is a multiple of its interval, which a schedule that takes
 several optimiser steps a batch can jump over, and it does not save the last step of a run. Writing goes through the
@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from switchq.errors import UserError
@@ -25,15 +26,16 @@ from switchq.training.checkpoint_io import WholeCheckpoints
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `checkpoints/last.ckpt` in the run's folder up to date, and turns Ctrl-C into an orderly stop.
+    """Keeps `checkpoints/last.ckpt` in the run's folder up to date, and turns Ctrl-C and SIGTERM into an orderly stop.
 
+    A run that was told to end by SIGTERM, as schedulers of clusters do, fails when all is saved: it is not finished.
     At the end of a run the adapters are also written as plain peft reads them, to `adapters/bits_N`.
 
     Args:
         every_n_steps: optimiser steps between two saves.
 
     Attributes:
-        stopped: whether Ctrl-C has asked this run to stop; a second Ctrl-C stops at once.
+        stopped: whether Ctrl-C or SIGTERM has asked this run to stop; a second one stops at once.
         path: where the checkpoint is, once this run has saved one.
     """
 
@@ -41,13 +43,13 @@ class LastCheckpoint(Checkpoint):
         if every_n_steps < 1:
             raise UserError(f"checkpoint.every_n_steps must be at least 1, not {every_n_steps}")
         self.every_n_steps = every_n_steps
-        self.stopped = False
+        self.stopped = self._ended = False
         self.path: Path | None = None
         self._saved_at = 0
         self._saved_to_stop = False
         self._place: Path | None = None
         self._known: Stamp | None = None
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have all checkpoints written and read by `WholeCheckpoints`, unless somebody has chosen another way.
@@ -59,15 +61,16 @@ class LastCheckpoint(Checkpoint):
             trainer.strategy.checkpoint_io = WholeCheckpoints()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from where a resumed run starts, and take over SIGINT (after Lightning has noted whose it was)."""
+        """Count from where a resumed run starts, and take over signals (after Lightning has noted whose they were)."""
         self._saved_at = trainer.global_step
         self._place = self._folder(trainer) / "checkpoints" / "last.ckpt"
         self._known = _stamp(self._place)  # in a folder without versions another run may have left one
-        self.stopped = self._saved_to_stop = False
-        try:
-            self._previous = signal.signal(signal.SIGINT, self._stop)
-        except ValueError:  # not in the main thread: Ctrl-C stays with whoever owns it
-            self._previous = None
+        self.stopped = self._ended = self._saved_to_stop = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._stop)
+            except ValueError:  # not in the main thread: signals stay with whoever owns them
+                break
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count an epoch that begins where a checkpoint was saved at the end of the one before: Lightning does not.
@@ -82,16 +85,19 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if the interval has passed or the run ends; stop if asked to, but not inside an optimiser step."""
-        ending = trainer.received_sigterm and trainer.world_size == 1  # after this batch, waiting gradients and all
-        stopping = (self._asked_to_stop(trainer) or ending) and not pl_module.waiting
+        """Save if the interval has passed; stop if asked to, but not between the batches of one optimiser step."""
+        stopping = self._asked_to_stop(trainer) and not pl_module.waiting
         if stopping or trainer.global_step // self.every_n_steps > self._saved_at // self.every_n_steps:
             self._save(trainer)  # at once: Lightning validates before it stops
         self._saved_to_stop = stopping
         trainer.should_stop |= stopping
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last step, and the adapters once more as plain peft reads them; give SIGINT back."""
+        """Save the last step, and the adapters once more as plain peft reads them; give signals back.
+
+        Raises:
+            SIGTERMException: the run was told to end.
+        """
         if not self._saved_to_stop:  # or it was saved before Lightning closed an epoch that is not over
             self._save(trainer)
         self._give_back()
@@ -99,6 +105,8 @@ class LastCheckpoint(Checkpoint):
         folder = self._folder(trainer)
         if not (pl_module.hparams["train_base"] or pl_module.hparams["own_norms"]):  # adapters alone do not say it all
             save_adapters(pl_module.model, folder / "adapters", write=trainer.is_global_zero)  # type: ignore[arg-type]
+        if self._ended:
+            raise SIGTERMException
         if self.stopped and trainer.is_global_zero:
             Console(stderr=True).print(
                 f"\nStopped after step {trainer.global_step:,} and saved {self.path}.\n"
@@ -109,7 +117,7 @@ class LastCheckpoint(Checkpoint):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give SIGINT back, and say what is kept."""
+        """Give signals back, and say what is kept."""
         self._give_back()
         self._look()
         if self.path is not None:
@@ -118,22 +126,22 @@ class LastCheckpoint(Checkpoint):
             )
 
     def _give_back(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopped:
-            raise KeyboardInterrupt
-        self.stopped = True
+            raise SIGTERMException if number == signal.SIGTERM else KeyboardInterrupt
+        self.stopped, self._ended = True, number == signal.SIGTERM
 
     def _asked_to_stop(self, trainer: Trainer) -> bool:
-        """Whether any process was; Ctrl-C reaches one sooner than another, and they must do the same."""
+        """Whether any process was; a signal reaches one sooner than another, and they must do the same."""
         asked = self.stopped
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
             if asked:  # what came in the meantime stays for the next time
                 self.stopped = True
+                self._ended = trainer.strategy.reduce_boolean_decision(self._ended, all=False)
         return asked
 
     def _save(self, trainer: Trainer) -> None:
