@@ -113,6 +113,14 @@ def signed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, "sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
 
 
+def is_signed(content: Mapping[str, Any]) -> bool:
+    """Whether the `sha256` of values that were read is theirs."""
+    try:
+        return content.get("sha256") == signed(content)["sha256"]
+    except RecursionError:  # JSON reads what is nested deeper than it can be written again
+        return False
+
+
 @contextmanager
 def new_file(path: str | Path, option: str = "--output") -> Iterator[IO[bytes]]:
     """A file to fill, which becomes `path` when the block ends, and is deleted if it raises.

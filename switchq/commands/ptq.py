@@ -12,7 +12,7 @@ from switchq.bitmap import FULL
 from switchq.commands.ptq_options import PtqOptions
 from switchq.commands.ptq_tables import cross_tables, leaderboard_tables
 from switchq.commands.quiet import quiet
-from switchq.commands.rounded import warn_if_rounded
+from switchq.commands.rounded import check_base
 from switchq.commands.sweeping import check_setting, sweep_bar
 from switchq.errors import UserError
 from switchq.evaluation.tasks import Suite
@@ -45,7 +45,7 @@ def ptq_command(**arguments: Any) -> None:
     checkpoint = None if options.checkpoint is None else read_checkpoint(options.checkpoint)
     name = options.model or str(checkpoint["base"]["name"] if checkpoint is not None else "")
     architecture_of(load_config(name))
-    warn_if_rounded(name)
+    check_base(name)
     tokenizer, window = load_tokenizer(name), context_window(name)
     setting = options.setting(window)
     methods, tasks = options.picked_methods(), options.read_tasks()

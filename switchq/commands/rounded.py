@@ -8,15 +8,17 @@ from switchq.models.made import is_rounded
 from switchq.parallel import is_first
 
 
-def warn_if_rounded(base: str) -> None:
-    """Say that what is called 16 bits is not full precision, where the folder of a model says so.
+def check_base(base: str) -> None:
+    """Compare the files of a rounded model with what its folder says, and say that its 16 bits are no full precision.
 
     Raises:
         UserError: a file of such a folder is missing or has changed.
     """
-    if is_first() and is_rounded(base):
-        folder = Path(base).expanduser()
-        check_files(folder, read_seal(folder)["files"])
+    if not is_rounded(base):
+        return
+    folder = Path(base).expanduser()
+    check_files(folder, read_seal(folder)["files"])
+    if is_first():
         print(
             f"switchq: warning: the weights in {base} are rounded already, so that 16 bits are not full precision "
             f"(switchq verify {base})",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from switchq.commands.rounded import warn_if_rounded
+from switchq.commands.rounded import check_base
 from switchq.data.generated import is_generated
 from switchq.data.modules import training_split
 from switchq.data.prompt import Prompt
@@ -145,7 +145,7 @@ def load_subject(
             data,
         )
     network, tokenizer = load_model(str(model)), load_tokenizer(str(model))
-    warn_if_rounded(str(model))
+    check_base(str(model))
     identity = BaseIdentity.of(str(model), network)
     chosen = GRIDS[grid or "symmetric"](group_size=group_size, scale=scale or "absmax")
     widths = tuple(bits or PLAIN_BITS)

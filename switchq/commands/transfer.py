@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from switchq.commands.quiet import quiet
-from switchq.commands.rounded import warn_if_rounded
+from switchq.commands.rounded import check_base
 from switchq.commands.sweeping import check_setting, sweep_bar
 from switchq.commands.transfer_options import TransferOptions
 from switchq.commands.transfer_tables import tables_of
@@ -58,7 +58,7 @@ def transfer_command(**arguments: Any) -> None:
     names = [*([options.source] if options.source else []), *(options.via or []), str(options.target)]
     for name in names:
         architecture_of(load_config(name))
-        warn_if_rounded(name)
+        check_base(name)
     comparison = options.comparison(min(map(context_window, names)))
     tasks, place = options.read_tasks(), pick_device(options.device)
     study = Study(comparison, tasks, options.limit, options.dtype, place, options.batch_size, folder)

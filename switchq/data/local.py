@@ -14,6 +14,9 @@ READ = (".json", ".jsonl", ".txt", ".raw", ".text", ".md", ".csv", ".tsv")
 NOT_READ = (".parquet", ".arrow", ".feather", ".gz", ".zst", ".xz", ".bz2", ".zip")
 """Endings of files that people have data in and that are not read."""
 
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+"""How an absolute path begins on Windows."""
+
 HUB_NAME = re.compile(r"(?!\.)[\w.-]{1,96}(/[\w.-]{1,96})?(:.+)?")
 
 
@@ -22,7 +25,7 @@ def looks_like_file(source: str | Path) -> bool:
     `:path/of/one-file.ext` behind it).
     """
     name = str(source)
-    if os.path.exists(name) or not HUB_NAME.fullmatch(name):
+    if os.path.exists(name) or ".." in Path(name).parts or DRIVE.match(name) or not HUB_NAME.fullmatch(name):
         return True
     return ":" not in name and Path(name).suffix.lower() in READ + NOT_READ
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from switchq.errors import UserError
 from switchq.evaluation.provenance import sha256
-from switchq.files import signed, write_json
+from switchq.files import is_signed, signed, write_json
 from switchq.models.made import METADATA
 
 
@@ -39,7 +39,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or "kind" not in content:
         raise UserError(f"{path} is damaged: it names no files")
-    if content.get("sha256", "") not in ("", signed(content)["sha256"]):  # the first ones had none
+    if "sha256" in content and not is_signed(content):  # the first ones had none
         raise UserError(f"{path} is damaged: its checksum does not match")
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
         raise UserError(f"{path} is damaged: it names files outside its folder")

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from switchq.bitmap import check_width
 from switchq.errors import UserError
-from switchq.files import signed
+from switchq.files import is_signed, signed
 from switchq.inference.unmapped import UnmappedFile
 from switchq.models.made import MANIFEST
 from switchq.quant.planes import plane_bytes
@@ -90,7 +90,7 @@ class Manifest:
                 f"use a newer switchq, or export again"
             )
         fields = {name: value for name, value in content.items() if name not in ("format", "version", "sha256")}
-        if content.get("sha256") != signed(content)["sha256"]:
+        if not is_signed(content):
             raise UserError(f"{place} is damaged: its checksum does not match; export again")
         try:
             if not fields["widths"] or not fields["layers"]:

@@ -317,6 +317,9 @@ def test_verify_finds_a_changed_record(copy: Path, switchq: Switchq) -> None:
     path.write_text(changed)
     done = switchq("verify", copy, "--scores", "false")
     assert (done.code, "switchq.json is damaged: its checksum does not match" in done.err) == (2, True), done.err
+    path.write_text(changed.replace('"kind"', '"deep": ' + '{"a": ' * 700 + "1" + "}" * 700 + ', "kind"', 1))
+    done = switchq("verify", copy, "--scores", "false")
+    assert (done.code, "switchq.json is damaged: its checksum does not match" in done.err) == (2, True), done.err
     unsigned = {name: value for name, value in json.loads(changed).items() if name != "sha256"}
     path.write_text(json.dumps(unsigned))  # as the first ones were written
     assert switchq("verify", copy, "--scores", "false").code == 0

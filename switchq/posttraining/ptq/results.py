@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from switchq.bitmap import FULL, WIDTHS
 from switchq.errors import UserError
 from switchq.evaluation import write_bytes, write_json
 from switchq.evaluation.tasks import Items
@@ -28,8 +29,16 @@ SWITCHQ = "switchq"
 Place = tuple[str, int, str | None, int]
 """What tables tell runs apart by: name, width, calibration text and seed."""
 
-_NUMBERS = ("effective_bits", "quantised_seconds", "peak_memory_mb", "size_before_mb", "size_mb")
-"""Figures of a run that there may be."""
+_NUMBER = {int, float, type(None)}
+
+_KINDS: Mapping[str, set[type]] = {
+    "name": {str},
+    "bits": {int},
+    "seed": {int},
+    "calibration": {str, type(None)},
+    **dict.fromkeys(("effective_bits", "quantised_seconds", "peak_memory_mb", "size_before_mb", "size_mb"), _NUMBER),
+}
+"""Types of what a record holds, `True` being no number."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +123,15 @@ class RunRecord:
         for item in ("setting", "method", "tasks", "scores", "counts", "details", "run"):
             if not isinstance(content.get(item, {}), Mapping):
                 raise UserError(f"{where} is damaged: {item!r} is not an object")
-        if not isinstance(content["bits"], int):
-            raise UserError(f"{where} is damaged: 'bits' is not a whole number")
-        for item in _NUMBERS:
-            if not isinstance(content.get(item), int | float | None):
-                raise UserError(f"{where} is damaged: {item!r} is not a number")
+        for item, kinds in _KINDS.items():
+            if item in content and type(content[item]) not in kinds:
+                raise UserError(f"{where} is damaged: {item!r} is {content[item]!r}")
+        if content["bits"] not in (*WIDTHS, FULL):
+            raise UserError(f"{where} is damaged: 'bits' is {content['bits']!r}")
         if content.get("size_mb") is not None and not content["size_mb"] > 0:
             raise UserError(f"{where} is damaged: 'size_mb' is not more than 0")
         for one in content.get("scores", {}).values():
-            if not isinstance(one, Mapping) or not all(isinstance(value, int | float | None) for value in one.values()):
+            if not isinstance(one, Mapping) or not {type(value) for value in one.values()} <= _NUMBER:
                 raise UserError(f"{where} is damaged: 'scores' are not numbers by task and metric")
         return cls(**{name: value for name, value in content.items() if name in known})
 
