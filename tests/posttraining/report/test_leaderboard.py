@@ -115,7 +115,8 @@ def test_damaged_files(changes: dict[str, Any], says: str, tmp_path: Path) -> No
     "changes",
     [
         {"size_mb": 0.0}, {"size_mb": -1}, {"size_before_mb": "big"}, {"effective_bits": [4]}, {"bits": "4"},
-        {"bits": None}, {"bits": True}, {"bits": 99}, {"name": 3}, {"seed": "a"}, {"calibration": [1]}, {"scores": {"wiki": 3.0}}, {"scores": {"wiki": {"perplexity": "low"}}},
+        {"bits": None}, {"bits": True}, {"bits": 99}, {"name": 3}, {"seed": "a"}, {"calibration": [1]},
+        {"scores": {"wiki": 3.0}}, {"scores": {"wiki": {"perplexity": "low"}}},
     ],
     ids=str,
 )  # fmt: skip
