@@ -1,8 +1,11 @@
-"""Figures in sentences: one of a thing is one of it, not one of them."""
+"""Figures in sentences: one of a thing is one of it, not one of them. Commands that a shell takes."""
+
+import shlex
+from pathlib import Path
 
 import pytest
 
-from switchq.words import count_of
+from switchq.words import command_line, count_of
 
 
 @pytest.mark.parametrize(
@@ -17,3 +20,9 @@ from switchq.words import count_of
 )
 def test_a_count_agrees_with_what_it_counts(number: int, what: str, text: str) -> None:
     assert count_of(number, what) == text
+
+
+def test_a_command_survives_a_shell() -> None:
+    words = ["switchq", "eval", "--ckpt", "my runs/last $1.ckpt", "--bitmap", "@s.json"]
+    assert shlex.split(command_line(*words)) == words
+    assert command_line("switchq", "eval", "--bitmap", 8, Path("a/b")) == "switchq eval --bitmap 8 a/b"

@@ -19,6 +19,7 @@ from switchq.inference.export import EmbeddingBits
 from switchq.inference.formats.write import Adapters, FloatBits
 from switchq.models import context_window
 from switchq.quant import Grid, Nested
+from switchq.words import command_line
 
 GRIDS = {"artifact": "nested", "compressed-tensors": "symmetric"}
 """What a plain model is rounded to, where that is not asymmetric."""
@@ -129,9 +130,9 @@ def _show(console: Console, subject: Subject, done: Exported) -> None:
         console.print(
             "Adapters were not trained for that. --model.grid Nested, not double, loses nothing.", soft_wrap=True
         )
-    widths = " ".join(f"--bitmap {bits}" for bits in done.manifest.widths)
-    for line in (
-        f"Score it  switchq eval --artifact {done.folder} {widths} --data FILE",
-        f"Run it    switchq generate --artifact {done.folder} --prompt TEXT --bitmap {done.manifest.widths[-1]}",
-    ):
+    held = done.manifest.widths
+    widths = [word for bits in held for word in ("--bitmap", bits)]
+    score = command_line("switchq", "eval", "--artifact", done.folder, *widths, "--data", "FILE")
+    generate = command_line("switchq", "generate", "--artifact", done.folder, "--prompt", "TEXT", "--bitmap", held[-1])
+    for line in (f"Score it  {score}", f"Run it    {generate}"):
         console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -8,7 +8,7 @@ from rich.console import Console
 from switchq.commands.quiet import quiet
 from switchq.data.generate import Generation, generate_dataset
 from switchq.models import content_hash, load_model, load_tokenizer, pick_device
-from switchq.words import count_of
+from switchq.words import command_line, count_of
 
 
 def gendata_command(model: str, output: str, device: str, **settings: Any) -> None:
@@ -26,7 +26,7 @@ def gendata_command(model: str, output: str, device: str, **settings: Any) -> No
     folder = generate_dataset(network, load_tokenizer(model), Path(output), generation)
     Console().print(
         f"Wrote {count_of(settings['count'], 'sequence')} to {folder}\n"
-        f"Train on them with  switchq fit --config ... --data.train {folder}",
+        f"Train on them with  {command_line('switchq', 'fit', '--config', '...', '--data.train', folder)}",
         soft_wrap=True,
         highlight=False,
         markup=False,

@@ -37,7 +37,7 @@ from switchq.posttraining.search.space import Cost, Space, search_space
 from switchq.posttraining.search.study import Study
 from switchq.posttraining.search.trials import Trials
 from switchq.posttraining.sensitivity import Sensitivity
-from switchq.words import count_of
+from switchq.words import command_line, count_of
 
 NO_DEV = "none"
 """As --dev: the search ends without a look at a dev set."""
@@ -305,9 +305,15 @@ def _show(
     )
     if dev is None:
         say("No dev set was scored: give --dev FILE")
-    asked = "" if subject.checkpoint else f" --data {dev or 'QUESTIONS.json'}"
     say(f"Table {files.csv}\nResult {files.json}\nBitmap {files.bitmap}")
-    say(f"Try next switchq eval {subject.options}{asked} --bitmap @{files.bitmap}")
+    say(f"Try next {_next(subject, dev, files.bitmap)}")
+
+
+def _next(subject: Subject, dev: str | None, bitmap: Path) -> str:
+    """The command that scores the chosen bitmap on the dev set."""
+    own = subject.data.get("dev")  # what a checkpoint is scored on unless told otherwise
+    asked = ["--data", dev or "QUESTIONS.json"] if own is None or dev not in (None, own) else []
+    return command_line("switchq", "eval", *subject.options, *asked, "--bitmap", f"@{bitmap}")
 
 
 def _dev_words(scores: Sequence[Mapping[str, Any]]) -> str:

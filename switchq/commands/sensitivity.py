@@ -20,7 +20,7 @@ from switchq.posttraining.sensitivity import SCORES, Sensitivity, measure
 from switchq.posttraining.sensitivity.kept import claim, journal_of, measurement_key
 from switchq.posttraining.sensitivity.log import log_sensitivity
 from switchq.posttraining.sensitivity.tables import correlation_table, cost_table, sensitivity_tables
-from switchq.words import count_of
+from switchq.words import command_line, count_of
 
 WINDOW = 512
 """Tokens of a text window, where the model reads that many and nothing else is asked for."""
@@ -143,10 +143,12 @@ def _show(result: Sensitivity, subject: Subject, output: str, events: Path, data
         console.print()
         console.print(table)
     console.print()
-    asks = "" if subject.checkpoint else f" --data {data or 'QUESTIONS.json'} --dev none"
+    asks = [] if subject.holds_out else ["--data", data or "QUESTIONS.json"]
+    asks += ["--dev", "none"] if subject.data.get("dev") is None else []
+    search = command_line("switchq", "search", *subject.options, "--sensitivity", output, *asks)
     for line in (
         f"Sensitivities {output}",
-        f"Heat map      tensorboard --logdir {events}",
-        f"Try next      switchq search {subject.options} --sensitivity {output}{asks}",
+        f"Heat map      {command_line('tensorboard', '--logdir', events)}",
+        f"Try next      {search}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -42,6 +42,7 @@ class Subject:
         checkpoint: the file or artifact that it came from; None for a plain model.
         settings: the options of its training; of a plain model, its grid.
         data: the options of the data that it was trained on; empty for a plain model.
+        base: where the checkpoint's base was said to lie now; None if it was not said.
     """
 
     model: PreTrainedModel
@@ -51,6 +52,7 @@ class Subject:
     checkpoint: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
 
     @property
     def name(self) -> str:
@@ -58,18 +60,23 @@ class Subject:
         return self.checkpoint or self.identity.name
 
     @property
-    def options(self) -> str:
+    def options(self) -> list[str]:
         """The options that give another command the same checkpoint or plain model; those at their defaults are left
         out."""
         if self.checkpoint:
-            return f"--ckpt {self.checkpoint}"
+            return ["--ckpt", self.checkpoint, *(["--base", self.base] if self.base is not None else [])]
         grid = self.settings["grid"]
         group_size, scale = grid["init_args"]["group_size"], grid["init_args"]["scale"]
-        options = [f"--model {self.name}"]
-        options += [f"--grid {grid['class_path'].lower()}"] if grid["class_path"] != "Symmetric" else []
-        options += [f"--group_size {group_size}"] if group_size is not None else []
-        options += [f"--scale {scale}"] if scale != "absmax" else []
-        return " ".join(options)
+        options = ["--model", self.name]
+        options += ["--grid", grid["class_path"].lower()] if grid["class_path"] != "Symmetric" else []
+        options += ["--group_size", str(group_size)] if group_size is not None else []
+        options += ["--scale", str(scale)] if scale != "absmax" else []
+        return options
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether its training had questions to hold out."""
+        return "holdout" in self.data and not is_generated(self.data["train"])
 
     @property
     def prompt(self) -> Prompt:
@@ -95,7 +102,7 @@ class Subject:
         """
         if source is not None:
             return subset(read_squad(source, "train"), count, seed)
-        if "holdout" not in self.data or is_generated(self.data["train"]):
+        if not self.holds_out:
             raise UserError("there are no held-out training questions to use: give --data FILE (training questions)")
         questions, _ = training_split(self.data)
         if not questions:
@@ -143,6 +150,7 @@ def load_subject(
             str(Path(ckpt)),
             dict(module.hparams),
             data,
+            base,
         )
     network, tokenizer = load_model(str(model)), load_tokenizer(str(model))
     check_base(str(model))

@@ -12,7 +12,7 @@ from switchq.bitmap import ladder
 from switchq.data.scoring_set import ScoringSet
 from switchq.evaluation import EvalResult, before_after_table, results_table, show_table, write_results
 from switchq.training.callbacks.checkpoint import LastCheckpoint
-from switchq.words import count_of
+from switchq.words import command_line, count_of
 
 
 class BeforeAfter(Callback):
@@ -71,18 +71,17 @@ class BeforeAfter(Callback):
             console.print("Other questions or bitmaps were scored before training: there is nothing to compare with.")
         checkpoint = _last_checkpoint(trainer)
         if checkpoint is not None:
-            shown = escape(str(checkpoint))
             console.print(f"Results    {escape(str(_short(folder / 'results.json')))}", soft_wrap=True, highlight=False)
-            console.print(f"Checkpoint {shown}", soft_wrap=True, highlight=False)
+            console.print(f"Checkpoint {escape(str(checkpoint))}", soft_wrap=True, highlight=False)
             console.print("\n[bold]Try next[/]")
             rungs = ladder(pl_module.hparams["bits"])
-            tried = " ".join(f"--bitmap {one}" for one in dict.fromkeys((*rungs[:2], rungs[-1])))
+            tried = [word for one in dict.fromkeys((*rungs[:2], rungs[-1])) for word in ("--bitmap", one)]
             for command in (
-                f"switchq eval --ckpt {shown} {tried} --output results.json",
-                f"switchq eval --ckpt {shown} --bitmap 16 --adapters both",
-                f"tensorboard --logdir {escape(str(_short(Path(trainer.default_root_dir) / 'lightning_logs')))}",
+                command_line("switchq", "eval", "--ckpt", checkpoint, *tried, "--output", "results.json"),
+                command_line("switchq", "eval", "--ckpt", checkpoint, "--bitmap", "16", "--adapters", "both"),
+                command_line("tensorboard", "--logdir", _short(Path(trainer.default_root_dir) / "lightning_logs")),
             ):
-                console.print(f"  {command}", soft_wrap=True, highlight=False)
+                console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
 
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> list[EvalResult]:
         pl_module.to(trainer.strategy.root_device)  # Lightning moves a trained module to the CPU before `on_fit_end`
