@@ -136,14 +136,15 @@ def _dispatch(args: list[str]) -> int:
 def _help() -> str:
     width = max(shutil.get_terminal_size().columns, 40)
 
+    def fill(line: str, indent: int) -> str:
+        return textwrap.fill(line, width, subsequent_indent=" " * indent, break_on_hyphens=False)
+
     def lines(described: dict[str, Any]) -> str:
-        return "\n".join(
-            textwrap.fill(text, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
-            for name, text in described.items()
-        )
+        return "\n".join(fill(f"  {name:<12}{text}", 14) for name, text in described.items())
 
     others = {name: (function.__doc__ or "").partition("\n")[0] for name, function in COMMANDS.items()}
-    return HELP.format(trainer=lines(TRAINER_COMMANDS), others=lines(others)).rstrip()
+    fixed = "\n".join(fill(line, len(line) - len(line.lstrip())) for line in HELP.splitlines())
+    return fixed.format(trainer=lines(TRAINER_COMMANDS), others=lines(others))
 
 
 def _spelled(args: list[str]) -> list[str]:

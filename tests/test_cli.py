@@ -22,7 +22,7 @@ def test_help_names_every_command(arguments: list[str], capsys: pytest.CaptureFi
     assert "configs/quickstart.yaml" in out
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_help_fits_the_terminal(
     columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
