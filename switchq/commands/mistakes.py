@@ -9,9 +9,8 @@ from switchq.errors import UserError
 LONGEST = 300
 """Characters of an explanation that is passed on as it is."""
 
-
 LONGEST_VALUE = 80
-"""Characters of a wrong value that are shown: one that is longer is a part of another command's configuration."""
+"""Characters of a wrong value that are shown; a mapping that is longer may be from another command's configuration."""
 
 LARGEST_CONFIG = 1_000_000
 """Bytes of a configuration file; the shipped ones have about a thousand."""
@@ -26,11 +25,15 @@ def check_configs(args: Sequence[str]) -> None:
     Raises:
         UserError: one is too large, not UTF-8, not YAML, nested too deeply, or no set of options.
     """
-    files = [after for before, after in zip(args, args[1:]) if before in ("-c", "--config")]
-    files += [argument.partition("=")[2] for argument in args if argument.startswith("--config=")]
-    for file in files:
+    for file in config_files(args):
         if Path(file).is_file():
             _check_config(Path(file))
+
+
+def config_files(args: Sequence[str]) -> list[str]:
+    """The files given with `--config`."""
+    files = [after for before, after in zip(args, args[1:]) if before in ("-c", "--config")]
+    return files + [argument.partition("=")[2] for argument in args if argument.startswith("--config=")]
 
 
 def _check_config(path: Path) -> None:
@@ -94,7 +97,9 @@ def explain(error: Exception, args: Sequence[str], choices: Mapping[str, Sequenc
         value = given[1].strip()
         shown = repr(value)
         if len(value) > LONGEST_VALUE:
-            shown = f"{value[:LONGEST_VALUE]!r} and so on: is it from the --config of another command?"
+            shown = f"{value[:LONGEST_VALUE]!r} and so on"
+            if value.startswith("{") and config_files(args):
+                shown += ": is it from the --config of another command?"
         return UserError(f"{option} must be {', or '.join(kinds)}, not {shown}")
     reason = " ".join(re.sub(r'Parser key "[^"]+":', "", text).split())
     return UserError(f"{option}: {reason[:LONGEST]}" if option else reason[:LONGEST])
