@@ -186,7 +186,7 @@ class Bitmap(tuple[int, ...]):
     def average_bits(self, sizes: Sequence[int]) -> float:
         """Mean bits per weight, given the number of weights in each layer; scales are not counted here."""
         if len(sizes) != len(self):
-            raise UserError(f"{len(sizes)} layer sizes for a bitmap of {len(self)} widths")
+            raise UserError(f"{count_of(len(sizes), 'layer size')} for a bitmap of {count_of(len(self), 'width')}")
         return self.code_bytes(sizes) * 8 / sum(sizes)
 
     def code_bytes(self, sizes: Sequence[int]) -> float:

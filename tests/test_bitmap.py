@@ -180,6 +180,8 @@ def test_average_bits_by_hand() -> None:
     assert bitmap.code_bytes([100, 200, 700]) == 375
     with pytest.raises(UserError, match="2 layer sizes for a bitmap of 3"):
         bitmap.average_bits([1, 2])
+    with pytest.raises(UserError, match="1 layer size for a bitmap of 2 widths"):
+        Bitmap([8, 4]).average_bits([1])
 
 
 @given(st.lists(st.tuples(widths, st.integers(1, 1000)), min_size=1))

@@ -68,7 +68,8 @@ def live_bar(known: int) -> Iterator[Live]:
         known: how many.
     """
     if known:
-        print(f"Going on with an unfinished search of {count_of(known, 'evaluation')}", file=sys.stderr)
+        are = "is" if known == 1 else "are"
+        print(f"Going on with an unfinished search: {count_of(known, 'evaluation')} {are} known", file=sys.stderr)
     with progress_bar() as bar:
         live = Live(bar)
         yield live

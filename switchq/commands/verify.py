@@ -25,6 +25,7 @@ from switchq.models import context_window, load_tokenizer, pick_device
 from switchq.posttraining.ptq.results import RunRecord
 from switchq.posttraining.ptq.saving import Saved, read_saved
 from switchq.progress import progress_bar
+from switchq.words import count_of
 
 TOLERANCE = 1e-4
 """Relative difference of a figure that another machine's arithmetic may make."""
@@ -81,7 +82,7 @@ def verify_command(
     check_files(saved.folder, saved.files)
     model = saved.load()
     saved.check_weights(model)
-    say(f"{len(saved.files)} files and the weights have the hashes that were saved")
+    say(f"{count_of(len(saved.files), 'file')} and the weights have the hashes that were saved")
     tokenizer = load_tokenizer(str(saved.folder))
     model.to(place)  # type: ignore[arg-type]
     if scores:
@@ -112,7 +113,8 @@ def _verify_fixed(console: Console, folder: Path) -> None:
     fixed, files = read_fixed(folder)
     check_files(folder, files)
     show_fixed(console, "A model", fixed)
-    console.print(f"{len(files)} files have the hashes that were saved", highlight=False)
+    have = "has the hash that was saved" if len(files) == 1 else "have the hashes that were saved"
+    console.print(f"{count_of(len(files), 'file')} {have}", highlight=False)
 
 
 def _suite(saved: Saved, tokenizer: Any) -> Suite:

@@ -36,6 +36,7 @@ from switchq.training.saving import SavingMixin
 from switchq.training.scoring import ScoringMixin
 from switchq.training.switch_dropout import switch_some
 from switchq.training.teaching import Places, Seen, StoredTeacher, Teaching, Tokens, pass_loss
+from switchq.words import count_of
 
 WITH_DATA: tuple[Start, ...] = ("qera", "apiq")
 """Starts that look at training data."""
@@ -225,7 +226,7 @@ class SwitchableModule(OptimisationMixin, SavingMixin, ScoringMixin):
             batches = [counted(one) for one in islice(source.train_dataloader(), self.hparams["start_batches"])]
             seen = sum((one["attention_mask"].sum() for one in batches), torch.zeros(()))
             if not self.joint_sum(seen.to(self.device)):
-                raise UserError(f"adapter_start {start}: the first {len(batches)} batches have nothing to learn of")
+                raise UserError(f"adapter_start {start}: nothing to learn of in {count_of(len(batches), 'batch')}")
             started = start_from_inputs(self.model, batches, joint=self.joint_sum, alike=self.of_first)
             self.align_adapters()
             if start == "apiq":

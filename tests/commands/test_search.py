@@ -174,7 +174,7 @@ def test_killed_from_outside_and_repeated(of_model: list[object], tmp_path: Path
     assert 7 <= len(seen) < len(rows(tmp_path / "whole.csv"))
     done = switchq(*options, "--output", output)
     assert done.code == 0, done.err
-    assert "Going on with an unfinished search" in done.err
+    assert "Going on with an unfinished search: " in done.err
     assert rows(output)[: len(seen)] == seen
 
     def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

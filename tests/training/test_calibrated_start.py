@@ -115,8 +115,9 @@ def test_without_a_data_module_it_says_so(workshop: Workshop, tmp_path: Path) ->
         trainer.fit(module, train_dataloaders=list(data.train_dataloader()))
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, "1 batch"), (2, "2 batches")])
 def test_batches_without_labels_are_no_start(
-    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, told: str
 ) -> None:
     """Contexts that are cut before the answer, say."""
 
@@ -124,6 +125,6 @@ def test_batches_without_labels_are_no_start(
         return counted({**batch, "labels": torch.full_like(batch["labels"], IGNORED)})
 
     monkeypatch.setattr("switchq.training.module.counted", unlabelled)
-    module = workshop.module(adapter_start="qera", start_batches=2)
-    with pytest.raises(UserError, match="adapter_start qera: the first 2 batches have nothing to learn of"):
+    module = workshop.module(adapter_start="qera", start_batches=count)
+    with pytest.raises(UserError, match=f"adapter_start qera: nothing to learn of in {told}$"):
         workshop.fit(SPNet(), tmp_path, 1, module)

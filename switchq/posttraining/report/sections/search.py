@@ -115,7 +115,8 @@ def _blocks(one: Search, where: str, sources: Sources) -> list[Figure | Table]:
         words += " These are the search's own scores, on its own questions."
         if len({row["questions"] for row in rows}) > 1:
             words += " Some were given up after fewer questions than the others; they are not on the front."
-        title = f"The search tried {count_of(len(tried), 'bitmap')}; {len(on_front)} are on the front{where}"
+        be = "is" if len(on_front) == 1 else "are"
+        title = f"The search tried {count_of(len(tried), 'bitmap')}; {len(on_front)} {be} on the front{where}"
         blocks.append(Figure(f"search-{tag}", title, words, search_chart(rows, what, higher, cost(one)), made))
     narrowing = sorted(asked_most(rows), key=lambda row: -row["average_bits"])  # of equals the first tried comes first
     path = [row for row in narrowing if row["path"] and row["verdict"] != "tried"]
@@ -170,7 +171,7 @@ def _named(row: Mapping[str, Any]) -> str:
     if "," not in name:
         return name
     (width, count), *others = Counter(widths(row)).most_common()
-    return ", ".join([f"{count} layers at {width}", *(f"{count} at {width}" for width, count in others)])
+    return ", ".join([f"{count_of(count, 'layer')} at {width}", *(f"{count} at {width}" for width, count in others)])
 
 
 def _names(one: Search, sources: Sources, count: int) -> list[str]:
