@@ -31,8 +31,11 @@ def short_names(paths: Sequence[str | Path], option: str) -> list[str]:
     ['a-wiki', 'b-wiki', 'c4']
 
     Raises:
-        UserError: one is there twice; `option` is what the user gave them with.
+        UserError: one has no name, or is there twice; `option` is what the user gave them with.
     """
+    for path in paths:
+        if not Path(path).name:
+            raise UserError(f"{option} {str(path)!r} is not the name of a file: give one")
     places = [Path(path).with_suffix("").parts for path in paths]
     for number, place in enumerate(places):
         if place in places[:number]:

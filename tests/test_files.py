@@ -66,3 +66,9 @@ def test_names_that_tell_files_apart(paths: list[str], names: list[str]) -> None
 def test_a_file_that_is_given_twice(paths: list[str]) -> None:
     with pytest.raises(UserError, match=r"--text .*wiki.* given twice"):
         short_names(paths, "--text")
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name(path: str) -> None:
+    with pytest.raises(UserError, match=f"--text '{path}' is not the name of a file"):
+        short_names(["wiki.txt", path], "--text")

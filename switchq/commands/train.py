@@ -30,6 +30,7 @@ from switchq.training.checkpoint import newest_checkpoint, read_checkpoint
 from switchq.training.logger import WholeLogger
 from switchq.training.module import SwitchableModule
 from switchq.training.passes import check_accumulation
+from switchq.words import count_of
 
 __all__ = ["SquadData", "SwitchqCLI", "TextData", "run"]
 
@@ -138,16 +139,18 @@ class SwitchqCLI(LightningCLI):
                 callback.bind(get_switch(self.model.model).names, self.model.hparams["bits"])
                 check_accumulation(callback.passes(0), self.model.hparams["accumulate"])
         self._check("fit")
+        if any(isinstance(callback, BeforeAfter) and callback.enabled for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self._check_asked("test", ", or --summary.enabled false")
 
     def before_validate(self) -> None:
         """Find what is wrong before anything is written."""
         self._check("validate")
-        self._check_asked("val", "set data.holdout above 0, or give data.val")
+        self._check_asked("val")
 
     def before_test(self) -> None:
         """Find what is wrong before anything is written."""
         self._check("test")
-        self._check_asked("test", "give data.dev, or data.test")
+        self._check_asked("test")
 
     def after_validate(self) -> None:
         """Show the scores."""
@@ -157,11 +160,10 @@ class SwitchqCLI(LightningCLI):
         """Show the scores."""
         self._show("test")
 
-    def _check_asked(self, split: str, advice: str) -> None:
+    def _check_asked(self, split: str, or_else: str = "") -> None:
         """Make sure that there is something to score."""
-        scoring_set = self.datamodule.scoring_set(split)
-        if not (scoring_set.questions or scoring_set.texts):
-            raise UserError(f"there is nothing to score: {advice}")
+        if not self.datamodule.scoring_set(split):
+            raise UserError(f"there is nothing to score: {self.datamodule.advice(split)}{or_else}")
 
     def _show(self, split: str) -> None:
         if self.trainer.is_global_zero and self.model.results:
@@ -196,7 +198,8 @@ class SwitchqCLI(LightningCLI):
         batches = len(self.datamodule.train_dataloader()) * (self.trainer.max_epochs or -1)
         if 0 < batches < accumulate:
             raise UserError(
-                f"there are {batches} batches in all, fewer than model.accumulate {accumulate}: no step would be taken"
+                f"the run has {count_of(batches, 'batch')} in all, fewer than model.accumulate {accumulate}: no step "
+                f"would be taken"
             )
 
     def _say_if_finished(self, step: int) -> None:

@@ -20,6 +20,7 @@ from switchq.data.squad import Question, read_squad
 from switchq.data.text import text_windows, window_example
 from switchq.data.training_data import TrainingData, subset
 from switchq.errors import UserError
+from switchq.words import count_of
 
 
 class SquadData(TrainingData):
@@ -102,6 +103,10 @@ class SquadData(TrainingData):
             max_length=self.max_length,
         )
 
+    def advice(self, split: Literal["val", "test"]) -> str:
+        """For example `set data.holdout above 0`."""
+        return "set data.holdout above 0" if split == "val" else "give data.dev a file of questions"
+
     def _read_train(self) -> None:
         source, holdout = self.hparams["train"], self.hparams["holdout"]
         if is_generated(source):
@@ -112,7 +117,8 @@ class SquadData(TrainingData):
             return
         self._holdout, rest = training_split(self.hparams)
         if not rest:
-            raise UserError(f"{source}: holding out {holdout} questions leaves none to train on: lower holdout.")
+            held = count_of(holdout, "question")
+            raise UserError(f"{source}: holding out {held} leaves none to train on: lower holdout.")
         chosen = subset(rest, self.hparams["limit_train"], self.hparams["seed"])
         encoded = self.prompt.encode_all(chosen, self.tokenizer, self.max_length)
         self.examples = [answer_example(one) for one in encoded]
@@ -186,6 +192,10 @@ class TextData(TrainingData):
         source = self.hparams[split]
         texts = {Path(source).stem: self._windows[split]} if source is not None else {}
         return ScoringSet(name=Path(source or "no text").name, source=source, texts=texts)
+
+    def advice(self, split: Literal["val", "test"]) -> str:
+        """For example `give data.val`."""
+        return f"give data.{split}"
 
     def _read_train(self) -> None:
         source, limit = self.hparams["train"], self.hparams["limit_train"]

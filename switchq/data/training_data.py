@@ -124,6 +124,10 @@ class TrainingData(LightningDataModule):
     def scoring_set(self, split: Literal["val", "test"]) -> ScoringSet:
         """What to watch the training with (`val`), and what to score before and after it (`test`); after `setup`."""
 
+    @abstractmethod
+    def advice(self, split: Literal["val", "test"]) -> str:
+        """Which option to set where `scoring_set(split)` has nothing to score."""
+
     def val_dataloader(self) -> "DataLoader[ScoringSet] | list[ScoringSet]":
         """One batch: the whole of `scoring_set("val")`, which is batched when it is scored; none if it is empty."""
         return _whole(self.scoring_set("val"))

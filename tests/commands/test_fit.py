@@ -161,17 +161,41 @@ def test_a_checkpoint_is_scored(run: Run, tmp_path: Path, switchq: Switchq, comm
     assert max(map(len, table)) <= 80
 
 
-@pytest.mark.parametrize("command", ["validate", "test"])
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("validate", "give data.val"),
+        ("test", "give data.test"),
+        ("fit --trainer.max_steps 1", "give data.test, or --summary.enabled false"),
+    ],
+)
 def test_without_anything_to_score_it_says_so(
-    workshop: Workshop, tmp_path: Path, switchq: Switchq, command: str
+    workshop: Workshop, tmp_path: Path, switchq: Switchq, command: str, advice: str
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a b c " * 100)
     options = ("--data", "TextData", "--data.train", text, "--trainer.default_root_dir", tmp_path / "root")
-    done = switchq(command, "--model.base", workshop.base, *options)
+    done = switchq(*command.split(), "--model.base", workshop.base, *options)
     assert (done.code, done.out) == (2, "")
-    assert "switchq: error: there is nothing to score: " in done.err
+    assert done.err.splitlines()[-1] == f"switchq: error: there is nothing to score: {advice}"
     assert not (tmp_path / "root").exists()
+
+
+def test_without_held_out_questions_it_says_so(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
+    root = ("--data.holdout", 0, "--trainer.default_root_dir", tmp_path / "root")
+    done = switchq("validate", "--config", write_config(workshop, tmp_path), *root)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == "switchq: error: there is nothing to score: set data.holdout above 0"
+    assert not (tmp_path / "root").exists()
+
+
+def test_text_without_anything_to_score_trains(workshop: Workshop, tmp_path: Path, switchq: Switchq) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a b c " * 100)
+    options = ("--data", "TextData", "--data.train", text, "--trainer.default_root_dir", tmp_path / "root")
+    few = ("--trainer.max_steps", 1, "--trainer.accelerator", "cpu", "--summary.enabled", "false")
+    done = switchq("fit", "--model.base", workshop.base, *options, *few)
+    assert done.code == 0, done.err
 
 
 TRAINING = sorted(path for path in CONFIGS.rglob("*.yaml") if not {"ptq", "transfer"} & {path.parent.name, path.stem})

@@ -130,6 +130,12 @@ def test_impossible_options_give_one_line(
         make(**options)
 
 
+def test_the_only_question_cannot_be_held_out(make: Callable[..., SquadData], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("switchq.data.modules.training_split", lambda options: ([None], []))
+    with pytest.raises(UserError, match="holding out 1 question leaves none to train on"):
+        make(holdout=1)
+
+
 def test_length_grouping_on_real_questions(shared: Path) -> None:
     """The share of a batch that is real tokens: nearly all, against a fifth where all are padded to the window."""
     squad = shared / "data" / "squad"
