@@ -146,3 +146,9 @@ def test_length_grouping_on_real_questions(shared: Path) -> None:
     assert real / sum(mask.numel() for mask in batches) > 0.95
     assert real / (1024 * len(data.examples)) < 0.25
     assert data.counts["training"].cut == 0
+
+
+def test_what_to_set_where_there_is_nothing_to_score(make: Callable[..., SquadData]) -> None:
+    data = make()
+    assert data.advice("val") == "set data.holdout above 0"
+    assert data.advice("test") == "give data.dev a file of questions"
