@@ -12,6 +12,7 @@ from switchq.inference.bench import SLOWER
 from switchq.inference.source import Prefer
 from switchq.inference.stream import Spoken, read_schedule, split_schedule, stream
 from switchq.models import pick_device
+from switchq.words import count_of
 
 
 def generate_command(
@@ -61,6 +62,5 @@ def generate_command(
 
 def _pace(spoken: Spoken, at: Bitmap | str) -> str:
     """How fast it came: the time to the first token, and the rate of those after it where there are any."""
-    tokens = f"{spoken.tokens} token" + ("" if spoken.tokens == 1 else "s")
     rate = f", then {spoken.tokens_per_s:.1f} a second" if spoken.tokens > 1 else ""
-    return f"{tokens} at {at}: first after {spoken.first_seconds * 1e3:.0f} ms{rate}"
+    return f"{count_of(spoken.tokens, 'token')} at {at}: first after {spoken.first_seconds * 1e3:.0f} ms{rate}"

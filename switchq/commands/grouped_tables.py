@@ -48,11 +48,6 @@ def fitting(columns: list[Column], fixed: list[Column], width: int) -> Iterator[
         yield chunk
 
 
-def fits(columns: Sequence[Column], width: int) -> bool:
-    """Whether all of the columns have room beside each other."""
-    return sum(map(_width, columns)) - 2 <= width
-
-
 def _width(column: Column) -> int:
     head, cells = column
     plain = [cell.removeprefix("[bold]").removesuffix("[/]") for cell in cells]

@@ -152,8 +152,8 @@ def load_subject(
             data,
             base,
         )
-    network, tokenizer = load_model(str(model)), load_tokenizer(str(model))
     check_base(str(model))
+    network, tokenizer = load_model(str(model)), load_tokenizer(str(model))
     identity = BaseIdentity.of(str(model), network)
     chosen = GRIDS[grid or "symmetric"](group_size=group_size, scale=scale or "absmax")
     widths = tuple(bits or PLAIN_BITS)

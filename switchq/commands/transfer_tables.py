@@ -7,7 +7,7 @@ from typing import Literal
 
 from rich.table import Table
 
-from switchq.commands.grouped_tables import Column, empty_table, fits, fitting, grouped_table
+from switchq.commands.grouped_tables import Column, empty_table, fitting, grouped_table
 from switchq.commands.ptq_tables import figure_text
 from switchq.posttraining.transfer.layers import components
 from switchq.posttraining.transfer.matching import Match
@@ -116,9 +116,8 @@ def _layers(found: Outcome, width: int) -> list[Table]:
         head = role.replace("attention", "attn").removesuffix("put").replace(" ", "\n")  # attn in, MLP out
         columns.append((head, [f"{shares[form, name, role]:.2f}" for form, name in keys]))
     ends: list[Column] = [("transfers best", [low for low, _ in best]), ("worst", [high for _, high in best])]
-    whole = fits([*fixed, *columns, *ends], width)
     tables = []
-    for chunk in [[*columns, *ends]] if whole else [columns, ends]:
+    for chunk in fitting([*columns, *ends], fixed, width):
         table = empty_table("Output error of layers over that with own calibration (1 is as good)")
         for head, _ in (*fixed, *chunk):
             justify: Literal["left", "right"] = "right" if head in dict(columns) else "left"

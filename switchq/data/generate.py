@@ -34,7 +34,7 @@ from switchq.data.squad import read_squad
 from switchq.errors import UserError
 from switchq.mishaps import lost
 from switchq.models import context_window
-from switchq.models.inference import eval_mode, own_generation_config
+from switchq.models.inference import COLDEST, eval_mode, own_generation_config
 from switchq.progress import progress_bar
 
 
@@ -195,7 +195,7 @@ def _continue(
     config = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         do_sample=True,
-        temperature=max(settings.temperature, 1e-30),  # logits divided by less are beyond float32
+        temperature=max(settings.temperature, COLDEST),
         top_k=settings.top_k,
         top_p=1.0,
         use_cache=True,

@@ -13,7 +13,7 @@ from switchq.bitmap import Bitmap
 from switchq.errors import UserError
 from switchq.inference.model import SwitchableLM
 from switchq.models import context_window
-from switchq.models.inference import own_generation_config
+from switchq.models.inference import COLDEST, own_generation_config
 from switchq.nn import get_switch
 
 
@@ -119,12 +119,12 @@ def stream(
         raise UserError(f"{length} prompt tokens and {max_new_tokens} new ones do not fit the model's window of {room}")
     for bitmap in [*schedule.values(), schedule[0]]:
         lm.set_bitmap(bitmap)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature else {"do_sample": False}
+    sampling = {"do_sample": True, "temperature": max(temperature, COLDEST), "top_k": top_k}
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        **sampling,
+        **(sampling if temperature else {"do_sample": False}),
     )
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if show else None
     devices = [lm.model.device] if lm.model.device.type == "cuda" else []

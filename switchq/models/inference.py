@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
+COLDEST = 1e-30
+"""The lowest temperature to sample at, where the likeliest token is taken: logits divided by less overflow float32."""
+
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:

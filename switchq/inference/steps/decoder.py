@@ -9,6 +9,7 @@ from torch import Tensor
 from switchq.bitmap import Bitmap
 from switchq.inference.steps.cache import Cache
 from switchq.inference.steps.step import Step
+from switchq.models.inference import COLDEST
 
 ROUND = 256
 """A cache has room for a multiple of so many tokens."""
@@ -104,5 +105,5 @@ class Decoder:
 def sample(logits_NV: Tensor, temperature: float, top_k: int) -> Tensor:
     """A token (N,) for each row, among its `top_k` likeliest."""
     values_NK, ids_NK = logits_NV.float().topk(min(top_k, logits_NV.shape[-1]))
-    picked_N1 = torch.multinomial(((values_NK - values_NK[:, :1]) / max(temperature, 1e-30)).softmax(-1), 1)
+    picked_N1 = torch.multinomial(((values_NK - values_NK[:, :1]) / max(temperature, COLDEST)).softmax(-1), 1)
     return ids_NK.gather(-1, picked_N1).squeeze(-1)
