@@ -40,7 +40,7 @@ def _said(base: str) -> dict[str, Any]:
     """What a folder says of itself; nothing if it is not one of ours."""
     try:
         content = json.loads((_folder(base) / METADATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RuntimeError):  # nested too deeply, or the home of a user that is none
         return {}
     return content if isinstance(content, dict) and {"kind", "files"} <= content.keys() else {}
 
