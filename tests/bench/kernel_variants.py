@@ -14,10 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from switchq.inference.gpu.device import H200
 from switchq.inference.gpu.tiles import COLUMNS, PAIR, ROWS, TiledWeight, decoded, to_levels
 
 SIZES = ((4096, 4096), (4800, 1600), (6400, 1600), (1600, 1600), (1600, 6400), (2304, 768), (768, 3072))
 """(O, I): a 4,096-wide model, GPT-2 xl, GPT-2 small."""
+
+OTHERS = (
+    (576, 576), (1536, 576), (576, 1536), (768, 768), (3072, 768), (1024, 1024), (3072, 1024), (4096, 1024),
+    (1024, 4096), (11008, 4096), (4096, 11008),
+)  # fmt: skip
+"""SmolLM2, GPT-2 small and medium, a 7-billion LLaMA."""
 
 COLD = 160e6
 """Bytes of weights that are gone through in turn, more than a cache holds."""
@@ -51,20 +58,19 @@ def cases() -> Iterator[Case]:
 
 def tiles() -> Iterator[Case]:
     """Others for one token, where registers are about enough for as many programs as are to share a multiprocessor."""
-    from switchq.inference.gpu.products import REGISTERS, Tile, registers, vector_tile
+    from switchq.inference.gpu.products import REGISTERS, Tile, vector_tile
 
-    for bits, size in itertools.product((2, 4, 3, 8), SIZES[1:5] + SIZES[:1]):
+    for bits, size in itertools.product((2, 4, 3, 8), SIZES + OTHERS):
         across, rows = -(-size[1] // COLUMNS), -(-size[0] // ROWS)
-        own = vector_tile(*size, bits, torch.float16, size[1])
-        for warps, down, share in itertools.product((16, 8), (1, 2, 3), sorted({1, own.places})):
-            depth = -(-across // warps)  # all columns in one round
-            if depth > 4 or rows % down:
+        for warps, down, programs in itertools.product((16, 8), (1, 2, 3, 4), (1, 2)):
+            whole = -(-across // warps)  # tiles of columns that a warp has
+            few, most = H200 // 3 * down, min(255, REGISTERS // (32 * warps * programs))
+            if rows % down or ROWS * down > 32 * min(warps, across) or (down > 1 and rows < few):
                 continue
-            most = min(255, REGISTERS // (32 * warps))  # a thread's, alone on a multiprocessor
-            for early, programs in itertools.product((0, 1, 2, 3, 4) if depth == 1 else (0,), (1, 2, 3)):
-                tile = Tile(warps, depth, own.places, down, programs, share, early)
-                needed = 10 + depth * (16 + (2 * bits + 4 * early) * down) + 4 * down * own.places // share
-                if tile != own and needed <= (registers(tile) or most) + 2:
+            for depth, early in itertools.product({min(whole, 4), min(whole, 2)}, (0, 2, 4, 6, 8)):
+                tile = Tile(warps, depth, 1, down, programs, early)
+                needed = 24 + depth * (2 + 2 * bits * down) + 4 * (early + 1) * down
+                if early <= 4 * depth and needed <= most and tile != vector_tile(*size, bits):
                     yield Case(size, bits, 1, tile)
 
 
@@ -187,7 +193,7 @@ def measure(
 
         from switchq.inference.gpu.products import vector_tile
 
-        read = reader(vector_tile(*case.size, case.bits, torch.float16, case.size[1]))
+        read = reader(vector_tile(*case.size, case.bits))
         reading = microseconds([lambda one=one: read(one) for one in ones])  # type: ignore[misc]
     add(
         **case._asdict(), us=best, us_no_overlap=times.get(False), us_cached=cached, us_reading=reading, float16=dense,

@@ -36,12 +36,15 @@ def load_two(at, mask, PAST: tl.constexpr):
 
 
 @triton.jit
-def load_one(at, mask):
+def load_one(at, mask, PAST: tl.constexpr = True):
     """The word at `at`, as in `load_four`."""
     if INTERPRETED:
-        return tl.load(at, mask=mask, other=0)
+        if PAST:
+            return tl.load(at, mask=mask, other=0)
+        else:
+            return tl.load(at)
     else:
-        (word,) = _load(at, mask, 1, True)
+        (word,) = _load(at, mask, 1, PAST)
         return word
 
 

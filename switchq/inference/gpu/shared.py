@@ -103,10 +103,10 @@ def _leave(first):
 
 @triton.jit
 def of_rows(values, thread, USED: tl.constexpr, WARPS: tl.constexpr, DOWN: tl.constexpr):
-    """Sums over the first USED warps of what the first column of multiplications holds.
+    """Sums over the first USED warps of what the four threads of a row hold.
 
     Args:
-        values: 2 DOWN tensors with an element for each thread; that of thread 32 w + 4 g counts. The k-th is row
+        values: 2 DOWN tensors with an element for each thread. The k-th of thread 32 w + 4 g + t counts for row
             g + 8 k.
         thread: their numbers.
 
@@ -129,21 +129,48 @@ def _row_constraints(down):
 
 @triton.constexpr_function
 def _rows(warps, down):
-    """A warp's rows lie side by side."""
+    """A row's threads give each other what is not theirs to add up; a warp's rows lie side by side."""
     rows = 16 * down
     lines = [
         f".shared .align 16 .b8 rows[{rows * warps * 4}];",
-        ".reg .u32 at, warp, lane, base; .reg .pred first;",
-        f".reg .f32 one<{warps}>;",
+        ".reg .u32 at, warp, lane, base; .reg .pred first, odd, upper;",
+        f".reg .f32 one<{warps}>, kept<3>, given;",
         "and.b32 lane, $1, 31;",
         "shr.u32 warp, $1, 5;",
-        "and.b32 at, lane, 3;",
-        "setp.eq.u32 first, at, 0;",
+        "and.b32 at, lane, 1;",
+        "setp.ne.u32 odd, at, 0;",
+        "and.b32 at, lane, 2;",
+        "setp.ne.u32 upper, at, 0;",
         "mov.u32 base, rows;",
         f"mad.lo.u32 at, warp, {4 * rows}, base;",
-        "add.u32 at, at, lane;",  # 4 g bytes
+        "and.b32 warp, lane, 28;",  # 4 g bytes
+        "add.u32 at, at, warp;",
+        "and.b32 warp, lane, 3;",
+        "mad.lo.u32 at, warp, 32, at;",  # row g + 8 t
     ]
-    lines += [f"@first st.shared.f32 [at + {32 * k}], ${2 + k};" for k in range(2 * down)]
+
+    def shared(kept, odd, even, upper, distance):
+        return [
+            f"selp.f32 given, {even}, {odd}, {upper};",
+            f"selp.f32 {kept}, {odd}, {even}, {upper};",
+            *added(kept, "given", distance),
+        ]
+
+    def added(kept, given, distance):
+        return [
+            f"shfl.sync.bfly.b32 given, {given}, {distance}, 0x1f, 0xffffffff;",
+            f"add.f32 {kept}, {kept}, given;",
+        ]
+
+    for k in range(0, 2 * down - 2, 4):
+        lines += shared("kept0", f"${3 + k}", f"${2 + k}", "odd", 1)
+        lines += shared("kept1", f"${5 + k}", f"${4 + k}", "odd", 1)
+        lines += shared("kept2", "kept1", "kept0", "upper", 2)
+        lines.append(f"st.shared.f32 [at + {32 * k}], kept2;")
+    if down % 2:
+        k = 2 * down - 2
+        lines += [*shared("kept0", f"${3 + k}", f"${2 + k}", "odd", 1), *added("kept0", "kept0", 2)]
+        lines.append(f"@!upper st.shared.f32 [at + {32 * k}], kept0;")
     lines += ["bar.sync 0;", f"setp.ge.u32 first, $1, {rows};", "@first exit;", "mad.lo.u32 at, $1, 4, base;"]
     lines += [f"ld.shared.f32 one{warp}, [at + {4 * rows * warp}];" for warp in range(warps)]
     left = warps
@@ -157,10 +184,9 @@ def _rows(warps, down):
 @triton.jit
 def _emulated_rows(values, thread, USED: tl.constexpr, WARPS: tl.constexpr, DOWN: tl.constexpr):
     """The same without shared memory."""
-    first = (thread < 32 * USED) & (thread % 4 == 0)
     found = tl.zeros_like(values[0])
     for k in tl.static_range(2 * DOWN):
-        of_g = tl.reshape(tl.where(first, values[k], 0.0), (WARPS, 8, 4))
+        of_g = tl.reshape(tl.where(thread < 32 * USED, values[k], 0.0), (WARPS, 8, 4))
         of_g = tl.sum(tl.sum(of_g, 2), 0)
         spread = tl.reshape(tl.broadcast_to(of_g[None, :], (4 * WARPS, 8)), (32 * WARPS,))
         found = tl.where(thread // 8 == k, spread, found)

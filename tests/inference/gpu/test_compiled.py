@@ -14,6 +14,9 @@ import torch
 
 HOPPER, AMPERE = 90, 80
 
+FEW = 40
+"""Bytes that a thread may put by in memory: with so many, tiles were still the fastest."""
+
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="needs triton"),
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="kernels are interpreted"),
@@ -74,61 +77,71 @@ def pointers(dtype: str) -> dict[str, str]:
     return found | {"level_ptr": "*i32", "residual_ptr": "*fp32"}
 
 
-def constants(bits: int, dtype: str, places: int) -> dict[str, Any]:
+def constants(bits: int) -> dict[str, Any]:
     """All that there is, for one warp that has two tiles."""
     from switchq.inference.gpu.decoding import field
+
+    options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16}
+    return options | {"F": field(bits), "WARPS": 1, "DEPTH": 2}
+
+
+def several(bits: int, dtype: str, places: int) -> dict[str, Any]:
+    """The same for several tokens."""
     from switchq.inference.gpu.products import ONE, UNDER, taken
 
     of = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
-    options = {"BIAS": True, "LOW": True, "GELU": True, "RESIDUAL": True, "PDL": True, "RANK": 16, "F": field(bits)}
-    options |= {"PLACES": places, "TAKEN": taken(bits, places, of)}
-    return options | {"WARPS": 1, "DEPTH": 2, "ONES": ONE[of], "UNDER": UNDER[of]}
+    halves = {"PLACES": places, "TAKEN": taken(bits, places, of), "ONES": ONE[of], "UNDER": UNDER[of]}
+    return constants(bits) | halves
 
 
-@pytest.mark.parametrize("group", [768, 64, 256])
-@pytest.mark.parametrize(
-    ("bits", "dtype", "places", "sums"),
-    [(2, "fp16", 4, 4), (2, "fp16", 4, 1), (4, "fp16", 2, 2), (8, "fp16", 1, 1), (8, "bf16", 1, 1)],
-)
-def test_the_product_of_a_token(bits: int, dtype: str, places: int, sums: int, group: int) -> None:
+BYTES = "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32"
+
+
+@pytest.mark.parametrize("group", [768, 32, 64, 256])
+@pytest.mark.parametrize(("bits", "dtype"), [(2, "fp16"), (4, "fp16"), (8, "fp16"), (8, "bf16")])
+def test_the_product_of_a_token(bits: int, dtype: str, group: int) -> None:
     """No more multiplications than tiles, the sums of x and the adapter need; the warp's sums meet once."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
     down = 2
     chunk = group if group == 768 else min(group, 128)
-    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk, "SUMS": sums, "EARLY": 0}
-    ptx = compiled(vector_kernel, bits, pointers(dtype), sizes | constants(bits, dtype, places))
+    sizes = {"IN": 768, "DOWN": down, "GROUP": group, "CHUNK": chunk, "EARLY": 0}
+    ptx = compiled(vector_kernel, bits, pointers(dtype), sizes | constants(bits))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
-    levels = 1 if chunk == 768 else 2 * 128 // chunk
-    assert loads[".v2.b32"] == down * (2 * bits + levels), loads
-    assert loads[".v4.b32"] == 2 * 4, loads
-    parts = 2 if dtype == "bf16" and bits > 7 else 1
-    assert ptx.count("mma.sync.aligned.m16n8k16") == 2 * (8 * down * parts + 4) + down
-    assert "shfl.sync" not in ptx
+    assert loads[".v2.b32"] == down * (2 * bits + (1 if group == 768 else 2)), loads  # and a group's levels a thread
+    assert loads[".b32"] == 2 * 2 + 2 + 4 * down + 1, loads  # of x, u, high and the residual
+    assert ptx.count(BYTES) == 2 * 4 * (down + 1)
+    assert ptx.count("mma.sync.aligned.m16n8k16") == down
+    assert ptx.count("redux.sync.max") == 2
+    assert ptx.count("shfl.sync") == 3
     assert ptx.count("bar.sync") == 1
-    assert ptx.count("st.shared") == 2 * down
+    digits = 2 * (2 if group in (768, 256) else 4) + 1  # of two tiles, and the zeros
+    assert len(re.findall(r"\sst\.shared", ptx)) == digits + 1
     assert ptx.count("griddepcontrol.wait") == 1
 
 
-@pytest.mark.parametrize(("bits", "places", "down", "early"), [(2, 4, 2, 2), (2, 4, 1, 6), (4, 2, 1, 4)])
-def test_codes_made_early(bits: int, places: int, down: int, early: int) -> None:
-    """In machine code, too, they come after the activations are asked for, all at once, and before they are needed."""
+@pytest.mark.parametrize(
+    ("bits", "down", "early", "programs"), [(2, 2, 4, 2), (2, 4, 4, 1), (4, 3, 4, 2), (4, 2, 2, 1), (8, 1, 4, 1)]
+)
+def test_codes_made_early(bits: int, down: int, early: int, programs: int) -> None:
+    """In machine code, too, they come before anything is done with the activations."""
+    from switchq.inference.gpu.products import Tile, registers
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    sizes = {"IN": 1600, "DOWN": down, "GROUP": 1600, "CHUNK": 1600, "SUMS": 1, "DEPTH": 1, "WARPS": 16}
+    sizes = {"IN": 1600, "DOWN": down, "GROUP": 1600, "CHUNK": 1600, "DEPTH": 1, "WARPS": 16}
     sizes |= {"BIAS": False, "RESIDUAL": False, "GELU": False, "LOW": False}
+    limit = registers(Tile(16, 1, programs=programs))
     ready = []
     for count in (0, early):
-        more = constants(bits, "fp16", places) | sizes | {"EARLY": count}
-        ptx = compiled(vector_kernel, bits, pointers("fp16"), more, 16, 64)
-        assert ptx.count("mma.sync.aligned.m16n8k16") == 8 * down + 4
+        ptx = compiled(vector_kernel, bits, pointers("fp16"), constants(bits) | sizes | {"EARLY": count}, 16, limit)
+        assert ptx.count(BYTES) == 4 * (down + 1)
         code = machine_code(ptx)
-        (*_, last) = (place for place, line in enumerate(code) if "LDG.E.128" in line)  # of the activations
-        first = next(place for place, line in enumerate(code) if "HMMA" in line)
-        assert sum("LDG.E.128" in line for line in code[:first]) == 4
-        ready.append(sum("LOP3" in line for line in code[last:first]))
-        assert spilled(ptx) == 0
-    assert ready[1] - ready[0] >= 4 * down * early - 4  # the first step's are made early all the same
+        first, last = (next(place for place, line in enumerate(code) if of in line) for of in ("ACQBULK", "REDUX"))
+        assert len([line for line in code[first:last] if "LDG" in line]) == 2
+        assert not any("LDG" in line for line in code[last:])
+        ready.append(sum("LOP3" in line for line in code[:last]))
+        assert spilled(ptx) <= FEW
+    assert ready[1] - ready[0] >= (4 * down * early if bits < 8 else 8)  # bytes need no masks
 
 
 def test_loads_that_take_no_time_to_compile() -> None:
@@ -136,7 +149,7 @@ def test_loads_that_take_no_time_to_compile() -> None:
     from switchq.inference.gpu.product_kernel import product_kernel
 
     sizes = {"IN": 768, "GROUP": 768, "CHUNK": 768, "NT": 4}
-    made = stages(product_kernel, 4, pointers("fp16"), sizes | constants(4, "fp16", 1))
+    made = stages(product_kernel, 4, pointers("fp16"), sizes | several(4, "fp16", 1))
     of_own = made["ttir"].count("tt.load")
     assert of_own == 4 * 8 + 4  # residuals of four eights of tokens, one warp's, and biases
     assert len(re.findall(r"\sld\.global", made["ptx"])) > 2 * of_own
@@ -146,13 +159,12 @@ def test_warps_without_a_tile_leave_a_token() -> None:
     """Six of eight have one; the others end before they read, and after one barrier all but a row's threads."""
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "SUMS": 2, "EARLY": 0}
-    ptx = compiled(vector_kernel, 4, pointers("fp16"), constants(4, "fp16", 2) | sizes, 8)
+    sizes = {"IN": 768, "DOWN": 2, "WARPS": 8, "DEPTH": 1, "GROUP": 768, "CHUNK": 768, "EARLY": 0}
+    ptx = compiled(vector_kernel, 4, pointers("fp16"), constants(4) | sizes, 8)
     assert ptx.count(" exit;") == 2
     assert ptx.index(" exit;") < ptx.index("ld.global")
     assert ptx.count("bar.sync") == 1
-    assert ptx.count("st.shared") == 2 * 2
-    assert ptx.count("ld.shared") == 6  # of the warps that are left
+    assert ptx.count("ld.shared.f32") == 6  # of the warps that are left
 
 
 def test_older_gpus() -> None:
@@ -160,44 +172,43 @@ def test_older_gpus() -> None:
     from switchq.inference.gpu.product_kernel import product_kernel
     from switchq.inference.gpu.vector_kernel import vector_kernel
 
-    options = constants(4, "fp16", 1) | {"IN": 768, "GROUP": 64, "CHUNK": 64, "PDL": False}
-    for kernel, more in ((vector_kernel, {"DOWN": 2, "SUMS": 1, "EARLY": 0}), (product_kernel, {"NT": 1})):
-        ptx = compiled(kernel, 4, pointers("fp16"), options | more, capability=AMPERE)
+    sizes = {"IN": 768, "GROUP": 64, "CHUNK": 64}
+    one, more = constants(4) | sizes | {"DOWN": 2, "EARLY": 4}, several(4, "fp16", 1) | sizes | {"NT": 1}
+    for kernel, options in ((vector_kernel, one), (product_kernel, more)):
+        ptx = compiled(kernel, 4, pointers("fp16"), options | {"PDL": False}, capability=AMPERE)
         assert ".target sm_80" in ptx
         assert "griddepcontrol" not in ptx
     with pytest.raises(Exception, match="griddepcontrol"):
-        compiled(product_kernel, 4, pointers("fp16"), options | {"NT": 1, "PDL": True}, capability=AMPERE)
+        compiled(product_kernel, 4, pointers("fp16"), more, capability=AMPERE)
 
 
 @pytest.mark.parametrize(
     ("shape", "bits", "group", "warps"),
     [
-        ((4800, 1600), 2, None, 16),
-        ((4800, 1600), 4, 64, 16),
-        ((6400, 1600), 4, None, 16),
-        ((1600, 1600), 8, None, 16),
-        ((4096, 4096), 3, None, 8),
-        ((4096, 4096), 4, None, 8),
-        ((4096, 4096), 8, None, 8),
+        ((4800, 1600), 2, None, 8),
+        ((6400, 1600), 3, 64, 8),
+        ((1600, 1600), 2, None, 8),
+        ((4096, 4096), 3, None, 16),
+        ((4096, 4096), 4, 128, 16),
+        ((768, 3072), 8, None, 8),
     ],
 )
 def test_two_programs_share_a_multiprocessor(
     shape: tuple[int, int], bits: int, group: int | None, warps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The launch asks for it, and the assembler finds room for everything without memory."""
+    """The launch asks for it, and the assembler finds room for nearly everything."""
     asked, ptx = launched(shape, bits, group, monkeypatch)
     assert (asked["num_warps"], asked["maxnreg"]) == (warps, 65536 // (2 * 32 * warps))
     assert f".maxnreg {asked['maxnreg']}" in ptx
-    assert spilled(ptx) == 0
+    assert spilled(ptx) <= FEW
 
 
-def test_few_programs_have_a_multiprocessor_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of them would need more registers than there are."""
-    asked, ptx = launched((1600, 1600), 2, None, monkeypatch)
-    assert (asked["num_warps"], asked["maxnreg"]) == (16, None)
-    (used,) = re.findall(r"Used (\d+) registers", assembled(ptx)[0])
-    assert 2 * 32 * 16 * int(used) > 65536
-    assert spilled(ptx) == 0
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(4800, 1600), (3072, 768), (4096, 1024), (1600, 6400), (11008, 4096), (4096, 11008)])
+def test_registers_do(shape: tuple[int, int], bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the sizes that tiles were chosen for."""
+    _, ptx = launched(shape, bits, None, monkeypatch)
+    assert spilled(ptx) <= FEW
 
 
 def launched(
@@ -268,7 +279,7 @@ def test_products(bits: int, group: int, dtype: str, places: int, tokens: int) -
     from switchq.inference.gpu.product_kernel import product_kernel
 
     sizes = {"IN": 768, "GROUP": group, "CHUNK": min(group, 768), "NT": tokens}
-    ptx = compiled(product_kernel, bits, pointers(dtype), sizes | constants(bits, dtype, places))
+    ptx = compiled(product_kernel, bits, pointers(dtype), sizes | several(bits, dtype, places))
     loads = Counter(re.findall(r"\sld\.global(\S*)", ptx))
     levels = 1 if group == 768 else 2 * 128 // group
     assert loads[".v2.b32"] == 2 * (2 * bits + levels), loads

@@ -43,7 +43,7 @@ def test_multiprocessors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=108))
     assert multiprocessors.__wrapped__(GPU) == 108
     assert multiprocessors(CPU) == H200
-    tiles = [vector_tile(2048, 2048, 4, torch.float16, 2048, count) for count in (108, H200)]
+    tiles = [vector_tile(2048, 2048, 4, count) for count in (108, H200)]
     assert [tile.down for tile in tiles] == [2, 1]
 
 
