@@ -78,6 +78,7 @@ TILES = (
     (32, 2, 4, Tile(16, 2, down=2, programs=2, early=4)),
     (32, inf, 4, Tile(8, 2, down=2)),
     (32, inf, 8, Tile(8, 4, down=1, early=4)),
+    (64, 1, 2, Tile(16, 4, down=2, early=6)),
     (64, 1, 8, Tile(16, 4, down=1, early=6)),
     (inf, inf, 8, Tile(16, 2, down=1, early=2)),
 )

@@ -14,7 +14,7 @@ import torch
 
 HOPPER, AMPERE = 90, 80
 
-FEW = 40
+FEW = 44
 """Bytes that a thread may put by in memory: with so many, tiles were still the fastest."""
 
 pytestmark = [
@@ -189,7 +189,7 @@ def test_older_gpus() -> None:
         ((6400, 1600), 3, 64, 8),
         ((1600, 1600), 2, None, 8),
         ((4096, 4096), 3, None, 16),
-        ((4096, 4096), 4, 128, 16),
+        ((4096, 4096), 4, None, 16),
         ((768, 3072), 8, None, 8),
     ],
 )

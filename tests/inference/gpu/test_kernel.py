@@ -92,7 +92,7 @@ def test_the_programs_own_tile_fits(bits: int, processors: int) -> None:
             _check(tile, weight, torch.float16, 1)
             assert tile.down <= 2 or rows // tile.down >= processors // 3
             assert 32 * tile.warps * tile.programs <= 2048
-            assert tile.down == 1 or rows > processors
+            assert tile.down == 1 or rows > processors or inputs > 4096
 
 
 def test_tiles_of_gpt2_xl() -> None:
@@ -101,8 +101,8 @@ def test_tiles_of_gpt2_xl() -> None:
     from switchq.inference.gpu.products import Tile, vector_tile
 
     assert vector_tile(4800, 1600, 2) == Tile(8, 2, down=3, programs=2, early=4)
-    assert vector_tile(4800, 1600, 4) == vector_tile(4800, 1600, 8) == Tile(8, 2, down=3, early=8)
     assert vector_tile(6400, 1600, 2) == Tile(16, 1, down=2, early=2)  # 400 tiles of rows are no multiple of 3
+    assert vector_tile(4800, 1600, 4) == vector_tile(4800, 1600, 8) == Tile(8, 2, down=3, early=8)
     assert vector_tile(6400, 1600, 4) == Tile(8, 2, down=2, programs=2, early=2)
     assert vector_tile(4800, 1600, 4, pdl=False) == Tile(8, 2, down=3)
     assert vector_tile(1600, 1600, 4, 108) == Tile(8, 2, down=1, programs=2, early=4)
@@ -282,7 +282,7 @@ def test_programs_that_share_a_gpus_multiprocessor(bits: int, gpu: torch.device)
     kernel, weight_OI = packed(bits, None, gpu, torch.float16, (64, 4096))
     x_1I = torch.randn(1, 4096).half()
     tile = products.vector_tile(4096, 4096, bits)
-    assert tile.programs == 2
+    assert tile.programs == (1 if bits == 8 else 2)
     found_1O = products.product(x_1I.to(gpu), kernel.tiled, tile=tile).cpu().double()
     exact_1O, sizes_1O = x_1I.double() @ weight_OI.T, x_1I.double().abs() @ weight_OI.abs().T
     assert ((found_1O - exact_1O).abs() <= 2**-10 * (sizes_1O + exact_1O.abs())).all()
@@ -294,7 +294,7 @@ def test_codes_made_early_on_a_gpu(outputs: int, gpu: torch.device) -> None:
     from switchq.inference.gpu import products
     from switchq.inference.gpu.device import overlaps
 
-    kernel, weight_OI = packed(2, None, gpu, torch.float16, (64, 1600))
+    kernel, weight_OI = packed(2, None, gpu, torch.float16, (96, 1600))
     x_1I = torch.randn(1, 1600).half()
     tile = products.vector_tile(outputs, 1600, 2)
     assert tile.early
