@@ -4,9 +4,9 @@ The 128 columns of a tile are rounded to multiples of a unit of theirs, no more 
 
     x = unit (256 high + low),   high and low from -128 to 127,   unit = 2^(e-14) 128/127,   2^e <= max |x| < 2^(e+1)
 
-so x is off by at most max |x| / 32,512. As that maximum is at most 11.3 times the root mean square of 128, a sum is
-off, at random, by 2e-4 of its usual size at most, and by 5e-5 where activations are normal. Rounding it to float16
-takes up to 5e-4.
+so x is off by at most max |x| / 32,512 (2^e is taken as 2^-63 where it is less). As that maximum is at most 11.3 times
+the root mean square of 128, a sum is off, at random, by 2e-4 of its usual size at most, and by 5e-5 where activations
+are normal. Rounding it to float16 takes up to 5e-4.
 
 A multiplication has eight columns for one token: both digits take two, and what is to be summed apart takes up to four
 such pairs, places of fields (see `switchq.inference.gpu.vector_kernel`) or groups that have a scale each, CHUNKS in a
@@ -43,7 +43,7 @@ def within(step, fields, chunks):
 
 @triton.jit
 def place_unit(lane, CHUNKS: tl.constexpr, F: tl.constexpr):
-    """What one in the sums of a thread's columns, 2 t and 2 t + 1, counts in the lowest place."""
+    """What one in the sums of a thread's columns, 2 t and 2 t + 1, counts in units of the lowest place."""
     if CHUNKS == 2:
         bits = lane * 0
     elif CHUNKS == 4:
@@ -66,7 +66,7 @@ def _mine(column, STEP: tl.constexpr, CHUNKS: tl.constexpr, F: tl.constexpr):
 
 @triton.constexpr_function
 def kinds(chunks):
-    """Of digits: high and low ones, of each half of a word's four where groups part them."""
+    """How many kinds of digits there are: high and low ones, of each half of a word's four where groups part them."""
     return 4 if chunks > 1 else 2
 
 
@@ -82,21 +82,24 @@ def _kind(column, digit, CHUNKS: tl.constexpr):
 
 
 @triton.constexpr_function
-def room(kinds):
+def room(count):
     """Words of shared memory for a warp: so many kinds of digits, and a pair of zeros."""
-    return STRIDE.value * kinds + 2
+    return STRIDE.value * count + 2
 
 
 @triton.jit
 def places(thread, CHUNKS: tl.constexpr, F: tl.constexpr, WARPS: tl.constexpr):
-    """Where in shared memory a thread writes its digits, and where it reads those of steps 2 p + s."""
+    """Addresses in shared memory: where a thread writes its digits, and where it reads those of each step.
+
+    Four of steps; in the interpreter, which has no shared memory, nothing of use.
+    """
     lane = thread % 32
     if INTERPRETED:
         return (lane,)
     else:
         KINDS: tl.constexpr = kinds(CHUNKS)
         at = tl.inline_asm_elementwise(
-            _taken(room(KINDS), WARPS), "=r,r", [thread], dtype=tl.int32, is_pure=False, pack=1
+            _taken(room(KINDS), WARPS), "=&r,r", [thread], dtype=tl.int32, is_pure=False, pack=1
         )  # fmt: skip
         column, digit = lane // 4 // 2, lane // 4 % 2
         found = (at + 4 * (lane // 4 % 4 * 8 + lane // 16 * 4 + lane % 4),)
@@ -123,7 +126,10 @@ def _taken(words, warps):
 
 @triton.jit
 def load_columns(x_ptr, start, lane, IN: tl.constexpr, PAST: tl.constexpr):
-    """The four columns of a thread, of those from `start` on, in two words."""
+    """A thread's four columns of the 128 from `start` on, two words: 2 lane and 2 lane + 1, and those 64 further on.
+
+    Zeros from column IN on, if any lie there (PAST).
+    """
     column = start + 2 * lane
     low = load_one((x_ptr + column).to(tl.pointer_type(tl.int32)), column < IN, PAST)
     high = load_one((x_ptr + column + 64).to(tl.pointer_type(tl.int32)), column + 64 < IN, PAST)
@@ -132,7 +138,10 @@ def load_columns(x_ptr, start, lane, IN: tl.constexpr, PAST: tl.constexpr):
 
 @triton.jit
 def rounded(words, ready, WARPS: tl.constexpr, dtype: tl.constexpr):
-    """Digits of a thread's four columns, in the order c, c + 64, c + 1, c + 65, and their unit.
+    """The high digits of a thread's four columns, and the low ones, a word each, and the unit of the warp's columns.
+
+    Digits are signed bytes, from the lowest on of columns c, c + 64, c + 1, c + 65. The unit is float32, and no number
+    if one of the 128 activations is none or infinite: so are all results then.
 
     `ready`: 0, once everything is that is to be done before.
     """
@@ -140,7 +149,7 @@ def rounded(words, ready, WARPS: tl.constexpr, dtype: tl.constexpr):
     a, b, c, d = half(near, 0, dtype), half(far, 0, dtype), half(near, 1, dtype), half(far, 1, dtype)
     most = _most(_most(tl.abs(a), tl.abs(b)), _most(tl.abs(c), tl.abs(d)))
     most = _over_lanes(most.to(tl.uint32, bitcast=True), WARPS)
-    power = tl.maximum(most & 0x7F800000, 64 << 23)
+    power = tl.maximum(most & 0x7F800000, (127 - 63) << 23)  # so that no unit is a subnormal number
     scale = ((268 << 23) - power).to(tl.float32, bitcast=True) * (127 / 128)
     nought = most.to(tl.float32, bitcast=True) * 0.0  # but not where one is infinite or no number
     unit = (power - (14 << 23)).to(tl.float32, bitcast=True) * (128 / 127) + nought

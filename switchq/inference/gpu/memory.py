@@ -37,7 +37,7 @@ def load_two(at, mask, PAST: tl.constexpr):
 
 @triton.jit
 def load_one(at, mask, PAST: tl.constexpr = True):
-    """The word at `at`, as in `load_four`."""
+    """The word at `at`, a multiple of 4 bytes, as in `load_four`."""
     if INTERPRETED:
         if PAST:
             return tl.load(at, mask=mask, other=0)

@@ -83,9 +83,9 @@ TILES = (
     (inf, inf, 8, Tile(16, 2, down=1, early=2)),
 )
 """For up to so many tiles of columns, of rows for each multiprocessor, and bits, the tile that was about the fastest
-for one token on an H200, of some 3,700 that were tried at 18 sizes. Those with several tiles of rows are for weights
-that give at least a third as many programs as there are multiprocessors: so all run at once, and the next product's
-find room beside them to read their weights meanwhile."""
+for one token on an H200, of some 3,700 measurements at 18 sizes. Those with three or four tiles of rows are for weights
+that give at least a third as many programs as there are multiprocessors. Where they give no more than these, all run at
+once, and the next product's find room beside them to read their weights meanwhile."""
 
 
 def vector_tile(outputs: int, inputs: int, bits: int, processors: int = H200, pdl: bool = True) -> Tile:
@@ -146,7 +146,7 @@ def _check(tile: Tile, tiled: TiledWeight, dtype: torch.dtype, tokens: int) -> N
 
 
 def aligned(x_NI: Tensor) -> Tensor:
-    """x as kernels read it, 16 bytes at a time: a copy of what begins, or has rows that begin, in between."""
+    """x as kernels read it, up to 16 bytes at a time: a copy of what begins, or has rows that begin, in between."""
     fits = x_NI.data_ptr() % 16 == 0 and (len(x_NI) == 1 or x_NI.stride(0) * x_NI.element_size() % 16 == 0)
     return x_NI if fits else x_NI.clone(memory_format=torch.contiguous_format)
 
@@ -177,8 +177,8 @@ def product(
         pdl: begin to read weights while the kernel before still runs.
 
     Raises:
-        ValueError: tiles down that do not divide all of them, or that have more rows than the program has threads; more
-            places or early steps than there are.
+        ValueError: for one token, tiles down that do not divide all of them, or that have more rows than the program
+            has threads, or early steps that there are not; for several, more places than there are.
     """
     x_NI = aligned(x_NI)
     tokens, (outputs, inputs) = len(x_NI), tiled.shape

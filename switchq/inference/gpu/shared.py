@@ -1,4 +1,4 @@
-"""Sums over the warps of a program, through shared memory, in one exchange.
+"""Sums over the warps of a program, and over the threads of a row, through shared memory, in one exchange.
 
 Triton's own reductions write what the warps have of one lane next to each other, so that the lanes of a warp meet in
 the same few banks; here a warp's lanes lie next to each other.

@@ -67,7 +67,7 @@ def _rows_by_columns(a, b, dtype: tl.constexpr):
 
 @triton.jit
 def half(word, HALF: tl.constexpr, dtype: tl.constexpr):
-    """The lower (0) or upper half of each word, float32."""
+    """The lower (0) or upper half of each word, a number of type `dtype`, as float32."""
     return (word >> (16 * HALF)).to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
 
 

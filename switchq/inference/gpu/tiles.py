@@ -10,7 +10,9 @@ each, and of these
 so the halves of a word hold even and odd columns, 16 columns of a tile, four of each thread of a row, make one
 multiplication of the tensor cores, and the activations of two of them are 16 bytes of a thread, side by side. Plane k
 is turned by k places: all bits of a code lie next to each other when words are laid over each other, whatever the
-number of planes, so a kernel gets 32 / F codes in fields of F bits by picking bits, without a shift. The sign plane is
+number of planes, so a kernel gets 32 / F codes in fields of F bits by picking bits, without a shift. For one token,
+bits q, q + 8, q + 16 and q + 24 of such a word are bytes, of columns c, c + 64, c + 1 and c + 65, and 32 columns make a
+multiplication. The sign plane is
 turned over: b planes hold code + 2^(b-1).
 
 Planes stay apart: a width of b bits reads the first b of them, whatever b is, and widths share them. The words are

@@ -224,8 +224,10 @@ def vector_kernel(
 ):  # fmt: skip
     """y (O) = x (I) W^T + bias + adapter's u (R) high (R, O), then GELU, then + residual (O).
 
-    Constants: see `product_kernel`. The codes of a warp's first EARLY steps are made while the activations are on
-    their way. `nothing` is 0, which the assembler must not know.
+    Constants: F is `decoding.field` of the planes. CHUNK columns side by side in a tile share a scale, IN if a row has
+    one. WARPS, DEPTH, DOWN and EARLY are those of `products.Tile`, others see `product_kernel`. The codes of a warp's
+    first EARLY steps are made while the activations are on their way. `nothing` is 0, which the assembler must not
+    know.
     """
     BITS: tl.constexpr = len(planes)
     dtype: tl.constexpr = x_ptr.dtype.element_ty

@@ -177,6 +177,7 @@ def test_older_gpus() -> None:
     for kernel, options in ((vector_kernel, one), (product_kernel, more)):
         ptx = compiled(kernel, 4, pointers("fp16"), options | {"PDL": False}, capability=AMPERE)
         assert ".target sm_80" in ptx
+        assert "registers" in assembled(ptx, "sm_80")[0]
         assert "griddepcontrol" not in ptx
     with pytest.raises(Exception, match="griddepcontrol"):
         compiled(product_kernel, 4, pointers("fp16"), more, capability=AMPERE)
@@ -240,14 +241,14 @@ def launched(
     )
 
 
-def assembled(ptx: str) -> tuple[str, str]:
+def assembled(ptx: str, target: str = "sm_90a") -> tuple[str, str]:
     """What NVIDIA's assembler says of a kernel, and its machine code."""
     import triton
 
     folder = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "kernel.ptx").write_text(ptx)
-        arguments = [folder / "ptxas", "-v", "-arch=sm_90a", "kernel.ptx", "-o", "kernel.cubin"]
+        arguments = [folder / "ptxas", "-v", f"-arch={target}", "kernel.ptx", "-o", "kernel.cubin"]
         told = subprocess.run(arguments, cwd=place, check=True, capture_output=True, text=True).stderr
         shown = [folder / "cuobjdump", "-sass", "kernel.cubin"]
         return told, subprocess.run(shown, cwd=place, check=True, capture_output=True, text=True).stdout

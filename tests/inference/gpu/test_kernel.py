@@ -64,7 +64,7 @@ def test_kernels_decode_exactly(bits: int, group_size: int | None, interpreted: 
 @pytest.mark.parametrize(("bits", "dtype"), [(2, torch.float16), (4, torch.float16), (2, torch.bfloat16)], ids=str)
 @pytest.mark.parametrize("group_size", [None, 64], ids=str)
 def test_fields_in_two_places(bits: int, dtype: torch.dtype, group_size: int | None, interpreted: torch.device) -> None:
-    """As many warps take them; here they share two tiles."""
+    """As several tokens take them."""
     from switchq.inference.gpu import products
 
     kernel, weight_OI = packed(bits, group_size, interpreted, dtype)
@@ -145,7 +145,8 @@ def test_tiles_that_do_not_fit(interpreted: torch.device) -> None:
 def test_kernels_multiply(
     bits: int, group_size: int | None, dtype: torch.dtype, tokens: int, interpreted: torch.device
 ) -> None:
-    """float32 sums of several tokens lose at most 8 bits to what lies under the codes in bfloat16."""
+    """float32 sums of several tokens lose at most 8 bits to what lies under the codes in bfloat16; one token's
+    activations are rounded, at random by a ninth of the bound."""
     from switchq.inference.gpu import products
 
     kernel, weight_OI = packed(bits, group_size, interpreted, dtype)
@@ -168,21 +169,21 @@ def test_kernels_multiply(
 @pytest.mark.parametrize("bits", [2, 4, 6, 8])
 @pytest.mark.parametrize(
     ("warps", "depth", "down", "group_size"),
-    [(1, 2, 2, None), (2, 2, 1, 96), (2, 4, 2, None), (4, 2, 3, 32), (8, 1, 1, 224), (8, 1, 3, None)],
+    [(1, 2, 2, 64), (2, 2, 1, 96), (2, 4, 2, None), (4, 2, 3, 32), (8, 1, 1, 224), (8, 1, 3, None), (4, 1, 2, 128)],
     ids=str,
 )
 def test_a_token_however_it_is_cut(
     warps: int, depth: int, down: int, group_size: int | None, bits: int, dtype: torch.dtype, interpreted: torch.device
 ) -> None:
-    """Six tiles of rows, the last with half its rows, by as many of columns, the last with a quarter of its columns."""
+    """Six tiles of rows, the last with half its rows, by five or six of columns, the last one not always whole."""
     from switchq.inference.gpu import products
 
     check_a_token(products.Tile(warps, depth, 1, down), group_size, bits, dtype, interpreted)
 
 
-@pytest.mark.parametrize(("bits", "early"), [(2, 1), (2, 7), (3, 2), (4, 4), (8, 3)])
+@pytest.mark.parametrize(("bits", "early"), [(2, 1), (2, 7), (3, 2), (4, 4), (7, 3)])
 @pytest.mark.parametrize(
-    ("warps", "depth", "down", "group_size"), [(4, 2, 1, None), (2, 3, 2, 96), (2, 2, 3, 32), (2, 2, 2, 224)], ids=str
+    ("warps", "depth", "down", "group_size"), [(4, 2, 1, None), (2, 3, 2, 64), (2, 2, 3, 32), (2, 2, 2, 128)], ids=str
 )
 def test_codes_made_early(
     warps: int, depth: int, down: int, group_size: int | None, bits: int, early: int, interpreted: torch.device
@@ -194,7 +195,7 @@ def test_codes_made_early(
     check_a_token(tile, group_size, bits, torch.float16, interpreted)
 
 
-@pytest.mark.parametrize(("dtype", "powers"), [(torch.float16, (-7, 9)), (torch.bfloat16, (-50, 0, 90))], ids=str)
+@pytest.mark.parametrize(("dtype", "powers"), [(torch.float16, (-7, 9)), (torch.bfloat16, (-62, 90))], ids=str)
 def test_activations_of_any_size(dtype: torch.dtype, powers: tuple[int, ...], interpreted: torch.device) -> None:
     """Their unit is a power of two's, so results are as many times as large, to the last bit."""
     from switchq.inference.gpu import products
@@ -211,7 +212,7 @@ def test_activations_of_any_size(dtype: torch.dtype, powers: tuple[int, ...], in
 @pytest.mark.parametrize("group_size", [None, 64], ids=str)
 @pytest.mark.parametrize("bits", [2, 8])
 def test_activations_far_above_the_others(bits: int, group_size: int | None, interpreted: torch.device) -> None:
-    """Only those of their 128 columns are off by more, and by no more than is said."""
+    """Only those of their 128 columns are rounded by more, and none by more than is said."""
     from switchq.inference.gpu import products
 
     kernel, weight_OI = packed(bits, group_size, interpreted, torch.float16)
@@ -219,12 +220,10 @@ def test_activations_far_above_the_others(bits: int, group_size: int | None, int
     x_1I[0, 5] = 3000.0
     out_1O = torch.empty(1, OUTPUTS, device=interpreted)
     products.product(x_1I.to(interpreted), kernel.tiled, out_NO=out_1O)
-    most_T = x_1I.double().abs().view(-1, 128).amax(1)
-    bounds_O = weight_OI.abs().view(OUTPUTS, -1, 128).sum(2) @ (most_T / 32512)
-    size_O = (x_1I.double().abs() @ weight_OI.abs().T)[0]
-    error_O = (out_1O.cpu().double() - x_1I.double() @ weight_OI.T)[0].abs()
-    assert (error_O <= bounds_O + 2**-20 * size_O).all()
-    assert error_O.max() > 2**-20 * size_O.max()  # the bound is that of rounding, and not one that nothing reaches
+    digits_1I, most_T = as_digits(x_1I), x_1I.double().abs().view(-1, 128).amax(1)
+    assert ((digits_1I - x_1I.double()).abs().view(-1, 128) <= most_T[:, None] / 32512).all()
+    sizes_1O = digits_1I.abs() @ weight_OI.abs().T
+    assert ((out_1O.cpu() - digits_1I @ weight_OI.T).abs() <= 2**-20 * sizes_1O.max()).all()
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter's NumPy
@@ -240,20 +239,30 @@ def test_activations_that_are_no_numbers(value: float, dtype: torch.dtype, inter
     assert not products.product(torch.zeros_like(x_1I).to(interpreted), kernel.tiled).any()
 
 
+def as_digits(x_1I: Tensor) -> Tensor:
+    """Activations as the kernel for one token rounds them, float64: in a unit for each 128 columns."""
+    columns = x_1I.shape[1]
+    x_TC = F.pad(x_1I.double(), (0, -columns % 128)).view(-1, 128)
+    power_T1 = torch.frexp(x_TC.abs().amax(1, keepdim=True)).exponent - 1
+    unit_T1 = 2.0 ** (power_T1 - 14).double() * 128 / 127
+    return ((x_TC / unit_T1).round() * unit_T1).view(1, -1)[:, :columns]
+
+
 def check_a_token(
     tile: "products.Tile", group_size: int | None, bits: int, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """88 x 672 and an adapter of rank 200, against float64."""
+    """88 rows and an adapter of rank 200, against float64."""
     from switchq.inference.gpu import products
 
-    kernel, weight_OI = packed(bits, group_size, device, dtype, (88, 672))
-    x_1I, u_1R, high_OR = (torch.randn(shape).to(dtype) for shape in ((1, 672), (1, 200), (88, 200)))
+    inputs = next(columns for columns in (672, 704, 640) if columns % (group_size or columns) == 0)
+    kernel, weight_OI = packed(bits, group_size, device, dtype, (88, inputs))
+    x_1I, u_1R, high_OR = (torch.randn(shape).to(dtype) for shape in ((1, inputs), (1, 200), (88, 200)))
     out_1O = torch.empty(1, 88, device=device)
     low = u_1R.to(device), high_OR.to(device)
     products.product(x_1I.to(device), kernel.tiled, low=low, out_NO=out_1O, tile=tile)
-    sizes_1O = (x_1I.double().abs() @ weight_OI.abs().T + u_1R.double().abs() @ high_OR.double().abs().T).float()
-    exact_1O = (x_1I.double() @ weight_OI.T + u_1R.double() @ high_OR.double().T).float()
-    assert ((out_1O.cpu() - exact_1O).abs() <= 2**-15 * sizes_1O + 1e-4).all()
+    digits_1I, more_1O = as_digits(x_1I), u_1R.double() @ high_OR.double().T
+    sizes_1O = digits_1I.abs() @ weight_OI.abs().T + 4 * u_1R.double().abs() @ high_OR.double().abs().T
+    assert ((out_1O.cpu() - digits_1I @ weight_OI.T - more_1O).abs() <= 2**-20 * sizes_1O).all()
 
 
 @pytest.mark.parametrize("tokens", [1, 9])
