@@ -48,6 +48,12 @@ def _emulated(a, b, c, dtype: tl.constexpr):
     """The same without tensor cores."""
     top = _rows_by_columns(a[0], b[0], dtype) + _rows_by_columns(a[2], b[1], dtype)
     low = _rows_by_columns(a[1], b[0], dtype) + _rows_by_columns(a[3], b[1], dtype)
+    return _added(c, top, low)
+
+
+@triton.jit
+def _added(c, top, low):
+    """c + sums (warps, 8 rows, 8 columns), of rows g and of rows g + 8."""
     top_0, top_1 = tl.split(tl.reshape(top, (top.numel // 2, 2)))
     low_0, low_1 = tl.split(tl.reshape(low, (low.numel // 2, 2)))
     return c[0] + top_0, c[1] + top_1, c[2] + low_0, c[3] + low_1
@@ -77,9 +83,7 @@ def multiply_bytes(a, b, c):
     if INTERPRETED:
         top = _bytes_by_columns(a[0], b[0]) + _bytes_by_columns(a[2], b[1])
         low = _bytes_by_columns(a[1], b[0]) + _bytes_by_columns(a[3], b[1])
-        top_0, top_1 = tl.split(tl.reshape(top, (top.numel // 2, 2)))
-        low_0, low_1 = tl.split(tl.reshape(low, (low.numel // 2, 2)))
-        return c[0] + top_0, c[1] + top_1, c[2] + low_0, c[3] + low_1
+        return _added(c, top, low)
     else:
         return tl.inline_asm_elementwise(
             "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
