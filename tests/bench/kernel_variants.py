@@ -61,16 +61,16 @@ def tiles() -> Iterator[Case]:
     from switchq.inference.gpu.products import REGISTERS, Tile, vector_tile
 
     for bits, size in itertools.product((2, 4, 3, 8), SIZES + OTHERS):
-        across, rows = -(-size[1] // COLUMNS), -(-size[0] // ROWS)
+        across, rows, own = -(-size[1] // COLUMNS), -(-size[0] // ROWS), vector_tile(*size, bits)
         for warps, down, programs in itertools.product((16, 8), (1, 2, 3, 4), (1, 2)):
             whole = -(-across // warps)  # tiles of columns that a warp has
-            few, most = H200 // 3 * down, min(255, REGISTERS // (32 * warps * programs))
-            if rows % down or ROWS * down > 32 * min(warps, across) or (down > 1 and rows < few):
+            most = min(255, REGISTERS // (32 * warps * programs))
+            if rows % down or ROWS * down > 32 * min(warps, across) or (down > 1 and rows < H200 // 3 * down):
                 continue
             for depth, early in itertools.product({min(whole, 4), min(whole, 2)}, (0, 2, 4, 6, 8)):
                 tile = Tile(warps, depth, 1, down, programs, early)
                 needed = 24 + depth * (2 + 2 * bits * down) + 4 * (early + 1) * down
-                if early <= 4 * depth and needed <= most and tile != vector_tile(*size, bits):
+                if early <= 4 * depth and needed <= most and tile != own:
                     yield Case(size, bits, 1, tile)
 
 

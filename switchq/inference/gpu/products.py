@@ -1,5 +1,6 @@
 """Products of activations with bit-planes on a GPU, and how each is cut up."""
 
+from functools import cache
 from math import inf
 from typing import Any, NamedTuple
 
@@ -88,6 +89,7 @@ that give at least a third as many programs as there are multiprocessors. Where 
 once, and the next product's find room beside them to read their weights meanwhile."""
 
 
+@cache
 def vector_tile(outputs: int, inputs: int, bits: int, processors: int = H200, pdl: bool = True) -> Tile:
     """The tile for one token: the first of `TILES` that fits the weight and the GPU's multiprocessors.
 
